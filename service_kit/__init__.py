@@ -1,0 +1,1 @@
+"""What the warehouse and the order gateway share, and nothing else does."""

@@ -1,0 +1,257 @@
+"""The one door to MySQL: engine, transactions, and which failures are worth another try.
+
+A transaction is retried as a whole, here and nowhere else, and only for failures that say by their
+number that nothing was kept (deadlock, lock wait) or that the connection is gone. A function that
+runs inside must therefore have no effect outside its transaction, and must find out by itself (by a
+request id) whether an earlier try of it was committed after all.
+
+    Fault
+    +-- DatabaseFault
+        +-- LockRetriesSpent     every try met a deadlock or a lock wait
+        +-- DatabaseAway         the server can't be reached, or hung up every time
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pymysql
+import sqlalchemy
+import structlog
+import tenacity
+from pydantic import BaseModel, Field
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+# https://mariadb.com/kb/en/mariadb-error-code-reference/ and MySQL's own reference agree on these.
+LOCK_ERRORS = frozenset({1205, 1213, 3572})
+"""Lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), NOWAIT on MySQL."""
+CONNECTION_ERRORS = frozenset({1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})  # fmt: skip
+"""Too many connections, no quorum, shutdown, hung up, killed, timed out: the server is away, not the data wrong."""
+DUPLICATE_KEY = 1062
+
+
+class Fault(Exception):
+    """Something outside this program does not work; the cause is chained."""
+
+
+class DatabaseFault(Fault):
+    """The database could not do its part; nothing is known to have been kept."""
+
+
+class LockRetriesSpent(DatabaseFault):
+    """The transaction met a deadlock or a lock wait on every try."""
+
+
+class DatabaseAway(DatabaseFault):
+    """The database can't be reached, or the connection broke on every try."""
+
+
+class RaceLost(Exception):
+    """Raised inside a transaction that must start over because another one was first (a duplicate key, say)."""
+
+
+class DatabaseSettings(BaseModel):
+    """Bounds of the database door."""
+
+    pool_size: int = Field(8, ge=1, le=200, description="connections kept open per process")
+    connect_timeout_seconds: float = Field(5, gt=0, le=60)
+    lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
+    tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
+    retry_wait_max_seconds: float = Field(0.25, gt=0, le=10)
+
+
+def service_database_url(url: str, name: str) -> str:
+    """The URL of a service's own database on the server `url`.
+
+    `mysql://user@host:3306` gives the database `name`; `mysql://user@host:3306/shop` gives `shop_<name>`,
+    so that several installations can share a server.
+    """
+    parsed = make_url(url)
+    return parsed.set(database=f"{parsed.database}_{name}" if parsed.database else name).render_as_string(False)
+
+
+def error_number(error: BaseException) -> int | None:
+    """The server's or driver's error number, whoever wrapped it; None if it has none."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
+        return error_number(error.orig)
+    if isinstance(error, pymysql.err.MySQLError) and error.args and isinstance(error.args[0], int):
+        return error.args[0]
+    return None
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    """Whether the server was away or hung up: what became of a COMMIT under way is then unknown."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return error.connection_invalidated or (error.orig is not None and is_connection_failure(error.orig))
+    if isinstance(error, OSError | EOFError | TimeoutError | pymysql.err.InterfaceError):
+        return True
+    return error_number(error) in CONNECTION_ERRORS
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether a new try of the whole transaction may succeed where this one failed."""
+    return isinstance(error, RaceLost) or error_number(error) in LOCK_ERRORS or is_connection_failure(error)
+
+
+class Database:
+    """An engine and the only ways to use it.
+
+    Args:
+        url: `mysql://user:password@host:port/database`; `?tls=on` (with `&tls_ca=FILE` for a CA that the
+            system does not know) insists on an encrypted connection.
+        settings: the bounds.
+    """
+
+    def __init__(self, url: str, settings: DatabaseSettings | None = None) -> None:
+        self.settings = settings or DatabaseSettings()
+        self.url = make_url(url).set(drivername="mysql+aiomysql")
+        self.engine: AsyncEngine = _create_engine(self.url, self.settings)
+
+    async def run_in_transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in a READ COMMITTED transaction, commit, and return its result.
+
+        `work` is called again, in a new transaction, after a lock error or a lost connection.
+
+        Raises:
+            LockRetriesSpent, DatabaseAway: when the tries are used up.
+            Exception: whatever else `work` or the server raised; nothing was kept then.
+        """
+
+        async def attempt() -> T:
+            async with self.engine.connect() as connection, connection.begin():
+                return await work(connection)
+
+        return await self.retry(attempt)
+
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Call `attempt`, which is one whole transaction, until it ends; bounded, with growing, jittered waits.
+
+        Raises: as `run_in_transaction`.
+        """
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.settings.tries),
+            wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
+            retry=tenacity.retry_if_exception(is_worth_retrying),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        try:
+            return await retrying(attempt)
+        except Exception as error:
+            if is_connection_failure(error):
+                raise DatabaseAway("the database can't be reached") from error
+            if is_worth_retrying(error):
+                raise LockRetriesSpent(f"no luck in {self.settings.tries} tries") from error
+            raise
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life. Raises: DatabaseAway."""
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_seconds), self.engine.connect() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        except Exception as error:
+            raise DatabaseAway("the database does not answer") from error
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self.engine.dispose()
+
+
+class DriverSession:
+    """A connection of the engine's pool, held for long, for commands of several statements in one round trip.
+
+    SQLAlchemy has no notion of those, so the statements go to the driver, which still escapes every value.
+    Not safe for concurrent use: one transaction at a time.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+
+    async def execute(self, statements: str, values: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
+        """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none.
+
+        The server stops at the first statement that fails; that error is raised and the transaction is still open.
+        """
+        if self._driver is None:
+            await self._connect()
+        results: list[list[tuple[Any, ...]]] = []
+        cursor = await self._driver.cursor()
+        try:
+            await cursor.execute(statements, values)
+            results.append(await cursor.fetchall() if cursor.description else [])
+            while await cursor.nextset():
+                results.append(await cursor.fetchall() if cursor.description else [])
+        finally:
+            await cursor.close()
+        return results
+
+    async def rollback(self) -> None:
+        """Leave the failed transaction; hang up if even that can't be done."""
+        if self._driver is None:
+            return
+        try:
+            await self._driver.rollback()
+        except Exception as error:
+            log.info("rollback_failed", error=repr(error))
+            await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; the next `execute` opens another."""
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            await connection.invalidate()
+            await connection.close()
+
+    async def _connect(self) -> None:
+        connection = await self._engine.connect()
+        raw = await connection.get_raw_connection()
+        self._connection, self._driver = connection, raw.driver_connection
+
+
+def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
+    query = dict(url.query)
+    tls, tls_ca = query.pop("tls", "off"), query.pop("tls_ca", None)
+    connect_args: dict[str, Any] = {
+        "connect_timeout": settings.connect_timeout_seconds,
+        "init_command": (
+            "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+            f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}"
+        ),
+    }
+    if tls != "off":
+        import ssl
+
+        connect_args["ssl"] = ssl.create_default_context(cafile=str(tls_ca) if tls_ca else None)
+    engine = create_async_engine(
+        url.set(query={"charset": "utf8mb4", **query}),
+        connect_args=connect_args,
+        isolation_level="READ COMMITTED",
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_recycle=1800,
+        pool_use_lifo=True,
+    )
+    if tls != "off":
+        sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
+    return engine
+
+
+def _insist_on_tls(connection: Any, _record: object) -> None:
+    """aiomysql goes on in plain text, silently, when the server does not offer TLS."""
+    cursor = connection.cursor()
+    cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+    cipher = cursor.fetchone()
+    cursor.close()
+    if not cipher or not cipher[1]:
+        raise pymysql.err.OperationalError(2026, "the database did not encrypt the connection, and tls=on asks for it")
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.info("transaction_retry", attempt=state.attempt_number, error=repr(error))
