@@ -29,7 +29,9 @@ T = TypeVar("T")
 # https://mariadb.com/kb/en/mariadb-error-code-reference/ and MySQL's own reference agree on these.
 LOCK_ERRORS = frozenset({1205, 1213, 3572})
 """Lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), NOWAIT on MySQL."""
-CONNECTION_ERRORS = frozenset({1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})  # fmt: skip
+CONNECTION_ERRORS = frozenset(
+    {1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+)
 """Too many connections, no quorum, shutdown, hung up, killed, timed out: the server is away, not the data wrong."""
 DUPLICATE_KEY = 1062
 
