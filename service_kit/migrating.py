@@ -1,0 +1,127 @@
+"""Bringing a service's database to the schema that its code expects: Alembic, called from programs.
+
+The migrations are hand-written DDL in `migrations/<service>/versions`. On one server they run one at a time,
+however many programs start at once: a row that stays locked while one of them is at work makes the others wait.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import alembic.command
+import sqlalchemy
+from alembic import context
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from service_kit.database import error_number
+
+Service = Literal["warehouse", "orders"]
+
+LOCK_WAIT_SECONDS = 600
+"""How long a program waits while another one migrates the same database."""
+_MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+_UNKNOWN_DATABASE = 1049
+
+
+def upgrade(url: str, service: Service, revision: str = "head") -> None:
+    """Make the database of `url` if it is missing, and apply the service's migrations up to `revision`.
+
+    Args:
+        url: `mysql://user:password@host:port/database`, with `?tls=on` as for `service_kit.database.Database`.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: the server is away, or does not let this user do it.
+        alembic.util.exc.CommandError: there is no such revision.
+    """
+    _create_database(url)
+    with _migrating(url, service) as config:
+        alembic.command.upgrade(config, revision)
+
+
+def downgrade(url: str, service: Service, revision: str = "base") -> None:
+    """Undo the service's migrations down to `revision`. Raises: as `upgrade`."""
+    with _migrating(url, service) as config:
+        alembic.command.downgrade(config, revision)
+
+
+def current_revision(url: str) -> str | None:
+    """The revision that the database of `url` is at; None before the first. Raises: as `upgrade`."""
+    engine = _create_engine(make_url(url))
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def run_environment() -> None:
+    """What every `env.py` does: run the migrations on the connection that was put into the configuration."""
+    connection = context.config.attributes["connection"]
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+@contextmanager
+def _migrating(url: str, service: Service) -> Iterator[Config]:
+    engine = _create_engine(make_url(url))
+    try:
+        with engine.connect() as guard, engine.connect() as connection:
+            _wait_for_turn(guard)
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS / service).replace("%", "%%"))
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = connection
+            yield config
+            connection.commit()
+            guard.rollback()
+    finally:
+        engine.dispose()
+
+
+def _wait_for_turn(guard: Connection) -> None:
+    """Lock the one row of `migration_lock` on this connection until its transaction ends."""
+    guard.exec_driver_sql("CREATE TABLE IF NOT EXISTS migration_lock (id INT PRIMARY KEY) ENGINE=InnoDB")
+    guard.exec_driver_sql("INSERT IGNORE INTO migration_lock (id) VALUES (1)")
+    guard.commit()
+    guard.exec_driver_sql(f"SET innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+    guard.exec_driver_sql("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
+
+
+def _create_database(url: str) -> None:
+    parsed = make_url(url)
+    engine = _create_engine(parsed)
+    try:
+        with engine.connect():
+            return
+    except sqlalchemy.exc.OperationalError as error:
+        if error_number(error) != _UNKNOWN_DATABASE:
+            raise
+    finally:
+        engine.dispose()
+    engine = _create_engine(parsed.set(database=""))
+    name = engine.dialect.identifier_preparer.quote_identifier(parsed.database or "")
+    try:
+        with engine.connect() as connection:
+            # Binary collation: the ids that callers choose are opaque, "A1" and "a1" are two.
+            connection.exec_driver_sql(
+                f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+            )
+    finally:
+        engine.dispose()
+
+
+def _create_engine(url: URL) -> Engine:
+    query = dict(url.query)
+    tls, tls_ca = query.pop("tls", "off"), query.pop("tls_ca", None)
+    arguments: dict[str, Any] = {"connect_timeout": 10}
+    if tls != "off":
+        arguments["ssl"] = ssl.create_default_context(cafile=str(tls_ca) if tls_ca else None)
+    url = url.set(drivername="mysql+pymysql", query={"charset": "utf8mb4", **query})
+    return sqlalchemy.create_engine(
+        url, connect_args=arguments, poolclass=sqlalchemy.pool.NullPool, isolation_level="READ COMMITTED"
+    )
