@@ -35,6 +35,10 @@ CONNECTION_ERRORS = frozenset(
 """Too many connections, no quorum, shutdown, hung up, killed, timed out: the server is away, not the data wrong."""
 DUPLICATE_KEY = 1062
 
+SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES"
+"""Without backslash escapes the driver escapes a value by doubling its quotes, sixty times as fast for the JSON
+documents of a batch. It then must not be given `bytes`: it would still escape those with backslashes."""
+
 
 class Fault(Exception):
     """Something outside this program does not work; the cause is chained."""
@@ -222,7 +226,7 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
     connect_args: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
-            "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+            f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', "
             f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}"
         ),
     }

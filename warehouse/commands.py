@@ -1,0 +1,154 @@
+"""What can be asked of the stock, and what is answered. Pure values.
+
+A command has passed validation: its lines are added up, sorted and positive. `actor` and `correlation_id` say
+who asked and in which conversation; they are not part of what was asked, so a replay may differ in them.
+"""
+
+from hashlib import blake2b
+
+import msgspec
+
+from warehouse.records import Level, LevelKey, Movement, MovementType, Reservation
+from warehouse.refusals import Refusal
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """A quantity wanted of a stock level."""
+
+    product_id: int
+    warehouse_id: int
+    quantity: int
+
+    @property
+    def key(self) -> LevelKey:
+        """The stock level meant."""
+        return (self.product_id, self.warehouse_id)
+
+
+class Reserve(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Hold `lines` for an order for `ttl` microseconds."""
+
+    request_id: str
+    order_id: str
+    lines: tuple[Line, ...]
+    ttl: int
+    allow_partial: bool = False
+    actor: str = ""
+    correlation_id: str = ""
+
+
+class Commit(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Sell what is held, or only `lines` of it, by reservation or by order."""
+
+    request_id: str
+    reservation_id: str = ""
+    order_id: str = ""
+    lines: tuple[Line, ...] = ()
+    reacquire: bool = False
+    actor: str = ""
+    correlation_id: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Give back what is held, by reservation, by order or by the request id of the Reserve."""
+
+    request_id: str
+    reservation_id: str = ""
+    order_id: str = ""
+    reserve_request_id: str = ""
+    reason: str = ""
+    actor: str = ""
+    correlation_id: str = ""
+
+
+class Extend(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Hold for `ttl` microseconds from now."""
+
+    request_id: str
+    reservation_id: str
+    ttl: int
+    actor: str = ""
+    correlation_id: str = ""
+
+
+class Expire(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Give back a hold if its time is over; the server asks this of itself, so there is no request id."""
+
+    reservation_id: str
+    actor: str = "system"
+    correlation_id: str = ""
+    request_id: str = ""
+
+
+class ChangeStock(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Put `quantity` units on hand (> 0) or take free ones away (< 0)."""
+
+    request_id: str
+    product_id: int
+    warehouse_id: int
+    type: MovementType
+    quantity: int
+    reference: str = ""
+    notes: str = ""
+    actor: str = ""
+    correlation_id: str = ""
+
+
+class CountStock(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Set the counted quantity; `reserved`, if given, must equal what is held."""
+
+    request_id: str
+    product_id: int
+    warehouse_id: int
+    on_hand: int
+    reserved: int | None = None
+    reference: str = ""
+    notes: str = ""
+    actor: str = ""
+    correlation_id: str = ""
+
+
+StockCommand = ChangeStock | CountStock
+CallerCommand = Reserve | Commit | Cancel | Extend | ChangeStock | CountStock
+Command = CallerCommand | Expire
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What a command did, as it is told to the caller and kept for replays.
+
+    `fenced_at` marks the request id of a Reserve that was cancelled before it came.
+    """
+
+    reservations: tuple[Reservation, ...] = ()
+    level: Level | None = None
+    movement: Movement | None = None
+    fenced_at: int | None = None
+
+
+class StockDrift(Exception):
+    """The counters of a stock level contradict its reservations: somebody changed rows by hand.
+
+    The command had no effect. `python -m warehouse audit --repair` mends the counters.
+    """
+
+
+Outcome = Answer | Refusal | StockDrift
+
+_answer_encoder = msgspec.json.Encoder()
+_answer_decoder = msgspec.json.Decoder(Answer)
+
+
+def encode_answer(answer: Answer) -> str:
+    """An answer as it is stored."""
+    return _answer_encoder.encode(answer).decode()
+
+
+def decode_answer(text: str) -> Answer:
+    """A stored answer."""
+    return _answer_decoder.decode(text)
+
+
+def fingerprint(command: Command) -> str:
+    """32 hexadecimal digits that tell apart what was asked, whoever asked."""
+    content = msgspec.structs.replace(command, actor="", correlation_id="")
+    return blake2b(_answer_encoder.encode(content), digest_size=16).hexdigest()
