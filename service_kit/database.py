@@ -67,7 +67,9 @@ class DatabaseSettings(BaseModel):
     connect_timeout_seconds: float = Field(5, gt=0, le=60)
     lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
     tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
-    retry_wait_max_seconds: float = Field(0.25, gt=0, le=10)
+    retry_wait_max_seconds: float = Field(0.25, gt=0, le=10, description="longest wait between two tries")
+    retry_for_seconds: float = Field(10, gt=0, le=300, description="no new try after this long")
+    transaction_timeout_seconds: float = Field(10, gt=0, le=300, description="a try that takes longer is given up")
 
 
 def service_database_url(url: str, name: str) -> str:
@@ -139,14 +141,20 @@ class Database:
         Raises: as `run_in_transaction`.
         """
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.settings.tries),
+            stop=tenacity.stop_after_attempt(self.settings.tries)
+            | tenacity.stop_after_delay(self.settings.retry_for_seconds),
             wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
             retry=tenacity.retry_if_exception(is_worth_retrying),
             before_sleep=_log_retry,
             reraise=True,
         )
+
+        async def bounded() -> T:
+            async with asyncio.timeout(self.settings.transaction_timeout_seconds):
+                return await attempt()
+
         try:
-            return await retrying(attempt)
+            return await retrying(bounded)
         except Exception as error:
             if is_connection_failure(error):
                 raise DatabaseAway("the database can't be reached") from error
@@ -218,6 +226,8 @@ class DriverSession:
         connection = await self._engine.connect()
         raw = await connection.get_raw_connection()
         self._connection, self._driver = connection, raw.driver_connection
+        # A lone SELECT must not leave a transaction open: it would hold the tables' metadata locks.
+        await self._driver.autocommit(True)
 
 
 def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:

@@ -97,21 +97,24 @@ class Batcher(Generic[ItemT, ResultT]):
             await self._worker
 
     async def _run(self) -> None:
-        last_size = 0
+        loop = asyncio.get_running_loop()
+        last_size, last_end = 0, loop.time()
         while True:
             if not self._waiting:
                 if self._closing:
                     return
                 await self._wait_for(1, None)
-            elif last_size >= self.settings.gather_from and not self._closing:
-                await self._wait_for(min(last_size * 9 // 10, self.settings.batch_size_max), self.settings.gather_seconds)
+            is_busy = loop.time() - last_end <= self.settings.gather_seconds
+            if is_busy and last_size >= self.settings.gather_from and not self._closing:
+                wanted = min(last_size * 9 // 10, self.settings.batch_size_max)
+                await self._wait_for(wanted, self.settings.gather_seconds)
             batch = self._take()
-            last_size = len(batch)
             if batch:
                 await self._process_batch(batch)
+            last_size, last_end = len(batch), loop.time()
 
     async def _wait_for(self, wanted: int, timeout_seconds: float | None) -> None:
-        """Until `wanted` items wait or the time is over."""
+        """Until `wanted` items wait, the time is over, or the batcher closes."""
         if len(self._waiting) >= wanted:
             return
         loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
         return (self.product_id, self.warehouse_id)
 
 
-class Reserve(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class Reserve(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Hold `lines` for an order for `ttl` microseconds."""
 
     request_id: str
@@ -37,7 +37,7 @@ class Reserve(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     correlation_id: str = ""
 
 
-class Commit(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class Commit(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Sell what is held, or only `lines` of it, by reservation or by order."""
 
     request_id: str
@@ -49,7 +49,7 @@ class Commit(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     correlation_id: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class Cancel(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Give back what is held, by reservation, by order or by the request id of the Reserve."""
 
     request_id: str
@@ -61,7 +61,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     correlation_id: str = ""
 
 
-class Extend(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class Extend(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Hold for `ttl` microseconds from now."""
 
     request_id: str
@@ -71,7 +71,7 @@ class Extend(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     correlation_id: str = ""
 
 
-class Expire(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class Expire(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Give back a hold if its time is over; the server asks this of itself, so there is no request id."""
 
     reservation_id: str
@@ -80,7 +80,7 @@ class Expire(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     request_id: str = ""
 
 
-class ChangeStock(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class ChangeStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Put `quantity` units on hand (> 0) or take free ones away (< 0)."""
 
     request_id: str
@@ -94,7 +94,7 @@ class ChangeStock(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     correlation_id: str = ""
 
 
-class CountStock(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
     """Set the counted quantity; `reserved`, if given, must equal what is held."""
 
     request_id: str

@@ -41,7 +41,6 @@ CREATE = (
         updated_at DATETIME(6) NOT NULL,
         PRIMARY KEY (product_id),
         UNIQUE KEY products_sku (sku),
-        CONSTRAINT products_id_positive CHECK (product_id > 0),
         CONSTRAINT products_price_not_negative CHECK (list_price >= 0),
         CONSTRAINT products_price_has_currency CHECK ((list_price IS NULL) = (currency IS NULL))
     ) {TABLE}
@@ -55,8 +54,7 @@ CREATE = (
         created_at DATETIME(6) NOT NULL,
         updated_at DATETIME(6) NOT NULL,
         PRIMARY KEY (warehouse_id),
-        UNIQUE KEY warehouses_code (code),
-        CONSTRAINT warehouses_id_positive CHECK (warehouse_id > 0)
+        UNIQUE KEY warehouses_code (code)
     ) {TABLE}
     """,
     f"""
@@ -71,6 +69,7 @@ CREATE = (
         PRIMARY KEY (product_id, warehouse_id),
         CONSTRAINT stock_levels_product FOREIGN KEY (product_id) REFERENCES products (product_id),
         CONSTRAINT stock_levels_warehouse FOREIGN KEY (warehouse_id) REFERENCES warehouses (warehouse_id),
+        CONSTRAINT stock_levels_ids_positive CHECK (product_id > 0 AND warehouse_id > 0),
         CONSTRAINT stock_levels_reserved_not_negative CHECK (reserved >= 0),
         CONSTRAINT stock_levels_never_oversold CHECK (reserved <= on_hand)
     ) {TABLE}

@@ -1,0 +1,216 @@
+"""The SQL of the write path: constant text, JSON documents as values.
+
+A batch is handed over as a few JSON arrays that the server unpacks with JSON_TABLE: one statement for any number
+of rows, whose text never changes. Joining *from* the sorted JSON_TABLE (STRAIGHT_JOIN) fixes the order in which
+rows are locked. Works on MariaDB 10.11+ and MySQL 8.4+.
+"""
+
+OPAQUE_ID = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+UUID = "CHAR(36) CHARACTER SET ascii COLLATE ascii_bin"
+WORD = "VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin"
+NAME = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"
+TEXT = "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+DOCUMENT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+NUMBER = "BIGINT"
+INSTANT = "INSTANT"
+"""A BIGINT of microseconds in JSON, a DATETIME(6) in the table."""
+HEX = "HEX"
+"""Hexadecimal digits in JSON, BINARY in the table."""
+
+Columns = tuple[tuple[str, str], ...]
+
+
+def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:
+    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type).
+
+    An empty name skips a position.
+    """
+    paths = _paths(columns)
+    return f"JSON_TABLE(%({parameter})s, '$[*]' COLUMNS ({paths}{nested})) AS {alias}"
+
+
+def instant(column: str) -> str:
+    """A DATETIME(6) column as microseconds since 1970."""
+    return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"
+
+
+def _paths(columns: Columns) -> str:
+    sql_types = {INSTANT: NUMBER, HEX: "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"}
+    return ", ".join(
+        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'"
+        for position, (name, kind) in enumerate(columns)
+        if name
+    )
+
+
+def _value(name: str, kind: str) -> str:
+    if kind == INSTANT:
+        return f"TIMESTAMPADD(MICROSECOND, j.{name}, '1970-01-01')"
+    return f"UNHEX(j.{name})" if kind == HEX else f"j.{name}"
+
+
+def _insert(table: str, parameter: str, columns: Columns) -> str:
+    names = ", ".join(name for name, _ in columns)
+    values = ", ".join(_value(name, kind) for name, kind in columns)
+    return f"INSERT INTO {table} ({names}) SELECT {values} FROM {unpack(parameter, columns)}"
+
+
+# Column orders are the field orders of the classes in `records`.
+_LEVEL: Columns = (
+    ("product_id", NUMBER),
+    ("warehouse_id", NUMBER),
+    ("on_hand", NUMBER),
+    ("reserved", NUMBER),
+    ("version", NUMBER),
+    ("created_at", INSTANT),
+    ("updated_at", INSTANT),
+)
+_RESERVATION: Columns = (
+    ("reservation_id", UUID),
+    ("order_id", OPAQUE_ID),
+    ("order_sequence", NUMBER),
+    ("state", WORD),
+    ("expires_at", INSTANT),
+    ("created_at", INSTANT),
+    ("closed_at", INSTANT),
+    ("reason", TEXT),
+    ("correlation_id", OPAQUE_ID),
+)
+_LINE: Columns = (
+    ("product_id", NUMBER),
+    ("warehouse_id", NUMBER),
+    ("quantity", NUMBER),
+    ("requested_quantity", NUMBER),
+    ("committed_quantity", NUMBER),
+)
+_MOVEMENT: Columns = (
+    ("product_id", NUMBER),
+    ("warehouse_id", NUMBER),
+    ("sequence", NUMBER),
+    ("type", WORD),
+    ("quantity", NUMBER),
+    ("on_hand_before", NUMBER),
+    ("on_hand_after", NUMBER),
+    ("reserved_before", NUMBER),
+    ("reserved_after", NUMBER),
+    ("reference", OPAQUE_ID),
+    ("notes", TEXT),
+    ("actor", TEXT),
+    ("correlation_id", OPAQUE_ID),
+    ("event_id", UUID),
+    ("created_at", INSTANT),
+)
+_STORED_ANSWER: Columns = (
+    ("request_id", OPAQUE_ID),
+    ("fingerprint", HEX),
+    ("answer", DOCUMENT),
+    ("created_at", INSTANT),
+)
+_EVENT: Columns = (
+    ("event_id", UUID),
+    ("type", NAME),
+    ("subject", OPAQUE_ID),
+    ("data", DOCUMENT),
+    ("correlation_id", OPAQUE_ID),
+    ("created_at", INSTANT),
+)
+_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({_paths(_LINE)})"
+_KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
+
+
+def _select(table: str, columns: Columns, alias: str = "t") -> str:
+    shown = {INSTANT: lambda name: instant(f"{alias}.{name}"), HEX: lambda name: f"LOWER(HEX({alias}.{name}))"}
+    values = ", ".join(shown.get(kind, lambda name: f"{alias}.{name}")(name) for name, kind in columns)
+    return f"SELECT {values} FROM {table}"
+
+
+BEGIN = "START TRANSACTION"
+COMMIT = "COMMIT"
+
+CLOCK = f"SELECT {instant('UTC_TIMESTAMP(6)')}"
+"""The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""
+
+_BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
+READ_LEVELS = _select(f"{unpack('levels', _KEY)} STRAIGHT_JOIN stock_levels AS t {_BY_KEY}", _LEVEL)
+LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
+
+_BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
+_IDS: Columns = (("reservation_id", UUID),)
+LOCK_RESERVATIONS = (
+    _select(f"{unpack('reservations', _IDS)} STRAIGHT_JOIN reservations AS t {_BY_RESERVATION}", _RESERVATION)
+    + " FOR UPDATE"
+)
+READ_LINES = _select(
+    f"{unpack('reservations', _IDS)} STRAIGHT_JOIN reservation_lines AS t {_BY_RESERVATION}",
+    (("reservation_id", UUID), *_LINE),
+)
+
+READ_ANSWERS = _select(
+    f"{unpack('requests', (('request_id', OPAQUE_ID),))} STRAIGHT_JOIN request_ids AS t ON t.request_id = j.request_id",
+    _STORED_ANSWER,
+)
+
+_ORDER: Columns = (("order_id", OPAQUE_ID),)
+READ_ORDERS = f"""
+    SELECT j.order_id,
+           (SELECT r.order_sequence FROM reservations AS r WHERE r.order_id = j.order_id
+            ORDER BY r.order_sequence DESC LIMIT 1),
+           (SELECT {instant("r.closed_at")} FROM reservations AS r
+            WHERE r.order_id = j.order_id AND r.order_sequence = 1 AND r.expires_at = r.created_at)
+    FROM {unpack("orders", _ORDER)}"""
+"""Per order: the number of its latest reservation, and when it was cancelled if that is a tombstone."""
+
+READ_HOLDS_OF_ORDERS = f"""
+    SELECT t.order_id, t.reservation_id
+    FROM {unpack("orders", _ORDER)} STRAIGHT_JOIN reservations AS t ON t.order_id = j.order_id
+    ORDER BY t.order_id, t.order_sequence"""
+
+READ_LINES_OF_ORDERS = f"""
+    SELECT l.product_id, l.warehouse_id
+    FROM {unpack("orders", _ORDER)}
+    STRAIGHT_JOIN reservations AS t ON t.order_id = j.order_id
+    STRAIGHT_JOIN reservation_lines AS l ON l.reservation_id = t.reservation_id"""
+
+READ_PRODUCTS = (
+    f"SELECT t.product_id FROM {unpack('products', (('product_id', NUMBER),))} "
+    "STRAIGHT_JOIN products AS t ON t.product_id = j.product_id"
+)
+READ_WAREHOUSES = (
+    f"SELECT t.warehouse_id FROM {unpack('warehouses', (('warehouse_id', NUMBER),))} "
+    "STRAIGHT_JOIN warehouses AS t ON t.warehouse_id = j.warehouse_id"
+)
+
+_UPDATE_LEVELS = (
+    f"UPDATE {unpack('changed_levels', _LEVEL)} STRAIGHT_JOIN stock_levels AS t {_BY_KEY} "
+    "SET t.on_hand = j.on_hand, t.reserved = j.reserved, t.version = j.version, "
+    f"t.updated_at = {_value('updated_at', INSTANT)}"
+)
+_INSERT_LINES = (
+    "INSERT INTO reservation_lines "
+    "(reservation_id, product_id, warehouse_id, quantity, requested_quantity, committed_quantity) "
+    "SELECT j.reservation_id, j.product_id, j.warehouse_id, j.quantity, j.requested_quantity, j.committed_quantity "
+    f"FROM {unpack('new_reservations', _RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
+)
+_UPDATE_RESERVATIONS = (
+    f"UPDATE {unpack('changed_reservations', _RESERVATION)} STRAIGHT_JOIN reservations AS t {_BY_RESERVATION} "
+    f"SET t.state = j.state, t.expires_at = {_value('expires_at', INSTANT)}, "
+    f"t.closed_at = {_value('closed_at', INSTANT)}, t.reason = j.reason"
+)
+_UPDATE_LINES = (
+    f"UPDATE {unpack('committed_reservations', _RESERVATION[:1], _NESTED_LINES)} "
+    f"STRAIGHT_JOIN reservation_lines AS t {_BY_RESERVATION} "
+    "AND t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id "
+    "SET t.committed_quantity = j.committed_quantity"
+)
+
+WRITES = {
+    "new_levels": (_insert("stock_levels", "new_levels", _LEVEL),),
+    "changed_levels": (_UPDATE_LEVELS,),
+    "new_reservations": (_insert("reservations", "new_reservations", _RESERVATION), _INSERT_LINES),
+    "changed_reservations": (_UPDATE_RESERVATIONS,),
+    "committed_reservations": (_UPDATE_LINES,),
+    "movements": (_insert("movements", "movements", _MOVEMENT),),
+    "answers": (_insert("request_ids", "answers", _STORED_ANSWER),),
+    "events": (_insert("outbox", "events", _EVENT),),
+}
+"""The statements for each kind of changed rows; the parameter has the name of the kind."""

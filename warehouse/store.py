@@ -1,0 +1,281 @@
+"""One batch, one transaction: lock and read, decide, write, commit.
+
+The locks are taken in one order everywhere: stock levels by primary key, then reservations by primary key.
+What a request id was answered is read after that. A repeat of a request that is still under way elsewhere
+therefore waits for the same stock level and then sees its answer.
+
+Two servers that insert the same key (a request id, the first reservation of an order) collide; the loser rolls
+back and starts over, with the winner's rows in sight.
+"""
+
+from collections.abc import Iterable, Sequence
+from secrets import randbits
+from typing import Any
+
+import msgspec
+import structlog
+
+from service_kit.database import (
+    DUPLICATE_KEY,
+    Database,
+    DatabaseFault,
+    DriverSession,
+    LockRetriesSpent,
+    RaceLost,
+    error_number,
+)
+from warehouse import statements
+from warehouse.commands import (
+    Cancel,
+    ChangeStock,
+    Command,
+    Commit,
+    CountStock,
+    Expire,
+    Extend,
+    Outcome,
+    Reserve,
+    decode_answer,
+)
+from warehouse.records import HeldLine, Level, LevelKey, Reservation, State, StoredAnswer
+from warehouse.stock import Decision, Order, Stock, decide
+
+log = structlog.get_logger(__name__)
+_encode = msgspec.json.Encoder().encode
+Rows = list[tuple[Any, ...]]
+
+
+class CommandFailed(Exception):
+    """A command that the database will not take, for a reason of its own data; the cause is chained and logged."""
+
+
+class _Plan(msgspec.Struct):
+    """What a batch has to look up."""
+
+    levels: set[LevelKey] = msgspec.field(default_factory=set)
+    reservations: set[str] = msgspec.field(default_factory=set)
+    orders: set[str] = msgspec.field(default_factory=set)
+    orders_with_holds: set[str] = msgspec.field(default_factory=set)
+    requests: set[str] = msgspec.field(default_factory=set)
+    reserve_requests: set[str] = msgspec.field(default_factory=set)
+    holds: dict[str, list[str]] = msgspec.field(default_factory=dict)
+
+
+class StockStore:
+    """Carries out batches of commands; one at a time, on a connection of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._session = DriverSession(database)
+
+    async def process(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+        """Carry out `commands` in order, in one transaction if that can be done.
+
+        Returns an outcome per command; CommandFailed stands for one that the database refuses to take.
+
+        Raises:
+            DatabaseFault: nothing was done, or it is not known; ask again with the same request ids.
+        """
+        try:
+            return list(await self._database.retry(lambda: self._attempt(commands)))
+        except DatabaseFault as fault:
+            if not (isinstance(fault, LockRetriesSpent) and isinstance(fault.__cause__, RaceLost)):
+                raise
+            error: Exception = fault
+        except Exception as data_error:
+            error = data_error
+        return await self._isolate(commands, error)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._session.close()
+
+    async def _isolate(self, commands: Sequence[Command], error: Exception) -> list[Outcome | Exception]:
+        """Halve a batch that failed on its data until the culprit stands alone."""
+        if len(commands) == 1:
+            log.error("command_failed", command=repr(commands[0]), exc_info=error)
+            failed = CommandFailed("the database does not take this change")
+            failed.__cause__ = error
+            return [failed]
+        middle = len(commands) // 2
+        return [*await self.process(commands[:middle]), *await self.process(commands[middle:])]
+
+    async def _attempt(self, commands: Sequence[Command]) -> list[Outcome]:
+        """One try of the whole transaction."""
+        try:
+            stock = await self._lock_and_read(_plan(commands))
+            decision = decide(stock, commands)
+            if decision.has_changes:
+                await self._write(decision)
+            else:
+                await self._session.rollback()
+        except BaseException as error:
+            await self._session.rollback()
+            if error_number(error) == DUPLICATE_KEY:
+                raise RaceLost from error
+            raise
+        return decision.outcomes
+
+    async def _lock_and_read(self, plan: _Plan) -> Stock:
+        must_locate = bool(plan.reservations or plan.orders_with_holds or plan.reserve_requests)
+        if must_locate:
+            await self._locate(plan)
+        opening = () if must_locate else (statements.BEGIN,)
+        steps = (
+            *opening,
+            statements.LOCK_LEVELS,
+            *((statements.LOCK_RESERVATIONS, statements.READ_LINES) if plan.reservations else ()),
+            statements.READ_ANSWERS,
+            statements.READ_ORDERS,
+            statements.CLOCK,
+        )
+        values = {
+            "levels": _document(plan.levels),
+            "reservations": _singles(plan.reservations),
+            "requests": _singles(plan.requests),
+            "orders": _singles(plan.orders),
+        }
+        results = (await self._session.execute(";".join(steps), values))[len(opening) :]
+        levels, *held, answers, orders, [(now,)] = results
+        found = {(row[0], row[1]): Level(*row) for row in levels}
+        products, warehouses = await self._explain_missing(plan.levels - found.keys())
+        return Stock(
+            now=now,
+            entropy=randbits(48),
+            levels=found,
+            reservations=reservations_from(*held) if held else {},
+            orders={row[0]: Order(row[1] or 0, row[2], tuple(plan.holds.get(row[0], ()))) for row in orders},
+            answers={row[0]: StoredAnswer(*row) for row in answers},
+            products=products,
+            warehouses=warehouses,
+        )
+
+    async def _locate(self, plan: _Plan) -> None:
+        """Find, without locks yet, the reservations that are meant and the stock levels of their lines.
+
+        Neither can change once a reservation exists; one that comes into being meanwhile came later.
+        """
+        steps = (
+            statements.BEGIN,
+            statements.READ_HOLDS_OF_ORDERS,
+            statements.READ_LINES_OF_ORDERS,
+            statements.READ_LINES,
+            statements.READ_ANSWERS,
+        )
+        values = {
+            "orders": _singles(plan.orders_with_holds),
+            "reservations": _singles(plan.reservations),
+            "requests": _singles(plan.reserve_requests),
+        }
+        _, holds, lines_of_orders, lines, answers = await self._session.execute(";".join(steps), values)
+        for order_id, reservation_id in holds:
+            plan.holds.setdefault(order_id, []).append(reservation_id)
+            plan.reservations.add(reservation_id)
+        plan.levels.update((row[0], row[1]) for row in lines_of_orders)
+        plan.levels.update((row[1], row[2]) for row in lines)
+        for row in answers:
+            for reservation in decode_answer(row[2]).reservations:
+                plan.reservations.add(reservation.reservation_id)
+                plan.levels.update(line.key for line in reservation.lines)
+
+    async def _explain_missing(self, missing: set[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
+        """Of the products and warehouses of levels that do not exist, those that do."""
+        if not missing:
+            return frozenset(), frozenset()
+        values = {
+            "products": _singles({key[0] for key in missing}),
+            "warehouses": _singles({key[1] for key in missing}),
+        }
+        steps = f"{statements.READ_PRODUCTS};{statements.READ_WAREHOUSES}"
+        products, warehouses = await self._session.execute(steps, values)
+        return frozenset(row[0] for row in products), frozenset(row[0] for row in warehouses)
+
+    async def _write(self, decision: Decision) -> None:
+        changes: dict[str, Sequence[object]] = {
+            "new_levels": decision.new_levels,
+            "changed_levels": decision.changed_levels,
+            "new_reservations": decision.new_reservations,
+            "changed_reservations": decision.changed_reservations,
+            "committed_reservations": [item for item in decision.changed_reservations if item.state is State.COMMITTED],
+            "movements": decision.movements,
+            "answers": decision.answers,
+            "events": decision.events,
+        }
+        values = {kind: _encode(rows).decode() for kind, rows in changes.items() if rows}
+        steps = [statement for kind in values for statement in statements.WRITES[kind]]
+        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+
+
+class LevelReader:
+    """Reads stock levels for many callers at once, without locks; one read at a time, on its own connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._session = DriverSession(database)
+
+    async def process(self, wanted: Sequence[Iterable[LevelKey]]) -> list[dict[LevelKey, Level]]:
+        """For each caller the levels found; the same dictionary for all of them, with at least what was wanted.
+
+        Raises: DatabaseFault.
+        """
+        values = {"levels": _document({key for keys in wanted for key in keys})}
+
+        async def attempt() -> dict[LevelKey, Level]:
+            try:
+                [rows] = await self._session.execute(statements.READ_LEVELS, values)
+            except BaseException:
+                await self._session.close()
+                raise
+            return {(row[0], row[1]): Level(*row) for row in rows}
+
+        return [await self._database.retry(attempt)] * len(wanted)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._session.close()
+
+
+def _plan(commands: Iterable[Command]) -> _Plan:
+    plan = _Plan()
+    for command in commands:
+        if command.request_id:
+            plan.requests.add(command.request_id)
+        match command:
+            case Reserve():
+                plan.orders.add(command.order_id)
+                plan.levels.update(line.key for line in command.lines)
+            case ChangeStock() | CountStock():
+                plan.levels.add((command.product_id, command.warehouse_id))
+            case Extend() | Expire():
+                plan.reservations.add(command.reservation_id)
+            case Commit() | Cancel():
+                _plan_target(plan, command)
+    return plan
+
+
+def _plan_target(plan: _Plan, command: Commit | Cancel) -> None:
+    if command.reservation_id:
+        plan.reservations.add(command.reservation_id)
+    elif command.order_id:
+        plan.orders.add(command.order_id)
+        plan.orders_with_holds.add(command.order_id)
+    elif isinstance(command, Cancel):
+        plan.requests.add(command.reserve_request_id)
+        plan.reserve_requests.add(command.reserve_request_id)
+
+
+def reservations_from(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
+    """Put reservations and their lines together, by reservation id, in the order of `rows`."""
+    lines: dict[str, list[HeldLine]] = {}
+    for reservation_id, *line in line_rows:
+        lines.setdefault(reservation_id, []).append(HeldLine(*line))
+    return {row[0]: Reservation(*(*row[:3], State(row[3]), *row[4:], tuple(lines.get(row[0], ())))) for row in rows}
+
+
+def _document(rows: Iterable[Any]) -> str:
+    """Sorted, so that the rows are locked in this order."""
+    return _encode(sorted(rows)).decode()
+
+
+def _singles(values: Iterable[str] | Iterable[int]) -> str:
+    return _document([value] for value in values)
