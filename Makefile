@@ -1,0 +1,117 @@
+# Everything that people and the CI do here. `make help` explains; `make run` is where to begin.
+
+GRPC_PORT ?= 50051
+HTTP_PORT ?= 3000
+DATA_DIR ?= .local
+GATEWAY ?= grpc
+WORKERS ?= 1
+FULL ?=
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell find protos -name '*.proto' | sort)
+SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$(SITE_PACKAGES)"
+DEVELOPMENT := -m service_kit.development
+# The runner stops everything when make itself is killed: it is tethered to make ($$PPID).
+TETHERED := exec $(BIN)/python -I -S service_kit/child_process.py $$PPID
+
+.PHONY: help
+help: ## show this list
+	@echo "usage: make TARGET [NAME=value ...]"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo "settings, with their defaults:"
+	@echo "  GRPC_PORT=50051 HTTP_PORT=3000   where make run listens (on 127.0.0.1)"
+	@echo "  DATA_DIR=.local                  where the private database and the logs are kept"
+	@echo "  DATABASE_URL=                    mysql://user:password@host:port of a server to use instead of a private one"
+	@echo "  GATEWAY=grpc                     how orders reach the warehouse: grpc, queued or auto"
+	@echo "  WORKERS=1                        warehouse processes that share the port"
+	@echo "  ARGS=                            more arguments for test, test-mysql, audit and bench"
+
+.PHONY: run
+run: .runtime ## set everything up, start it all, and print a line beginning with 'ready'; Ctrl-C stops it
+	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) run --data-dir "$(DATA_DIR)" \
+		--grpc-port "$(GRPC_PORT)" --http-port "$(HTTP_PORT)" --gateway "$(GATEWAY)" --workers "$(WORKERS)"
+
+.PHONY: migrate
+migrate: .runtime ## bring both databases to the newest schema
+	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) migrate --data-dir "$(DATA_DIR)"
+
+.PHONY: audit
+audit: .runtime ## check that the stock adds up; ARGS=--repair mends it
+	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) audit --data-dir "$(DATA_DIR)" $(ARGS)
+
+.PHONY: test
+test: .dev ## run all tests, on MariaDB
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: test-mysql
+test-mysql: .dev ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
+	@TEST_DATABASE=mysql $(BIN)/pytest -m "sql or e2e" $(ARGS)
+
+.PHONY: check
+check: .dev check-protos ## lint, format, types, import directions, protos: everything but the tests
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-timing
+
+.PHONY: format
+format: .dev ## put the code into the house format, and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: protos
+protos: .dev ## make generated/ from protos/
+	@find generated -name '*_pb2*' -delete
+	@$(call generate,.)
+
+.PHONY: check-protos
+check-protos: .dev node_modules/.installed
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,$$fresh); \
+	diff -r --brief --exclude=__init__.py --exclude=__pycache__ "$$fresh/generated" generated \
+		|| { echo "generated/ is not what protos/ says: run 'make protos' and commit the outcome"; exit 1; }; \
+	(cd protos && PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I. -I"$(SITE_PACKAGES)" \
+		--include_imports --include_source_info -o "$$fresh/image.binpb" $(PROTOS:protos/%=%)); \
+	node_modules/.bin/buf lint "$$fresh/image.binpb" --config buf.yaml
+
+# $(call generate,FOLDER): the Python code of all protos, in FOLDER/generated
+generate = $(PROTOC) -Igenerated=protos --python_out="$(1)" --grpc_python_out="$(1)" \
+	--mypy_out=quiet:"$(1)" --mypy_grpc_out=quiet:"$(1)" $(PROTOS:protos/%=generated/%)
+
+.PHONY: bench
+bench: .dev ## measure; FULL=1 for everything
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(ARGS)
+
+.PHONY: lock
+lock: .dev ## pin the newest versions that pyproject.toml allows, with hashes
+	@$(call compile) -o requirements/runtime.txt
+	@$(call compile) --extra dev --constraint requirements/runtime.txt -o requirements/dev.txt
+
+compile = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
+
+.PHONY: clean
+clean: ## remove what can be made again; the databases in DATA_DIR stay
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules test-results $(VENV)
+	@find . -name __pycache__ -type d -not -path './.local/*' -prune -exec rm -rf {} +
+
+# Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.
+
+.PHONY: .runtime .dev
+.runtime:
+	@bash tools/setup runtime
+
+.dev:
+	@bash tools/setup dev
+
+node_modules/.installed: package.json package-lock.json
+	@bash tools/setup node
+	@touch $@
