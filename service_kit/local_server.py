@@ -67,6 +67,7 @@ class LocalServer:
         settings: LocalServerSettings | None = None,
         report: Report = lambda _: None,
     ) -> None:
+        self.name = "database server"
         self.folder = folder.resolve()
         self.flavour = flavour
         self.settings = settings or LocalServerSettings()
@@ -90,6 +91,15 @@ class LocalServer:
     def pid(self) -> int | None:
         """The server's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def exit_status(self) -> int | None:
+        """How it ended: a status, or minus the number of a signal; None while it runs or before."""
+        return None if self._process is None else self._process.poll()
+
+    def launch(self) -> None:
+        """The same as `start`."""
+        self.start()
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections; nothing happens if it runs already.

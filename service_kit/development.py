@@ -1,0 +1,318 @@
+"""What `make run`, `make migrate` and `make audit` do: the whole system on one machine, for development.
+
+python -m service_kit.development run --data-dir .local --grpc-port 50051 --http-port 3000
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import pymysql
+import typer
+from sqlalchemy.engine import make_url
+
+from service_kit.database import service_database_url
+from service_kit.local_server import LocalServer, ServerDidNotStart
+from service_kit.server_programs import ServerNotInstalled
+from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
+from service_kit.supervision import Startable, Supervised
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "127.0.0.1"
+DEVELOPMENT_API_KEY = "order-service-api-key"
+PORT_WAIT_SECONDS = 5
+"""How long a port may still be held by services that are just stopping."""
+START_TIMEOUT_SECONDS = 60
+STOP_TIMEOUT_SECONDS = 30
+_WATCH_SECONDS = 0.1
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode=None)
+DataDir = Annotated[Path, typer.Option(help="folder of the private database server and of the logs")]
+
+
+class Failure(Exception):
+    """Something that the person at the keyboard must put right; the message says what and how."""
+
+
+class Stopping(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run where."""
+
+    data_dir: Path
+    grpc_port: int
+    http_port: int
+    gateway: str
+    workers: int
+
+    @property
+    def target(self) -> str:
+        """The gRPC address."""
+        return f"{HOST}:{self.grpc_port}"
+
+    @property
+    def base_url(self) -> str:
+        """The HTTP address."""
+        return f"http://{HOST}:{self.http_port}"
+
+    def environment(self, database_url: str) -> dict[str, str]:
+        """The environment of both services; what people have set about databases themselves stays."""
+        return {
+            "WAREHOUSE_DATABASE_URL": service_database_url(database_url, "warehouse"),
+            "ORDERS_DATABASE_URL": service_database_url(database_url, "orders"),
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "WAREHOUSE_LISTEN": self.target,
+            "WAREHOUSE_WORKERS": str(self.workers),
+            "WAREHOUSE_GATEWAY": self.gateway,
+            "ORDERS_LISTEN": f"{HOST}:{self.http_port}",
+            "ORDERS_WAREHOUSE_TARGET": self.target,
+            "ORDERS_PROFILE": "development",
+        }
+
+    def service(self, name: str, module: str, database_url: str, is_healthy: Callable[[], bool]) -> ServiceProcess:
+        """One of the two services as a process, not started yet."""
+        return ServiceProcess(
+            name,
+            [sys.executable, "-m", module, "serve"],
+            is_healthy=is_healthy,
+            environment=self.environment(database_url),
+            log_path=self.data_dir / "logs" / f"{module}.log",
+            directory=ROOT,
+        )
+
+
+@app.command()
+def run(
+    data_dir: DataDir = Path(".local"),
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 50051,
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    gateway: Annotated[Literal["grpc", "queued", "auto"], typer.Option(help="how orders reach the warehouse")] = "grpc",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="warehouse processes")] = 1,
+) -> None:
+    """Start everything, keep it alive, stop it on Ctrl-C."""
+    plan = Plan(data_dir.resolve(), grpc_port, http_port, gateway, workers)
+    _stop_on_signals()
+    with _explained(), ExitStack() as cleanup:
+        try:
+            supervised = _start_all(plan, cleanup)
+            while True:
+                for one in supervised:
+                    one.look(time.monotonic(), _say)
+                time.sleep(_WATCH_SECONDS)
+        except Stopping:
+            _ignore_signals()
+            _say("stopping")
+    _say("stopped")
+
+
+@app.command()
+def migrate(data_dir: DataDir = Path(".local")) -> None:
+    """Bring both databases to the newest schema."""
+    _stop_on_signals()
+    with _explained(), _database(data_dir.resolve(), make_new=True) as url:
+        environment = Plan(data_dir, 1, 1, "grpc", 1).environment(url)
+        for module in ("warehouse", "order_gateway"):
+            status = subprocess.run([sys.executable, "-m", module, "migrate"], env=environment, cwd=ROOT, check=False)
+            if status.returncode != 0:
+                raise SystemExit(status.returncode)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
+    """Check the warehouse's invariants; further arguments (--repair) go to `python -m warehouse audit`."""
+    _stop_on_signals()
+    with _explained(), _database(data_dir.resolve(), make_new=False) as url:
+        command = [sys.executable, "-m", "warehouse", "audit", *context.args]
+        environment = Plan(data_dir, 1, 1, "grpc", 1).environment(url)
+        raise SystemExit(subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode)
+
+
+def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
+    """Start one thing after the other, say so, and note in `cleanup` how to stop it."""
+    for port, name in ((plan.grpc_port, "GRPC_PORT"), (plan.http_port, "HTTP_PORT")):
+        _wait_for_port(port, name)
+    database_url, watched = _start_database(plan.data_dir, cleanup)
+    _say("migrating the databases")
+    for module in ("warehouse", "order_gateway"):
+        _run_to_end(plan, database_url, module, "migrate")
+
+    warehouse = plan.service("warehouse", "warehouse", database_url, lambda: grpc_is_serving(plan.target))
+    health_url = f"{plan.base_url}/api/v1/health"
+    orders = plan.service("order gateway", "order_gateway", database_url, lambda: http_answers(health_url))
+    _start_service(warehouse, cleanup)
+    _say("loading demo data")
+    _run_to_end(plan, database_url, "warehouse", "load-demo")
+    _start_service(orders, cleanup)
+    _say(
+        f"ready  grpc {plan.target}  http {plan.base_url}  api-key {DEVELOPMENT_API_KEY}  "
+        f"logs {_short(plan.data_dir / 'logs')}  (Ctrl-C stops everything)",
+        mark="",
+    )
+    everything: list[Startable] = [*watched, warehouse, orders]
+    return [Supervised(process) for process in everything]
+
+
+def _start_database(data_dir: Path, cleanup: ExitStack) -> tuple[str, list[LocalServer]]:
+    if existing := os.environ.get("DATABASE_URL"):
+        _say("using the database server of DATABASE_URL")
+        _check_server(existing)
+        return existing, []
+    _say("starting the database server")
+    server = LocalServer(data_dir / "database", report=_say)
+    cleanup.callback(server.stop)
+    server.start()
+    _publish_url(data_dir, server.url)
+    return server.url, [server]
+
+
+def _start_service(service: ServiceProcess, cleanup: ExitStack) -> None:
+    _say(f"starting the {service.name}")
+    cleanup.callback(service.stop, STOP_TIMEOUT_SECONDS)
+    service.start(START_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def _database(data_dir: Path, *, make_new: bool) -> Iterator[str]:
+    """The URL of the server that `run` uses; a private one that is not running is started for a while."""
+    url = os.environ.get("DATABASE_URL") or _running_server(data_dir)
+    if url:
+        _check_server(url)
+        yield url
+        return
+    if not make_new and not (data_dir / "database" / "data").exists():
+        raise Failure(
+            f"There is no database in {data_dir} yet: begin with `make run`, or set DATA_DIR or DATABASE_URL."
+        )
+    with LocalServer(data_dir / "database", report=_say) as server:
+        _publish_url(data_dir, server.url)
+        yield server.url
+
+
+def _running_server(data_dir: Path) -> str | None:
+    published = data_dir / "database-url"
+    url = published.read_text().strip() if published.exists() else ""
+    try:
+        _check_server(url)
+    except Failure:
+        return None
+    return url
+
+
+def _publish_url(data_dir: Path, url: str) -> None:
+    path = data_dir / "database-url"
+    path.touch(mode=0o600)
+    path.write_text(f"{url}\n")
+
+
+def _check_server(url: str) -> None:
+    """Raises: Failure if nobody answers at `url`."""
+    try:
+        parsed = make_url(url)
+        pymysql.connect(
+            host=parsed.host or HOST,
+            port=parsed.port or 3306,
+            user=parsed.username,
+            password=str(parsed.password or ""),
+            connect_timeout=5,
+        ).close()
+    except Exception as error:
+        raise Failure(
+            f"The database server of DATABASE_URL can't be used: {error}\n"
+            "It must look like mysql://user:password@host:port; unset it to have a private server started."
+        ) from error
+
+
+def _run_to_end(plan: Plan, database_url: str, module: str, command: str) -> None:
+    log_path = plan.data_dir / "logs" / f"{module}-{command}.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log:
+        status = subprocess.run(
+            [sys.executable, "-m", module, command],
+            env=plan.environment(database_url),
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    if status != 0:
+        tail = log_path.read_text(errors="replace")[-2000:]
+        raise Failure(f"`python -m {module} {command}` ended with status {status} and said:\n{tail}")
+
+
+def _wait_for_port(port: int, name: str) -> None:
+    deadline = time.monotonic() + PORT_WAIT_SECONDS
+    while not _is_free(port):
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"Port {port} is taken by another program: stop that one, or choose another port with {name}, "
+                f"as in `make run {name}={port + 1 if port < 65535 else port - 1}`."
+            )
+        time.sleep(_WATCH_SECONDS)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what people can put right into a message and status 1, and an interruption into status 0."""
+    try:
+        yield
+    except (Failure, ServerNotInstalled, ServerDidNotStart, ServiceDidNotStart) as error:
+        _say(str(error), mark="")
+        raise SystemExit(1) from error
+    except Stopping:
+        raise SystemExit(0) from None
+
+
+def _stop_on_signals() -> None:
+    def stop(_number: int, _frame: object) -> NoReturn:
+        _ignore_signals()
+        raise Stopping
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say(text: str, mark: str = "  - ") -> None:
+    try:
+        print(f"{mark}{text}", flush=True)
+    except BrokenPipeError:  # whoever read our output is gone; stopping in good order matters more
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    app(args=arguments)
+
+
+if __name__ == "__main__":
+    main()
