@@ -1,0 +1,107 @@
+"""Composition root and command line of the order service."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+import structlog
+import typer
+import uvloop
+from aiohttp import web
+
+from order_gateway.answers import Answers
+from order_gateway.basket import Basket, Catalogue
+from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.health import HealthRoutes
+from order_gateway.http.orders import OrderRoutes
+from order_gateway.payments import PaymentSimulator
+from order_gateway.relay import Relay
+from order_gateway.saga import Saga, SagaSettings
+from order_gateway.settings import OrdersSettings
+from order_gateway.store import Store, StoreSettings
+from service_kit.database import Database
+from service_kit.logging import configure_logging
+from service_kit.migrating import upgrade
+from service_kit.settings import load_settings_or_exit
+from warehouse.client import WarehouseClient
+
+log = structlog.get_logger("order_gateway")
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="The order service.")
+
+
+@cli.command()
+def serve() -> None:
+    """Serve HTTP until SIGTERM or Ctrl-C; what can be set is in the environment, as ORDERS_..."""
+    settings = load_settings_or_exit(OrdersSettings)
+    configure_logging("order_gateway", settings.log_level)
+    uvloop.run(run(settings))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the orders database to the newest schema, creating it if it is missing."""
+    settings = load_settings_or_exit(OrdersSettings)
+    configure_logging("order_gateway", settings.log_level)
+    upgrade(settings.database_url, "orders")
+
+
+async def run(settings: OrdersSettings) -> None:
+    """Put the service together and run it until a signal comes."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database_url, settings.database)
+        stack.push_async_callback(database.close)
+        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
+        gateway = GrpcGateway(client)
+        store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
+        saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
+        basket = Basket(gateway, Catalogue(gateway, settings.price_cache_seconds))
+        routes = [
+            *HealthRoutes(database, gateway, PREFIX).routes(),
+            *OrderRoutes(store, saga, basket, PREFIX).routes(),
+        ]
+        answers = Answers(database, lease_seconds=_request_seconds_max(settings))
+        app = make_app(routes, settings.api_keys, answers, body_size_max_bytes=settings.body_size_max_bytes)
+        relay = Relay(store, saga, settings)
+        relaying = asyncio.create_task(relay.run())
+        stack.push_async_callback(_end, relay, relaying)
+        await _listen(app, settings, stack)
+        await stop.wait()
+        log.info("stopping")
+
+
+async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncExitStack) -> None:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.shutdown_grace_seconds)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = settings.listen.rpartition(":")
+    site = web.TCPSite(runner, host.strip("[]"), int(port))
+    await site.start()
+    log.info("serving", address=settings.listen, profile=settings.profile, warehouse=settings.warehouse_target)
+
+
+async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
+    await relay.stop()
+    await relaying
+
+
+def _saga_settings(settings: OrdersSettings) -> SagaSettings:
+    return SagaSettings(
+        hold_seconds=settings.payment_window_seconds + settings.hold_grace_seconds,
+        reserve_deadline_seconds=settings.reserve_deadline_seconds,
+        step_deadline_seconds=settings.step_deadline_seconds,
+        charge_timeout_seconds=settings.charge_timeout_seconds,
+        lease_margin_seconds=settings.lease_margin_seconds,
+    )
+
+
+def _request_seconds_max(settings: OrdersSettings) -> float:
+    """No request works longer than this: the longest chain of steps is a charge with the commit after it."""
+    return settings.charge_timeout_seconds + 3 * settings.step_deadline_seconds + settings.reserve_deadline_seconds
+
+
+if __name__ == "__main__":
+    cli()

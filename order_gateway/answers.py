@@ -1,0 +1,122 @@
+"""Answers by Idempotency-Key: the first request with a key does the work, repetitions get its answer."""
+
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_gateway.tables import idempotency_keys
+from service_kit.database import DUPLICATE_KEY, Database, RaceLost, error_number
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered."""
+
+    status: int
+    location: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """This request does the work. If an earlier one died before it could answer, `order_id` is the order it made."""
+
+    order_id: int | None = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """The key came with another request before."""
+
+
+@dataclass(frozen=True, slots=True)
+class InProgress:
+    """Another request with this key is at work."""
+
+
+class Answers:
+    """The stored answers."""
+
+    def __init__(self, database: Database, lease_seconds: float) -> None:
+        self._database = database
+        self._lease_seconds = lease_seconds
+
+    async def begin(self, owner: str, key: str, request_hash: bytes) -> Answer | Begun | Reused | InProgress:
+        """Claim a key for a request, or find what became of it."""
+        claim = uuid.uuid4().hex
+
+        async def work(connection: AsyncConnection) -> Answer | Begun | Reused | InProgress:
+            columns = idempotency_keys.c
+            row = (
+                await connection.execute(
+                    select(idempotency_keys, (columns.claimed_until > func.now(6)).label("at_work"))
+                    .where(columns.owner == owner, columns.idempotency_key == key)
+                    .with_for_update()
+                )
+            ).one_or_none()
+            if row is None:
+                await self._insert(connection, owner, key, request_hash, claim)
+                return Begun()
+            if not secrets.compare_digest(row.request_hash, request_hash):
+                return Reused()
+            if row.status is not None:
+                return Answer(row.status, row.location, row.body)
+            if row.at_work:
+                # An earlier try of this transaction may have been committed without an answer.
+                return Begun(row.order_id) if row.claim == claim else InProgress()
+            await self._claim(connection, owner, key, claim, self._lease_seconds)
+            return Begun(row.order_id, resumed=True)
+
+        return await self._database.run_in_transaction(work)
+
+    async def finish(self, owner: str, key: str, answer: Answer) -> None:
+        """Keep the answer."""
+
+        async def work(connection: AsyncConnection) -> None:
+            columns = idempotency_keys.c
+            await connection.execute(
+                update(idempotency_keys)
+                .where(columns.owner == owner, columns.idempotency_key == key)
+                .values(status=answer.status, location=answer.location, body=answer.body)
+            )
+
+        await self._database.run_in_transaction(work)
+
+    async def release(self, owner: str, key: str) -> None:
+        """The request failed without a lasting answer: a repetition may try again at once."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await self._claim(connection, owner, key, "", 0)
+
+        await self._database.run_in_transaction(work)
+
+    async def _insert(self, connection: AsyncConnection, owner: str, key: str, request_hash: bytes, claim: str) -> None:
+        now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
+        row = {
+            "owner": owner,
+            "idempotency_key": key,
+            "request_hash": request_hash,
+            "claim": claim,
+            "claimed_until": now + timedelta(seconds=self._lease_seconds),
+            "created_at": now,
+        }
+        try:
+            await connection.execute(insert(idempotency_keys).values(row))
+        except Exception as error:
+            if error_number(error) == DUPLICATE_KEY:
+                raise RaceLost("another request came with the same key") from error
+            raise
+
+    async def _claim(self, connection: AsyncConnection, owner: str, key: str, claim: str, seconds: float) -> None:
+        now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
+        columns = idempotency_keys.c
+        await connection.execute(
+            update(idempotency_keys)
+            .where(columns.owner == owner, columns.idempotency_key == key)
+            .values(claim=claim, claimed_until=now + timedelta(seconds=seconds))
+        )

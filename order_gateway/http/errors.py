@@ -1,0 +1,160 @@
+"""Errors as clients see them: one envelope, a code from a fixed table, never a driver's text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from order_gateway.gateway import GatewayFault, Refusal
+from order_gateway.orders import Illegal
+from order_gateway.saga import StepFault
+from order_gateway.store import OrderNotFound
+from service_kit.database import DatabaseFault
+
+log = structlog.get_logger(__name__)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+CORRELATION_ID: web.RequestKey[str] = web.RequestKey("correlation_id", str)
+DATABASE_RETRY_AFTER_SECONDS = 1.0
+_INTERNAL = "something went wrong here; the request id helps to find out what"
+
+STATUS: Mapping[str, int] = {
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "PRODUCT_NOT_FOUND": 404,
+    "WAREHOUSE_NOT_FOUND": 404,
+    "STOCK_LEVEL_NOT_FOUND": 404,
+    "RESERVATION_NOT_FOUND": 404,
+    "ORDER_NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "INSUFFICIENT_STOCK": 409,
+    "RESERVATION_EXPIRED": 409,
+    "RESERVATION_COMMITTED": 409,
+    "RESERVATION_CANCELLED": 409,
+    "RESERVE_CANCELLED": 409,
+    "REQUEST_ID_REUSED": 409,
+    "REQUEST_IN_PROGRESS": 409,
+    "PRICE_MISMATCH": 409,
+    "INVALID_ORDER_STATE": 409,
+    "ORDER_CANCELLED": 409,
+    "ORDER_NOT_SETTLED": 409,
+    "PAYMENT_EXPIRED": 409,
+    "PAYMENT_IN_PROGRESS": 409,
+    "BODY_TOO_LARGE": 413,
+    "PAYMENT_DECLINED": 422,
+    "WAREHOUSE_OVERLOADED": 429,
+    "INTERNAL": 500,
+    "WAREHOUSE_ERROR": 503,
+    "WAREHOUSE_UNAVAILABLE": 503,
+    "PAYMENT_PENDING": 503,
+    "DATABASE_UNAVAILABLE": 503,
+    "WAREHOUSE_TIMEOUT": 504,
+}
+"""What each code is answered with; codes that are not here are 409."""
+STATUS_OTHERWISE = 409
+
+
+class ApiError(Exception):
+    """An answer that is not the one hoped for.
+
+    Attributes:
+        details: one entry per line or field concerned.
+        headers: added to the answer.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        details: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = list(details)
+        self.headers = dict(headers or {})
+
+
+def success(data: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer in the envelope."""
+    return _response({"success": True, "data": data}, status, headers)
+
+
+def failure(request: web.Request, error: ApiError) -> web.Response:
+    """A refusal or fault in the envelope."""
+    body = {
+        "code": error.code,
+        "message": error.message,
+        "details": error.details,
+        "request_id": request.get(REQUEST_ID, ""),
+    }
+    status = STATUS.get(error.code, STATUS_OTHERWISE)
+    return _response({"success": False, "error": body}, status, error.headers)
+
+
+def from_refusal(refusal: Refusal) -> ApiError:
+    """A refusal as an answer."""
+    return ApiError(refusal.code, refusal.message, refusal.details)
+
+
+def from_illegal(illegal: Illegal) -> ApiError:
+    """An event that an order does not allow, as an answer."""
+    headers = {"Retry-After": "1"} if illegal.code in ("PAYMENT_IN_PROGRESS", "ORDER_NOT_SETTLED") else {}
+    return ApiError(illegal.code, illegal.message, (), headers)
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure leaves in the envelope; what nobody foresaw is logged and says only that it happened."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return failure(request, error)
+    except web.HTTPException as error:
+        return failure(request, _from_http(error))
+    except OrderNotFound as error:
+        return failure(request, ApiError("ORDER_NOT_FOUND", str(error)))
+    except (GatewayFault, StepFault) as error:
+        log.warning("outside_fault", code=error.code, error=str(error))
+        return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
+    except DatabaseFault:
+        log.warning("database_fault", exc_info=True)
+        message = "the service can't reach its data; try again shortly"
+        return failure(
+            request, ApiError("DATABASE_UNAVAILABLE", message, (), _retry_after(DATABASE_RETRY_AFTER_SECONDS))
+        )
+    except Exception:
+        log.exception("unforeseen")
+        return failure(
+            request, ApiError("INTERNAL", "something went wrong here; the request id helps to find out what")
+        )
+
+
+def _from_http(error: web.HTTPException) -> ApiError:
+    if isinstance(error, web.HTTPNotFound):
+        return ApiError("NOT_FOUND", "there is nothing at this address")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ApiError("METHOD_NOT_ALLOWED", f"this address allows {allowed}", (), {"Allow": allowed})
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return ApiError("BODY_TOO_LARGE", "the body is too large")
+    if error.status >= 500:
+        return ApiError("INTERNAL", _INTERNAL)
+    return ApiError("INVALID_ARGUMENT", error.reason or "the request is not valid")
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, round(seconds)))}
+
+
+def _response(body: object, status: int, headers: Mapping[str, str] | None) -> web.Response:
+    return web.Response(
+        body=_encoder.encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )

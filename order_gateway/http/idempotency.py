@@ -1,0 +1,82 @@
+"""The header Idempotency-Key: the same key and request give the same answer, however often they come."""
+
+import hashlib
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
+from order_gateway.http.auth import CALLER
+from order_gateway.http.errors import ApiError
+from service_kit.database import Fault
+
+log = structlog.get_logger(__name__)
+KEY_LENGTH_MAX = 128
+METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
+
+KEY: web.RequestKey[tuple[str, str]] = web.RequestKey("idempotency_key", tuple)
+BEGUN: web.RequestKey[Begun] = web.RequestKey("begun", Begun)
+
+
+def idempotency_middleware(answers: Answers) -> Middleware:
+    """Answer repetitions from what was stored; store the answers of first requests."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        key = request.headers.get("Idempotency-Key")
+        if key is None or request.method not in METHODS or CALLER not in request:
+            return await handler(request)
+        if not (0 < len(key) <= KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
+            violation = {"field": "Idempotency-Key", "message": f"must be 1 to {KEY_LENGTH_MAX} printable characters"}
+            raise ApiError("INVALID_ARGUMENT", "the request is not valid", [violation])
+        owner = request[CALLER].name
+        found = await answers.begin(owner, key, await _hash(request))
+        match found:
+            case Answer():
+                return _again(found)
+            case Reused():
+                raise ApiError("REQUEST_ID_REUSED", "this Idempotency-Key came with another request before")
+            case InProgress():
+                message = "a request with this Idempotency-Key is being worked on; ask again shortly"
+                raise ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
+            case Begun():
+                request[KEY], request[BEGUN] = (owner, key), found
+                return await _first(request, handler, answers)
+
+    return check
+
+
+async def _first(request: web.Request, handler: Handler, answers: Answers) -> web.StreamResponse:
+    owner, key = request[KEY]
+    response = await handler(request)
+    try:
+        if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            answer = Answer(response.status, response.headers.get("Location"), response.body)
+            await answers.finish(owner, key, answer)
+        else:
+            await answers.release(owner, key)
+    except Fault as fault:
+        # The work is done and durable; a repetition finds it by the order's state once the claim has run out.
+        log.warning("answer_not_stored", error=str(fault))
+    return response
+
+
+def _is_lasting(response: web.StreamResponse) -> bool:
+    """Faults, and refusals that ask to be repeated, are not the answer to keep."""
+    return response.status < 500 and "Retry-After" not in response.headers
+
+
+def _again(answer: Answer) -> web.Response:
+    headers = {"Idempotent-Replayed": "true"}
+    if answer.location:
+        headers["Location"] = answer.location
+    return web.Response(
+        body=answer.body, status=answer.status, headers=headers, content_type="application/json", charset="utf-8"
+    )
+
+
+async def _hash(request: web.Request) -> bytes:
+    digest = hashlib.sha256(f"{request.method} {request.path_qs}\n".encode())
+    digest.update(await request.read())
+    return digest.digest()

@@ -1,0 +1,409 @@
+"""PURE: the life of an order. What may happen in which state, and which outside steps follow from it.
+
+An order has three faces. `status` is what the customer sees; `stock` is what the warehouse was last asked to
+do for it; `payment` is the same for the payment provider. An event moves all three at once, and names the
+outside steps that begin with it (they are written down in the same transaction, then done) and that it ends.
+
+    pending_reservation --reserved--> pending --charged--> paid --> shipped --> completed
+            |                            |                   |
+            +--refused--> rejected       |                   +--cancel before shipping--> cancelled
+            +--abandoned--> cancelled    +--cancel / declined / deadline passed--> cancelled
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What the customer sees."""
+
+    PENDING_RESERVATION = "pending_reservation"
+    PENDING = "pending"
+    PAID = "paid"
+    SHIPPED = "shipped"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+class Stock(StrEnum):
+    """What the warehouse holds for the order, or is being asked to do."""
+
+    RESERVING = "reserving"
+    HELD = "held"
+    COMMITTING = "committing"
+    COMMITTED = "committed"
+    RELEASING = "releasing"
+    FREE = "free"
+    RETURNING = "returning"
+    RETURNED = "returned"
+
+
+class Payment(StrEnum):
+    """What the payment provider has done for the order, or is being asked to do."""
+
+    NONE = "none"
+    CHARGING = "charging"
+    CHARGED = "charged"
+    DECLINED = "declined"
+    REFUNDING = "refunding"
+    REFUNDED = "refunded"
+
+
+class Step(StrEnum):
+    """Something done outside this service's database; written down before it is done."""
+
+    RESERVE = "reserve"
+    CHARGE = "charge"
+    COMMIT = "commit"
+    CANCEL = "cancel"
+    REFUND = "refund"
+    GIVE_BACK = "give_back"
+
+
+class Reason(StrEnum):
+    """Why an order was cancelled."""
+
+    CUSTOMER = "customer"
+    ADMIN = "admin"
+    PAYMENT_DECLINED = "payment_declined"
+    PAYMENT_EXPIRED = "payment_expired"
+    RESERVATION_EXPIRED = "reservation_expired"
+    RESERVATION_TIMEOUT = "reservation_timeout"
+
+
+class Way(StrEnum):
+    """How an order reaches the warehouse: by a call while the customer waits, or by the relay afterwards."""
+
+    GRPC = "grpc"
+    QUEUED = "queued"
+
+
+class Event(StrEnum):
+    """Something that happened to an order: a wish of a person, the clock, or the outcome of a step."""
+
+    RESERVED = "reserved"
+    RESERVE_REFUSED = "reserve_refused"
+    RESERVE_ABANDONED = "reserve_abandoned"
+    PAY = "pay"
+    CHARGED = "charged"
+    DECLINED = "declined"
+    CHARGE_ABANDONED = "charge_abandoned"
+    COMMITTED = "committed"
+    COMMIT_REFUSED = "commit_refused"
+    DEADLINE_PASSED = "deadline_passed"
+    CANCEL = "cancel"
+    RELEASED = "released"
+    RELEASE_FOUND_COMMITTED = "release_found_committed"
+    REFUNDED = "refunded"
+    RETURNED = "returned"
+    SHIP = "ship"
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The three faces of an order, and why it was cancelled."""
+
+    status: Status
+    stock: Stock
+    payment: Payment
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What an event does: the state after it, the steps it begins and those it ends."""
+
+    state: State
+    begins: tuple[Step, ...] = ()
+    ends: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Illegal:
+    """The event can't happen in this state; nothing changes."""
+
+    code: str
+    message: str
+
+
+NEW = State(Status.PENDING_RESERVATION, Stock.RESERVING, Payment.NONE)
+"""A new order; its RESERVE step begins with it."""
+
+ENDS: Mapping[Event, tuple[Step, ...]] = {
+    Event.RESERVED: (Step.RESERVE,),
+    Event.RESERVE_REFUSED: (Step.RESERVE,),
+    Event.RESERVE_ABANDONED: (Step.RESERVE,),
+    Event.CHARGED: (Step.CHARGE,),
+    Event.DECLINED: (Step.CHARGE,),
+    Event.CHARGE_ABANDONED: (Step.CHARGE,),
+    Event.COMMITTED: (Step.COMMIT,),
+    Event.COMMIT_REFUSED: (Step.COMMIT,),
+    Event.RELEASED: (Step.CANCEL,),
+    Event.RELEASE_FOUND_COMMITTED: (Step.CANCEL,),
+    Event.REFUNDED: (Step.REFUND,),
+    Event.RETURNED: (Step.GIVE_BACK,),
+}
+"""Which step each outcome concludes, also when it arrives a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Where its conditions hold, an event changes the named faces and begins the named steps."""
+
+    status: Status
+    stock: Stock | None = None
+    payment: Payment | None = None
+    to_status: Status | None = None
+    to_stock: Stock | None = None
+    to_payment: Payment | None = None
+    reason: Reason | None = None
+    begins: tuple[Step, ...] = ()
+
+    def holds(self, state: State) -> bool:
+        return (
+            self.status is state.status and self.stock in (None, state.stock) and self.payment in (None, state.payment)
+        )
+
+
+_CANCELLED = Status.CANCELLED
+_PENDING = Status.PENDING
+_PAID = Status.PAID
+_RULES: Mapping[Event, tuple[_Rule, ...]] = {
+    Event.RESERVED: (_Rule(Status.PENDING_RESERVATION, to_status=_PENDING, to_stock=Stock.HELD),),
+    Event.RESERVE_REFUSED: (_Rule(Status.PENDING_RESERVATION, to_status=Status.REJECTED, to_stock=Stock.FREE),),
+    Event.RESERVE_ABANDONED: (
+        _Rule(
+            Status.PENDING_RESERVATION,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            reason=Reason.RESERVATION_TIMEOUT,
+            begins=(Step.CANCEL,),
+        ),
+    ),
+    Event.PAY: (_Rule(_PENDING, payment=Payment.NONE, to_payment=Payment.CHARGING, begins=(Step.CHARGE,)),),
+    Event.CHARGED: (
+        _Rule(
+            _PENDING,
+            payment=Payment.CHARGING,
+            to_status=_PAID,
+            to_stock=Stock.COMMITTING,
+            to_payment=Payment.CHARGED,
+            begins=(Step.COMMIT,),
+        ),
+    ),
+    Event.DECLINED: (
+        _Rule(
+            _PENDING,
+            payment=Payment.CHARGING,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            to_payment=Payment.DECLINED,
+            reason=Reason.PAYMENT_DECLINED,
+            begins=(Step.CANCEL,),
+        ),
+    ),
+    # Whether the provider took the money is not known: the refund makes sure that it did not, or gives it back.
+    Event.CHARGE_ABANDONED: (
+        _Rule(
+            _PENDING,
+            payment=Payment.CHARGING,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            to_payment=Payment.REFUNDING,
+            reason=Reason.PAYMENT_EXPIRED,
+            begins=(Step.CANCEL, Step.REFUND),
+        ),
+    ),
+    Event.COMMITTED: (
+        _Rule(_PAID, Stock.COMMITTING, to_stock=Stock.COMMITTED),
+        _Rule(_CANCELLED, Stock.COMMITTING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
+    ),
+    Event.COMMIT_REFUSED: (
+        _Rule(
+            _PAID,
+            Stock.COMMITTING,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            to_payment=Payment.REFUNDING,
+            reason=Reason.RESERVATION_EXPIRED,
+            begins=(Step.CANCEL, Step.REFUND),
+        ),
+        _Rule(_CANCELLED, Stock.COMMITTING, to_stock=Stock.RELEASING, begins=(Step.CANCEL,)),
+    ),
+    Event.DEADLINE_PASSED: (
+        _Rule(
+            _PENDING,
+            payment=Payment.NONE,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            reason=Reason.PAYMENT_EXPIRED,
+            begins=(Step.CANCEL,),
+        ),
+    ),
+    Event.CANCEL: (
+        # The RESERVE step is still to come or under way: the fence makes both orders of arrival end the same.
+        _Rule(Status.PENDING_RESERVATION, to_status=_CANCELLED, to_stock=Stock.RELEASING, begins=(Step.CANCEL,)),
+        _Rule(_PENDING, payment=Payment.NONE, to_status=_CANCELLED, to_stock=Stock.RELEASING, begins=(Step.CANCEL,)),
+        _Rule(
+            _PAID,
+            Stock.COMMITTED,
+            to_status=_CANCELLED,
+            to_stock=Stock.RETURNING,
+            to_payment=Payment.REFUNDING,
+            begins=(Step.REFUND, Step.GIVE_BACK),
+        ),
+        _Rule(_PAID, Stock.COMMITTING, to_status=_CANCELLED, to_payment=Payment.REFUNDING, begins=(Step.REFUND,)),
+        _Rule(_CANCELLED),
+    ),
+    Event.RELEASED: (_Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.FREE),),
+    Event.RELEASE_FOUND_COMMITTED: (
+        _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
+    ),
+    Event.REFUNDED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUNDED),),
+    Event.RETURNED: (_Rule(_CANCELLED, Stock.RETURNING, to_stock=Stock.RETURNED),),
+    Event.SHIP: (_Rule(_PAID, Stock.COMMITTED, to_status=Status.SHIPPED), _Rule(Status.SHIPPED)),
+    Event.COMPLETE: (_Rule(Status.SHIPPED, to_status=Status.COMPLETED), _Rule(Status.COMPLETED)),
+}
+
+
+def advance(state: State, event: Event, reason: Reason | None = None) -> Transition | Illegal:
+    """What `event` does to an order in `state`.
+
+    The outcome of a step that arrives again, or too late to matter, ends the step and changes nothing.
+
+    Args:
+        reason: of a CANCEL, which has no reason of its own.
+    """
+    ends = ENDS.get(event, ())
+    for rule in _RULES[event]:
+        if rule.holds(state):
+            after = replace(
+                state,
+                status=rule.to_status or state.status,
+                stock=rule.to_stock or state.stock,
+                payment=rule.to_payment or state.payment,
+            )
+            if after.status is _CANCELLED and state.status is not _CANCELLED:
+                after = replace(after, reason=rule.reason or reason or Reason.CUSTOMER)
+                ends = (*ends, *((Step.RESERVE,) if state.stock is Stock.RESERVING and not ends else ()))
+            return Transition(after, rule.begins, ends)
+    if ends or event is Event.DEADLINE_PASSED:
+        return Transition(state, (), ends)
+    return _illegal(state, event)
+
+
+_OPEN: Mapping[Step, Stock | Payment] = {
+    Step.RESERVE: Stock.RESERVING,
+    Step.CHARGE: Payment.CHARGING,
+    Step.COMMIT: Stock.COMMITTING,
+    Step.CANCEL: Stock.RELEASING,
+    Step.REFUND: Payment.REFUNDING,
+    Step.GIVE_BACK: Stock.RETURNING,
+}
+
+
+def is_open(state: State, step: Step) -> bool:
+    """Whether the order still waits for the outcome of `step`."""
+    return _OPEN[step] in (state.stock, state.payment)
+
+
+def is_settled(state: State) -> bool:
+    """Whether nothing outside remains to be done for the order as it stands (it may still be paid or shipped)."""
+    return not any(is_open(state, step) for step in Step)
+
+
+def _illegal(state: State, event: Event) -> Illegal:
+    if state.status is _PENDING and state.payment is Payment.CHARGING:
+        return Illegal("PAYMENT_IN_PROGRESS", "a payment of this order is under way; look at the order again shortly")
+    if event is Event.SHIP and state.status is _PAID:
+        return Illegal("ORDER_NOT_SETTLED", "the warehouse has not confirmed the sale yet; try again shortly")
+    wish = {Event.PAY: "paid", Event.CANCEL: "cancelled", Event.SHIP: "shipped", Event.COMPLETE: "completed"}
+    return Illegal("INVALID_ORDER_STATE", f"an order that is {state.status} can't be {wish.get(event, event)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A line of an order."""
+
+    id: int
+    product_id: int
+    warehouse_id: int
+    quantity: int
+    unit_price: Decimal
+    total_price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What the warehouse holds or held for one line of an order."""
+
+    id: int
+    reservation_id: str
+    order_id: int
+    product_id: int
+    warehouse_id: int
+    quantity: int
+    expires_at: datetime
+    is_active: bool
+    is_confirmed: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as its owner sees it, and its inner state."""
+
+    id: int
+    user_id: str
+    state: State
+    way: Way
+    total_amount: Decimal
+    shipping_address: str
+    payment_method: str
+    payment_reference: str | None
+    payment_deadline: datetime
+    created_at: datetime
+    updated_at: datetime
+    correlation_id: str
+    refusal: dict[str, Any] | None
+    items: tuple[Item, ...]
+    reservations: tuple[Reservation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """A line of an order to be made; prices are to the cent."""
+
+    product_id: int
+    warehouse_id: int
+    quantity: int
+    unit_price: Decimal
+
+    @property
+    def total_price(self) -> Decimal:
+        """Exactly quantity times price."""
+        return self.unit_price * self.quantity
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order to be made."""
+
+    user_id: str
+    shipping_address: str
+    payment_method: str
+    items: tuple[NewItem, ...]
+    correlation_id: str
+    actor: str
+    way: Way = Way.GRPC
+
+    @property
+    def total_amount(self) -> Decimal:
+        """Exactly the sum of the lines."""
+        return sum((item.total_price for item in self.items), Decimal("0.00"))

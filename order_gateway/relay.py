@@ -1,0 +1,133 @@
+"""Finishes what was begun: steps whose request or process died, steps that failed, orders nobody paid.
+
+Runs in every process of the service; a step is claimed for a while by one of them. Nothing is given up but
+what has a deadline: an order that was not reserved or charged in time is cancelled.
+"""
+
+import asyncio
+import random
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+
+from order_gateway.orders import Order, Step, Way, is_open
+from order_gateway.saga import Saga, StepFault
+from order_gateway.settings import OrdersSettings
+from order_gateway.store import Intent, Store
+from service_kit.database import Fault
+
+log = structlog.get_logger(__name__)
+BACKOFF_EXPONENT_MAX = 16
+
+
+class Relay:
+    """A background task; start it with `run`, end it with `stop`."""
+
+    def __init__(self, store: Store, saga: Saga, settings: OrdersSettings) -> None:
+        self._store = store
+        self._saga = saga
+        self._orders_settings = settings
+        self._settings = settings.relay
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def nudge(self) -> None:
+        """There is work: don't wait for the next look."""
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Claim nothing more; finish what is being done, for as long as a lease at most."""
+        self._stopping = True
+        self.nudge()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.lease_seconds)
+
+    async def run(self) -> None:
+        """Work until stopped; failures of the database are waited out."""
+        while not self._stopping:
+            try:
+                busy = await self.look()
+            except Fault as fault:
+                log.warning("relay_waits", error=str(fault))
+                busy = False
+            except Exception:
+                log.exception("relay_failed")
+                busy = False
+            if not busy:
+                await self._pause()
+
+    async def look(self) -> bool:
+        """Take what is due and free hands allow; whether there may be more right now."""
+        await self._sweep()
+        free = self._settings.concurrency - len(self._tasks)
+        claimed = await self._store.claim(free, self._settings.lease_seconds) if free else []
+        for intent in claimed:
+            task = asyncio.create_task(self.do(intent))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+        return bool(claimed) and len(self._tasks) < self._settings.concurrency
+
+    async def do(self, intent: Intent) -> None:
+        """One step; if it fails it is due again later, and the failure stays with it."""
+        with structlog.contextvars.bound_contextvars(order_id=intent.order_id, step=intent.step):
+            try:
+                await self._carry_out(intent)
+            except Exception as error:
+                if isinstance(error, StepFault):
+                    log.warning("step_failed", attempts=intent.attempts, error=str(error))
+                else:
+                    log.exception("step_failed", attempts=intent.attempts)
+                # If this fails too the lease runs out by itself.
+                with suppress(Fault):
+                    await self._store.postpone(intent, self._backoff_seconds(intent.attempts), repr(error))
+
+    async def _carry_out(self, intent: Intent) -> None:
+        order = await self._store.read(intent.order_id)
+        if not is_open(order.state, intent.step):
+            await self._store.forget(intent)
+            return
+        if intent.step is Step.RESERVE and order.way is Way.GRPC:
+            # The customer who waited for this hold has been told otherwise, or nothing.
+            applied = await self._saga.abandon(order, intent.step, "the request ended before its answer")
+        else:
+            try:
+                applied = await self._saga.conclude(order, intent.step)
+            except StepFault as fault:
+                if not self._is_over(order, intent.step):
+                    raise
+                applied = await self._saga.abandon(order, intent.step, str(fault))
+        await self._saga.follow(applied)
+
+    def _is_over(self, order: Order, step: Step) -> bool:
+        now = datetime.now(UTC)
+        if step is Step.RESERVE:
+            return (now - order.created_at).total_seconds() > self._orders_settings.reservation_timeout_seconds
+        if step is Step.CHARGE:
+            return (now - order.payment_deadline).total_seconds() > self._orders_settings.hold_grace_seconds
+        return False
+
+    async def _sweep(self) -> None:
+        for order_id in await self._store.unpaid_past_deadline(self._settings.sweep_batch):
+            try:
+                await self._saga.expire(order_id)
+            except Fault as fault:
+                log.warning("order_not_expired", order_id=order_id, error=str(fault))
+            except Exception:
+                log.exception("order_not_expired", order_id=order_id)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.poll_seconds * random.uniform(0.75, 1.25)):  # noqa: S311
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _backoff_seconds(self, attempts: int) -> float:
+        grown = self._settings.retry_wait_initial_seconds * 2 ** min(attempts - 1, BACKOFF_EXPONENT_MAX)
+        return float(min(grown, self._settings.retry_wait_max_seconds) * random.uniform(0.75, 1.25))  # noqa: S311
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if len(self._tasks) == self._settings.concurrency - 1:
+            self.nudge()

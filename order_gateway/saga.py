@@ -1,0 +1,238 @@
+"""The steps of an order against the outside: each is written down first, then done here, then its outcome applied.
+
+A step may be done more than once (by the request that began it, and by the relay in this or another process):
+every one goes out under the same key each time, so the outside does it once, and gives the same answer again.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway
+from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
+from order_gateway.payments import Charged, PaymentProvider, ProviderFault
+from order_gateway.store import Applied, Change, Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SagaSettings:
+    """Time bounds of the steps, in seconds."""
+
+    hold_seconds: float
+    reserve_deadline_seconds: float
+    step_deadline_seconds: float
+    charge_timeout_seconds: float
+    lease_margin_seconds: float
+
+
+class StepFault(Exception):
+    """A step could not be done, or its outcome is not known. It stays written down, and the relay does it.
+
+    Attributes:
+        code: for the caller of this service.
+        retry_after_seconds: when asking again makes sense.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Saga:
+    """What customers and the relay do with orders."""
+
+    def __init__(
+        self, store: Store, gateway: WarehouseGateway, payments: PaymentProvider, settings: SagaSettings
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._payments = payments
+        self._settings = settings
+
+    async def place(self, new: NewOrder, key: tuple[str, str] | None = None) -> Order:
+        """Make an order and hold its stock.
+
+        Args:
+            key: owner and Idempotency-Key of the request.
+
+        Returns: the order, pending; or rejected, with the refusal in it; or cancelled, if someone was faster.
+
+        Raises: StepFault, and the order is cancelled then.
+        """
+        lease = self._settings.reserve_deadline_seconds + self._settings.lease_margin_seconds
+        order = await self._store.create(new, 0 if new.way is Way.QUEUED else lease, key)
+        if new.way is Way.QUEUED:
+            return order
+        try:
+            return (await self.conclude(order, Step.RESERVE)).order
+        except StepFault as fault:
+            await self._store.apply(order.id, Change(Event.RESERVE_ABANDONED, note=str(fault)))
+            raise
+
+    async def pay(self, order_id: int, actor: str, method: str | None = None, reference: str | None = None) -> Applied:
+        """Charge the customer and sell the stock; a declined payment cancels the order.
+
+        Raises: OrderNotFound; StepFault if the provider's answer did not come: the relay asks again.
+        """
+        lease = self._settings.charge_timeout_seconds + self._settings.lease_margin_seconds
+        wish = Change(Event.PAY, actor, payment_method=method, payment_reference=reference, lease_seconds=lease)
+        applied = await self._store.apply(order_id, wish)
+        if isinstance(applied.result, Illegal):
+            if applied.result.code == "PAYMENT_EXPIRED":
+                await self.follow(await self._store.apply(order_id, self._change(Event.DEADLINE_PASSED)))
+            return applied
+        return await self.follow(await self.conclude(applied.order, Step.CHARGE))
+
+    async def cancel(self, order_id: int, actor: str, reason: Reason, note: str | None) -> Applied:
+        """Cancel an order that has not been shipped. Raises: OrderNotFound."""
+        change = Change(Event.CANCEL, actor, reason=reason, note=note, lease_seconds=self._step_lease)
+        return await self.follow(await self._store.apply(order_id, change))
+
+    async def move(self, order_id: int, event: Event, actor: str, note: str | None) -> Applied:
+        """Ship or complete an order. Raises: OrderNotFound."""
+        return await self._store.apply(order_id, Change(event, actor, note=note))
+
+    async def expire(self, order_id: int) -> None:
+        """Cancel an order whose payment deadline has passed, if it has, and its payment has not begun.
+
+        The relay gives its stock back.
+        """
+        await self._store.apply(order_id, Change(Event.DEADLINE_PASSED))
+
+    async def follow(self, applied: Applied) -> Applied:
+        """Do the steps that an event began, now; what fails is left to the relay.
+
+        Returns: the order as it is then, with what the first event did.
+        """
+        if isinstance(applied.result, Illegal):
+            return applied
+        order, steps = applied.order, list(applied.result.begins)
+        while steps:
+            step = steps.pop(0)
+            try:
+                next_applied = await self.conclude(order, step)
+            except StepFault as fault:
+                log.warning("step_left_to_relay", order_id=order.id, step=step, error=str(fault))
+                continue
+            order = next_applied.order
+            if not isinstance(next_applied.result, Illegal):
+                steps += next_applied.result.begins
+        return Applied(order, applied.result)
+
+    async def conclude(self, order: Order, step: Step) -> Applied:
+        """Do one step and write down its outcome. Raises: StepFault."""
+        try:
+            change = await self._outcome(order, step)
+        except GatewayFault as fault:
+            raise StepFault(fault.code, str(fault), fault.retry_after_seconds) from fault
+        except (ProviderFault, TimeoutError) as fault:
+            message = "the payment provider has not answered; the order will show how it ended"
+            raise StepFault("PAYMENT_PENDING", message, self._settings.charge_timeout_seconds) from fault
+        return await self._store.apply(order.id, change)
+
+    async def abandon(self, order: Order, step: Step, why: str) -> Applied:
+        """Give up a RESERVE or CHARGE whose time is over; what it may have done is undone."""
+        event = Event.RESERVE_ABANDONED if step is Step.RESERVE else Event.CHARGE_ABANDONED
+        return await self._store.apply(order.id, Change(event, note=why, lease_seconds=self._step_lease))
+
+    async def _outcome(self, order: Order, step: Step) -> Change:
+        match step:
+            case Step.RESERVE:
+                return await self._reserve(order)
+            case Step.CHARGE:
+                return await self._charge(order)
+            case Step.COMMIT:
+                return await self._commit(order)
+            case Step.CANCEL:
+                return await self._cancel(order)
+            case Step.REFUND:
+                async with asyncio.timeout(self._settings.charge_timeout_seconds):
+                    await self._payments.refund(await self._key(order, Step.CHARGE), order.total_amount)
+                return self._change(Event.REFUNDED)
+            case Step.GIVE_BACK:
+                return await self._give_back(order)
+
+    async def _reserve(self, order: Order) -> Change:
+        lines = [StockLine(item.product_id, item.warehouse_id, item.quantity) for item in order.items]
+        call = await self._call(order, Step.RESERVE, self._settings.reserve_deadline_seconds)
+        answer = await self._gateway.reserve(str(order.id), lines, self._settings.hold_seconds, call)
+        if isinstance(answer, Hold):
+            return Change(Event.RESERVED, hold=answer)
+        return Change(Event.RESERVE_REFUSED, note=answer.code, refusal=refusal_record(answer))
+
+    async def _charge(self, order: Order) -> Change:
+        key = await self._key(order, Step.CHARGE)
+        async with asyncio.timeout(self._settings.charge_timeout_seconds):
+            answer = await self._payments.charge(key, order.total_amount, order.payment_method, order.payment_reference)
+        if isinstance(answer, Charged):
+            return Change(Event.CHARGED, provider_reference=answer.provider_reference, lease_seconds=self._step_lease)
+        refusal = refusal_record(Refusal("PAYMENT_DECLINED", answer.message))
+        return Change(Event.DECLINED, refusal=refusal, lease_seconds=self._step_lease)
+
+    async def _commit(self, order: Order) -> Change:
+        call = await self._call(order, Step.COMMIT)
+        answer = await self._gateway.commit(order.reservations[0].reservation_id, call)
+        if isinstance(answer, Done):
+            return self._change(Event.COMMITTED)
+        _must_not_be_malformed(answer)
+        record = refusal_record(answer)
+        return Change(Event.COMMIT_REFUSED, note=answer.code, refusal=record, lease_seconds=self._step_lease)
+
+    async def _cancel(self, order: Order) -> Change:
+        call = await self._call(order, Step.CANCEL)
+        reason = order.state.reason or ""
+        answer = await self._gateway.cancel(await self._key(order, Step.RESERVE), reason, call)
+        if isinstance(answer, Done):
+            return self._change(Event.RELEASED)
+        if answer.code == "RESERVATION_COMMITTED":
+            return self._change(Event.RELEASE_FOUND_COMMITTED)
+        raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse does not cancel: {answer.code} {answer.message}")
+
+    async def _give_back(self, order: Order) -> Change:
+        for place, item in enumerate(order.items):
+            call = await self._call(order, Step.GIVE_BACK, place=place)
+            line = StockLine(item.product_id, item.warehouse_id, item.quantity)
+            await self._gateway.give_back(line, f"order {order.id}", call)
+        return self._change(Event.RETURNED)
+
+    async def _key(self, order: Order, step: Step) -> str:
+        return f"{await self._store.token()}-order-{order.id}-{step}"
+
+    async def _call(
+        self, order: Order, step: Step, deadline_seconds: float | None = None, place: int | None = None
+    ) -> Call:
+        key = await self._key(order, step)
+        return Call(
+            key if place is None else f"{key}-{place}",
+            order.correlation_id,
+            deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,
+        )
+
+    def _change(self, event: Event) -> Change:
+        return Change(event, lease_seconds=self._step_lease)
+
+    @property
+    def _step_lease(self) -> float:
+        return self._settings.step_deadline_seconds + self._settings.lease_margin_seconds
+
+
+def refusal_record(refusal: Refusal) -> dict[str, object]:
+    """A refusal as it is kept with its order."""
+    return {
+        "code": refusal.code,
+        "message": refusal.message,
+        "details": [{name: _plain(value) for name, value in item.items()} for item in refusal.details],
+    }
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int | None) else str(value)
+
+
+def _must_not_be_malformed(refusal: Refusal) -> None:
+    if refusal.code == "INVALID_ARGUMENT":
+        raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse does not understand: {refusal.message}")

@@ -1,0 +1,120 @@
+"""What can be set from outside, each bound with its unit; read from ORDERS_... environment variables."""
+
+import hashlib
+from decimal import Decimal
+from typing import Literal, Self
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service_kit.database import DatabaseSettings, service_database_url
+from warehouse.client import ClientSettings
+
+DEVELOPMENT_KEY = "order-service-api-key"
+
+
+class ApiKey(BaseModel):
+    """A key that may call this service; only its hash is configured."""
+
+    name: str = Field(min_length=1, max_length=64)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hexadecimal SHA-256 of the key")
+    roles: frozenset[Literal["service", "admin"]] = frozenset({"service"})
+
+
+class Band(BaseModel):
+    """How often the payment simulator accepts amounts below a limit."""
+
+    below: Decimal | None = Field(None, gt=0, description="amounts under this; unset: all others")
+    success_rate: float = Field(ge=0, le=1)
+
+
+class SimulatorSettings(BaseModel):
+    """The simulated payment provider."""
+
+    bands: tuple[Band, ...] = (
+        Band(below=Decimal(100), success_rate=1),
+        Band(below=Decimal(1000), success_rate=0.95),
+        Band(below=None, success_rate=0.9),
+    )
+    seed: str = ""
+    delay_seconds: float = Field(0, ge=0, le=600)
+    lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
+
+
+class RelaySettings(BaseModel):
+    """The background task that finishes what was begun."""
+
+    poll_seconds: float = Field(0.5, gt=0, le=60, description="how often it looks for work when there is none")
+    concurrency: int = Field(16, ge=1, le=1000, description="steps done at the same time")
+    lease_seconds: float = Field(30, gt=0, le=3600, description="after this another process takes a step over")
+    retry_wait_initial_seconds: float = Field(0.5, gt=0, le=60)
+    retry_wait_max_seconds: float = Field(30, gt=0, le=3600)
+    sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
+
+
+class OrdersSettings(BaseSettings):
+    """The order service."""
+
+    model_config = SettingsConfigDict(env_prefix="ORDERS_", env_nested_delimiter="__")
+
+    profile: Literal["production", "development"] = "production"
+    database_url: str = Field("", description="mysql://user:password@host:port/database")
+    server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
+    database: DatabaseSettings = DatabaseSettings()
+    listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    api_keys: tuple[ApiKey, ...] = ()
+    warehouse_target: str = "127.0.0.1:50051"
+    warehouse_api_key: SecretStr = SecretStr("")
+    warehouse: ClientSettings = ClientSettings()
+
+    payment_window_seconds: float = Field(900, gt=0, le=7 * 86_400, description="from reservation to payment_deadline")
+    hold_grace_seconds: float = Field(120, ge=1, le=86_400, description="how long the hold outlives the deadline")
+    reservation_timeout_seconds: float = Field(
+        300, gt=0, le=86_400, description="a queued order that is not reserved by then is cancelled"
+    )
+    reserve_deadline_seconds: float = Field(3, gt=0, le=60, description="what a customer waits for the hold")
+    step_deadline_seconds: float = Field(3, gt=0, le=60, description="for any other call to the warehouse")
+    charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
+    lease_margin_seconds: float = Field(2, gt=0, le=60, description="before the relay takes over from a request")
+    price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
+    body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
+    simulator: SimulatorSettings = SimulatorSettings()
+    relay: RelaySettings = RelaySettings()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.database_url:
+            if not self.server_url:
+                raise ValueError(
+                    "set ORDERS_DATABASE_URL=mysql://user:password@host:port/database, "
+                    "or DATABASE_URL=mysql://user:password@host:port for all services"
+                )
+            self.database_url = service_database_url(self.server_url, "orders")
+        self._check_keys()
+        return self
+
+    def _check_keys(self) -> None:
+        development_hash = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+        if self.profile == "development":
+            if not self.api_keys:
+                self.api_keys = (
+                    ApiKey(name="development", sha256=development_hash, roles=frozenset({"service", "admin"})),
+                )
+            return
+        if any(key.sha256 == development_hash for key in self.api_keys):
+            raise ValueError(
+                "ORDERS_API_KEYS holds the development key; make a secret one, or ORDERS_PROFILE=development"
+            )
+        if not self.api_keys:
+            raise ValueError(
+                'set ORDERS_API_KEYS=[{"name": "shop", "sha256": "<SHA-256 of a secret key>"}], '
+                f"or ORDERS_PROFILE=development to try it out with the key {DEVELOPMENT_KEY}"
+            )
+
+    def client_settings(self) -> ClientSettings:
+        """How to reach the warehouse."""
+        return self.warehouse.model_copy(
+            update={"target": self.warehouse_target, "api_key": self.warehouse_api_key.get_secret_value()}
+        )

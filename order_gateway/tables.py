@@ -1,0 +1,111 @@
+"""Table definitions for queries, nothing else; the DDL is in migrations/orders."""
+
+from sqlalchemy import JSON, BigInteger, Column, Integer, LargeBinary, MetaData, Numeric, String, Table
+from sqlalchemy.dialects.mysql import DATETIME
+
+metadata = MetaData()
+_INSTANT = DATETIME(fsp=6)
+
+installation = Table("installation", metadata, Column("id", Integer, primary_key=True), Column("token", String(8)))
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("user_id", String(64)),
+    Column("status", String(24)),
+    Column("stock", String(16)),
+    Column("payment", String(16)),
+    Column("reason", String(24)),
+    Column("way", String(8)),
+    Column("total_amount", Numeric(20, 2)),
+    Column("shipping_address", String(1000)),
+    Column("payment_method", String(64)),
+    Column("payment_reference", String(128)),
+    Column("payment_deadline", _INSTANT),
+    Column("refusal", JSON(none_as_null=True)),
+    Column("correlation_id", String(64)),
+    Column("placement", String(32)),
+    Column("created_at", _INSTANT),
+    Column("updated_at", _INSTANT),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("order_id", BigInteger),
+    Column("product_id", BigInteger),
+    Column("warehouse_id", BigInteger),
+    Column("quantity", Integer),
+    Column("unit_price", Numeric(12, 2)),
+    Column("total_price", Numeric(20, 2)),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("order_id", BigInteger),
+    Column("reservation_id", String(36)),
+    Column("product_id", BigInteger),
+    Column("warehouse_id", BigInteger),
+    Column("quantity", Integer),
+    Column("expires_at", _INSTANT),
+    Column("created_at", _INSTANT),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("order_id", BigInteger, primary_key=True),
+    Column("amount", Numeric(20, 2)),
+    Column("method", String(64)),
+    Column("reference", String(128)),
+    Column("provider_reference", String(128)),
+    Column("created_at", _INSTANT),
+    Column("charged_at", _INSTANT),
+    Column("refunded_at", _INSTANT),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("order_id", BigInteger),
+    Column("event", String(32)),
+    Column("status_before", String(24)),
+    Column("status_after", String(24)),
+    Column("note", String(255)),
+    Column("actor", String(64)),
+    Column("correlation_id", String(64)),
+    Column("created_at", _INSTANT),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("order_id", BigInteger, primary_key=True),
+    Column("step", String(16), primary_key=True),
+    Column("due_at", _INSTANT),
+    Column("attempts", Integer),
+    Column("last_error", String(500)),
+    Column("traceparent", String(64)),
+    Column("created_at", _INSTANT),
+    Column("done_at", _INSTANT),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("idempotency_key", String(128), primary_key=True),
+    Column("request_hash", LargeBinary(32)),
+    Column("claim", String(32)),
+    Column("claimed_until", _INSTANT),
+    Column("order_id", BigInteger),
+    Column("status", Integer),
+    Column("location", String(255)),
+    Column("body", LargeBinary),
+    Column("created_at", _INSTANT),
+)
