@@ -1,0 +1,1 @@
+"""How fast the warehouse is, beside an empty call and beside a transaction per call."""

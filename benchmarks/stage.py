@@ -1,0 +1,215 @@
+"""Everything that runs during a benchmark: database, proxy, the warehouse and its yardsticks, in one folder."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from sqlalchemy.engine import make_url
+
+from benchmarks import database
+from benchmarks.generator import BenchmarkFailed
+from benchmarks.workloads import Server
+from service_kit.local_server import LocalServer, LocalServerSettings
+from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving
+
+ROUND_TRIP_MS = 2.0
+NAIVE_CONNECTIONS = 16
+"""More connections than that only wait for the same row; fewer starve it when the database is far."""
+PROBE_TIMEOUT_SECONDS = 2.0
+AUDIT_TIMEOUT_SECONDS = 600
+_PROJECT = Path(__file__).resolve().parents[1]
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+_DATABASES = {
+    Server.WAREHOUSE: "bench_warehouse",
+    Server.WAREHOUSE_FAR: "bench_warehouse_far",
+    Server.WAREHOUSE_OLD: "bench_warehouse_old",
+    Server.NAIVE: "bench_naive",
+    Server.NAIVE_FAR: "bench_naive_far",
+}
+_FAR = (Server.WAREHOUSE_FAR, Server.NAIVE_FAR)
+_REAL = (Server.WAREHOUSE, Server.WAREHOUSE_FAR, Server.WAREHOUSE_OLD)
+
+
+class Stage:
+    """Starts what is asked for when it is first asked for, and stops all of it at the end; use it with `with`.
+
+    Args:
+        folder: for the private database, logs and profiles; it should be empty.
+        report: told what takes long.
+        profile: run the warehouse under cProfile, into `folder`.
+    """
+
+    def __init__(
+        self, folder: Path, report: Callable[[str], None], *, profile: bool = False, closed_reservations: int
+    ) -> None:
+        self.folder = folder
+        self.targets: dict[Server, str] = {}
+        self._report = report
+        self._profile = profile
+        self._closed_reservations = closed_reservations
+        self._stack = ExitStack()
+        self._processes: dict[str, ServiceProcess] = {}
+        self._database = LocalServer(
+            folder / "database", settings=LocalServerSettings(buffer_pool_mib=2048), report=report
+        )
+
+    def __enter__(self) -> Self:
+        self._report("starting a private database")
+        self._stack.enter_context(self._database)
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def target(self, server: Server) -> str:
+        """host:port of the server, which runs when this returns. Raises: BenchmarkFailed."""
+        if server not in self.targets:
+            self._report(f"starting {server}")
+            self.targets[server] = self._start(server)
+        return self.targets[server]
+
+    def database_facts(self) -> dict[str, str]:
+        """What the database server says about itself."""
+        return database.server_facts(f"{self._database.url}/information_schema")
+
+    def cpu_seconds(self, server: Server, generator_pid: int) -> dict[str, float]:
+        """Processor time used so far by what a call to `server` keeps busy."""
+        used = {
+            "generator": _cpu_seconds_of_family(generator_pid),
+            "server": _cpu_seconds_of_family(self._processes[server].pid),
+        }
+        if server in _DATABASES:
+            used["database"] = _cpu_seconds_of_family(self._database.pid)
+        if server in _FAR:
+            used["proxy"] = _cpu_seconds_of_family(self._processes["proxy"].pid)
+        return used
+
+    def audit(self) -> dict[str, str]:
+        """Let the warehouse check the invariants in all databases it wrote to: an empty text, or what is wrong."""
+        found = {}
+        for server in _REAL:
+            if server in self.targets:
+                self._report(f"auditing the database of {server}")
+                done = subprocess.run(
+                    [sys.executable, "-m", "warehouse", "audit"],
+                    env={**os.environ, "WAREHOUSE_DATABASE_URL": self._database_url(server, far=False)},
+                    cwd=_PROJECT,
+                    capture_output=True,
+                    text=True,
+                    timeout=AUDIT_TIMEOUT_SECONDS,
+                    check=False,
+                )
+                found[str(server)] = "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
+        return found
+
+    def _start(self, server: Server) -> str:
+        if server in _DATABASES:
+            self._make_database(server)
+        target = f"127.0.0.1:{_free_port()}"
+        if server in _REAL:
+            settings = {
+                "WAREHOUSE_DATABASE_URL": self._database_url(server, far=server in _FAR),
+                "WAREHOUSE_LISTEN": target,
+            }
+            self._launch(server, self._warehouse_command(server), settings, lambda: grpc_is_serving(target))
+        elif server is Server.ECHO:
+            self._launch(server, ["-m", "benchmarks.echo", target], {}, lambda: _connects(target))
+        else:
+            settings = {
+                "WAREHOUSE_DATABASE_URL": self._database_url(server, far=server in _FAR),
+                "NAIVE_CONNECTIONS": str(NAIVE_CONNECTIONS),
+            }
+            self._launch(server, ["-m", "benchmarks.naive", target], settings, lambda: _connects(target))
+        return target
+
+    def _warehouse_command(self, server: Server) -> list[str]:
+        if not self._profile:
+            return ["-m", "warehouse", "serve"]
+        return ["-m", "cProfile", "-o", str(self.folder / f"{server}.prof"), "-m", "warehouse", "serve"]
+
+    def _make_database(self, server: Server) -> None:
+        url = self._database_url(server, far=False)
+        self._report(f"filling the database of {server}")
+        database.make_stocked(url)
+        if server is Server.WAREHOUSE_OLD:
+            database.add_history(
+                url, self._closed_reservations, lambda done: self._report(f"{done:,} closed reservations written")
+            )
+
+    def _database_url(self, server: Server, *, far: bool) -> str:
+        url = make_url(self._database.url).set(database=_DATABASES[server])
+        if far:
+            url = url.set(port=self._proxy_port())
+        return url.render_as_string(hide_password=False)
+
+    def _proxy_port(self) -> int:
+        if "proxy" not in self._processes:
+            port = _free_port()
+            arguments = ["-m", "benchmarks.proxy", str(port), str(self._database.port), str(ROUND_TRIP_MS)]
+            self._launch("proxy", arguments, {}, lambda: _accepts(port))
+            self._far_port = port
+        return self._far_port
+
+    def _launch(
+        self, name: str, arguments: list[str], settings: Mapping[str, str], is_healthy: Callable[[], bool]
+    ) -> None:
+        process = ServiceProcess(
+            name,
+            [sys.executable, *arguments],
+            is_healthy=is_healthy,
+            environment={**os.environ, **settings},
+            log_path=self.folder / f"{name}.log",
+            directory=_PROJECT,
+        )
+        self._stack.callback(process.stop)
+        self._processes[name] = process
+        try:
+            process.start()
+        except ServiceDidNotStart as error:
+            raise BenchmarkFailed(str(error)) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connects(target: str) -> bool:
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=PROBE_TIMEOUT_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+        return True
+
+
+def _cpu_seconds_of_family(pid: int | None) -> float:
+    """Processor time of a process and of its living descendants; 0 where the system has no /proc."""
+    if pid is None:
+        return 0.0
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return own + sum(_cpu_seconds_of_family(int(child)) for child in children)
