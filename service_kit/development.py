@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from service_kit.database import service_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
-from service_kit.server_programs import ServerNotInstalled
+from service_kit.server_programs import Flavour, ServerNotInstalled
 from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 from service_kit.supervision import Startable, Supervised
 
@@ -53,8 +53,9 @@ class Plan:
     data_dir: Path
     grpc_port: int
     http_port: int
-    gateway: str
-    workers: int
+    gateway: str = "grpc"
+    workers: int = 1
+    flavour: Flavour | None = None
 
     @property
     def target(self) -> str:
@@ -100,9 +101,10 @@ def run(
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
     gateway: Annotated[Literal["grpc", "queued", "auto"], typer.Option(help="how orders reach the warehouse")] = "grpc",
     workers: Annotated[int, typer.Option(min=1, max=64, help="warehouse processes")] = 1,
+    flavour: Annotated[Flavour | None, typer.Option(help="the private database server")] = None,
 ) -> None:
     """Start everything, keep it alive, stop it on Ctrl-C."""
-    plan = Plan(data_dir.resolve(), grpc_port, http_port, gateway, workers)
+    plan = Plan(data_dir.resolve(), grpc_port, http_port, gateway, workers, flavour)
     _stop_on_signals()
     with _explained(), ExitStack() as cleanup:
         try:
@@ -122,7 +124,7 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
     """Bring both databases to the newest schema."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=True) as url:
-        environment = Plan(data_dir, 1, 1, "grpc", 1).environment(url)
+        environment = Plan(data_dir, 1, 1).environment(url)
         for module in ("warehouse", "order_gateway"):
             status = subprocess.run([sys.executable, "-m", module, "migrate"], env=environment, cwd=ROOT, check=False)
             if status.returncode != 0:
@@ -135,7 +137,7 @@ def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as url:
         command = [sys.executable, "-m", "warehouse", "audit", *context.args]
-        environment = Plan(data_dir, 1, 1, "grpc", 1).environment(url)
+        environment = Plan(data_dir, 1, 1).environment(url)
         raise SystemExit(subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode)
 
 
@@ -143,7 +145,7 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     """Start one thing after the other, say so, and note in `cleanup` how to stop it."""
     for port, name in ((plan.grpc_port, "GRPC_PORT"), (plan.http_port, "HTTP_PORT")):
         _wait_for_port(port, name)
-    database_url, watched = _start_database(plan.data_dir, cleanup)
+    database_url, watched = _start_database(plan, cleanup)
     _say("migrating the databases")
     for module in ("warehouse", "order_gateway"):
         _run_to_end(plan, database_url, module, "migrate")
@@ -164,16 +166,16 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     return [Supervised(process) for process in everything]
 
 
-def _start_database(data_dir: Path, cleanup: ExitStack) -> tuple[str, list[LocalServer]]:
+def _start_database(plan: Plan, cleanup: ExitStack) -> tuple[str, list[LocalServer]]:
     if existing := os.environ.get("DATABASE_URL"):
         _say("using the database server of DATABASE_URL")
         _check_server(existing)
         return existing, []
     _say("starting the database server")
-    server = LocalServer(data_dir / "database", report=_say)
+    server = LocalServer(plan.data_dir / "database", plan.flavour, report=_say)
     cleanup.callback(server.stop)
     server.start()
-    _publish_url(data_dir, server.url)
+    _publish_url(plan.data_dir, server.url)
     return server.url, [server]
 
 

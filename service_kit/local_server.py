@@ -17,7 +17,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, cast, get_args
 
 import pymysql
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,7 +53,8 @@ class LocalServer:
 
     Args:
         folder: where its data, its log and its port are kept; made if missing.
-        flavour: "mariadb" (the distribution's server) or "mysql" (MySQL 9, unpacked from Debian's packages).
+        flavour: "mariadb" (the distribution's server) or "mysql" (MySQL 9, unpacked from Debian's packages); by
+            default what made the folder, or else "mariadb".
         port: the one to listen on; by default the one used last, or else a free one.
         report: told in plain words what is going on when something takes long.
     """
@@ -61,7 +62,7 @@ class LocalServer:
     def __init__(
         self,
         folder: Path,
-        flavour: Flavour = "mariadb",
+        flavour: Flavour | None = None,
         *,
         port: int | None = None,
         settings: LocalServerSettings | None = None,
@@ -69,7 +70,7 @@ class LocalServer:
     ) -> None:
         self.name = "database server"
         self.folder = folder.resolve()
-        self.flavour = flavour
+        self.flavour: Flavour = flavour or self._made_by() or "mariadb"
         self.settings = settings or LocalServerSettings()
         self.port = port or 0
         self._fixed_port = port
@@ -179,7 +180,11 @@ class LocalServer:
     def _initialise(self, program: ServerProgram) -> None:
         data = self.folder / "data"
         if data.exists():
+            if self._made_by() != self.flavour:
+                what = f"{self.folder} was made by {self._made_by()}"
+                raise ServerDidNotStart(f"{what}, which {self.flavour} can't read: choose another DATA_DIR.")
             return
+        (self.folder / "flavour").write_text(self.flavour)
         self._report(f"making a new database in {self.folder}")
         fresh = self.folder / "data.new"  # renamed when complete: a half-made folder is never taken for a database
         shutil.rmtree(fresh, ignore_errors=True)
@@ -188,6 +193,11 @@ class LocalServer:
         if done.returncode != 0:
             raise self._failure(f"A new database can't be made in {self.folder} (exit status {done.returncode})")
         fresh.rename(data)
+
+    def _made_by(self) -> Flavour | None:
+        path = self.folder / "flavour"
+        made_by = path.read_text() if path.exists() else None
+        return cast("Flavour", made_by) if made_by in get_args(Flavour) else None
 
     def _launch(self, program: ServerProgram) -> None:
         self.port = self._choose_port()

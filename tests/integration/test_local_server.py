@@ -151,3 +151,12 @@ def test_a_server_frozen_at_its_start_is_given_up_in_time(tmp_path: Path, databa
 def test_signals_of_the_terminal_do_not_reach_it(server: LocalServer) -> None:
     assert server.pid is not None
     assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_a_folder_made_by_another_server_is_refused(server: LocalServer, tmp_path: Path) -> None:
+    assert LocalServer(tmp_path).flavour == server.flavour
+    server.stop()
+    other: Flavour = "mariadb" if server.flavour == "mysql" else "mysql"
+    (tmp_path / "flavour").write_text(other)
+    with pytest.raises(ServerDidNotStart, match=f"was made by {other}"):
+        server.start()

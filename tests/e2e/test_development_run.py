@@ -1,0 +1,213 @@
+"""`make run`: it gets ready, finds its data again, keeps its processes alive, and leaves nothing behind."""
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service_kit.server_programs import Flavour
+from service_kit.service_process import grpc_is_serving, http_answers
+from tests.processes import ROOT, clean_environment, free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.sql]
+
+PATIENCE_SECONDS = 90
+
+
+class Run:
+    """`python -m service_kit.development run`, and what it prints."""
+
+    def __init__(self, data_dir: Path, flavour: Flavour, grpc_port: int, http_port: int) -> None:
+        self.target, self.base_url = f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
+        self.data_dir = data_dir
+        options = ["--grpc-port", str(grpc_port), "--http-port", str(http_port), "--flavour", flavour]
+        self.process = subprocess.Popen(
+            development("run", data_dir, *options),
+            cwd=ROOT,
+            env=clean_environment({}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, pattern: str) -> str:
+        """The next line that matches; fails when the output ends or nothing comes for long."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                line = self._queue.get(timeout=1)
+            except queue.Empty:
+                continue
+            if line is None:
+                break
+            if re.search(pattern, line):
+                return line
+        raise AssertionError(f"no line like {pattern!r} in:\n{''.join(self.lines)}")
+
+    def children(self) -> dict[str, int]:
+        """The process ids of what it started, by a word of the command line."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                command = (folder / "cmdline").read_bytes().decode().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == self.process.pid:
+                words = {"--datadir": "database", "-m warehouse": "warehouse", "-m order_gateway": "order gateway"}
+                found.update({name: int(folder.name) for word, name in words.items() if word in command})
+        return found
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Send a signal to the whole group, as a terminal does, and return the exit status."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            self._queue.put(line)
+        self._queue.put(None)
+
+
+@pytest.fixture
+def start(tmp_path: Path, database_flavour: Flavour) -> Iterator[Callable[[], Run]]:
+    """Starts a run in the same folder and on the same ports each time."""
+    started: list[Run] = []
+    ports = free_port(), free_port()
+
+    def start_one() -> Run:
+        started.append(Run(tmp_path / "data", database_flavour, *ports))
+        return started[-1]
+
+    yield start_one
+    for one in started:
+        one.end(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory, database_flavour: Flavour) -> Iterator[Run]:
+    """One run that several tests share; each of them leaves it serving."""
+    run = Run(tmp_path_factory.mktemp("steady") / "data", database_flavour, free_port(), free_port())
+    try:
+        run.wait_for("^ready ")
+        yield run
+    finally:
+        run.end(signal.SIGTERM)
+
+
+def development(command: str, data_dir: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "service_kit.development", command, "--data-dir", str(data_dir), *options]
+
+
+def finished(command: list[str], settings: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment(settings or {})
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def serves_again(run: Run) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[], Run]) -> None:
+    first = start()
+    ready = first.wait_for("^ready ")
+    assert f"grpc {first.target}" in ready
+    assert f"http {first.base_url}" in ready
+    assert grpc_is_serving(first.target)
+    assert http_answers(f"{first.base_url}/api/v1/health")
+    children = first.children()
+    assert set(children) == {"database", "warehouse", "order gateway"}
+    assert first.end(signal.SIGINT) == 0
+    assert gone(list(children.values()))
+
+    second = start()
+    second.wait_for("^ready ")
+    assert not any("making a new database" in line for line in second.lines)
+    assert second.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("victim", ["warehouse", "order gateway", "database"])
+def test_a_killed_process_is_started_again(steady: Run, victim: str) -> None:
+    old = steady.children()[victim]
+    os.kill(old, signal.SIGKILL)
+    assert "killed by signal 9; starting it again" in steady.wait_for(victim)
+    steady.wait_for(rf"{victim}.*started again")
+    assert steady.children()[victim] != old
+    assert serves_again(steady)
+
+
+def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start: Callable[[], Run]) -> None:
+    first = start()
+    first.wait_for("^ready ")
+    children = first.children()
+    first.process.kill()
+    start().wait_for("^ready ")
+    assert gone(list(children.values()))
+
+
+@pytest.mark.parametrize("command", ["audit", "migrate"])
+def test_what_needs_a_database_uses_the_server_of_the_run(steady: Run, command: str) -> None:
+    done = finished(development(command, steady.data_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_audit_of_a_stopped_system_starts_its_server_for_a_while(start: Callable[[], Run]) -> None:
+    run = start()
+    run.wait_for("^ready ")
+    run.end()
+    done = finished(development("audit", run.data_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_taken_port_is_named(steady: Run, tmp_path: Path) -> None:
+    options = ["--grpc-port", steady.target.rsplit(":", 1)[1], "--http-port", str(free_port())]
+    second = finished(development("run", tmp_path, *options))
+    assert second.returncode == 1
+    assert "GRPC_PORT" in second.stdout
+
+
+def test_an_audit_without_any_database_says_where_to_begin(tmp_path: Path) -> None:
+    done = finished(development("audit", tmp_path / "none"))
+    assert done.returncode == 1
+    assert "make run" in done.stdout
+
+
+def test_a_database_server_that_is_away_is_named(tmp_path: Path) -> None:
+    options = ["--grpc-port", str(free_port()), "--http-port", str(free_port())]
+    done = finished(development("run", tmp_path, *options), {"DATABASE_URL": f"mysql://nobody@127.0.0.1:{free_port()}"})
+    assert done.returncode == 1
+    assert "DATABASE_URL" in done.stdout
