@@ -155,7 +155,7 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     orders = plan.service("order gateway", "order_gateway", database_url, lambda: http_answers(health_url))
     _start_service(warehouse, cleanup)
     _say("loading demo data")
-    _run_to_end(plan, database_url, "warehouse", "load-demo")
+    _run_to_end(plan, database_url, "warehouse", "load-demo", "--target", plan.target)
     _start_service(orders, cleanup)
     _say(
         f"ready  grpc {plan.target}  http {plan.base_url}  api-key {DEVELOPMENT_API_KEY}  "
@@ -236,12 +236,12 @@ def _check_server(url: str) -> None:
         ) from error
 
 
-def _run_to_end(plan: Plan, database_url: str, module: str, command: str) -> None:
+def _run_to_end(plan: Plan, database_url: str, module: str, command: str, *arguments: str) -> None:
     log_path = plan.data_dir / "logs" / f"{module}-{command}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         status = subprocess.run(
-            [sys.executable, "-m", module, command],
+            [sys.executable, "-m", module, command, *arguments],
             env=plan.environment(database_url),
             cwd=ROOT,
             stdout=log,
