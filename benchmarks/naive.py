@@ -83,7 +83,7 @@ class NaiveServer:
         return pb.ReserveResponse(reservation=hold.as_message())
 
     async def _reserve(self, cursor: Any, request: pb.ReserveRequest) -> Hold:
-        fingerprint = hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
+        fingerprint = hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
         await cursor.execute("SELECT answer FROM request_ids WHERE request_id = %s", (request.request_id,))
         if known := await cursor.fetchone():
             return msgspec.json.decode(known[0], type=Hold)
@@ -142,7 +142,7 @@ class NaiveServer:
             (hold.reservation_id, product_id, warehouse_id, units, units),
         )
 
-    async def _record(self, cursor: Any, hold: Hold, request_id: str, fingerprint: bytes) -> None:
+    async def _record(self, cursor: Any, hold: Hold, request_id: str, fingerprint: str) -> None:
         answer = hold.as_json()
         await cursor.execute(
             "INSERT INTO reservations (reservation_id, order_id, order_sequence, state, expires_at, created_at)"
@@ -150,7 +150,7 @@ class NaiveServer:
             (hold.reservation_id, hold.order_id, hold.expires_at, hold.created_at),
         )
         await cursor.execute(
-            "INSERT INTO request_ids (request_id, fingerprint, answer, created_at) VALUES (%s, %s, %s, %s)",
+            "INSERT INTO request_ids (request_id, fingerprint, answer, created_at) VALUES (%s, UNHEX(%s), %s, %s)",
             (request_id, fingerprint, answer, hold.created_at),
         )
         await cursor.execute(
@@ -189,7 +189,7 @@ async def main(address: str) -> None:
         password=url.password,
         db=url.database,
         charset="utf8mb4",
-        init_command="SET time_zone = '+00:00', transaction_isolation = 'READ-COMMITTED'",
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     )
     try:
         await serve({"Reserve": (NaiveServer(pool).reserve, pb.ReserveRequest)}, address)
