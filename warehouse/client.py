@@ -363,12 +363,12 @@ class WarehouseClient:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     @property
-    def _warehouse(self) -> warehouse_pb2_grpc.WarehouseServiceAsyncStub:
+    def _warehouse(self) -> "warehouse_pb2_grpc.WarehouseServiceAsyncStub":
         self._turn += 1
         return self._stubs[self._turn % len(self._stubs)][0]
 
     @property
-    def _stock(self) -> stock_pb2_grpc.StockServiceAsyncStub:
+    def _stock(self) -> "stock_pb2_grpc.StockServiceAsyncStub":
         self._turn += 1
         return self._stubs[self._turn % len(self._stubs)][1]
 

@@ -1,0 +1,313 @@
+"""Orders on a real database, with a warehouse and a payment provider that fail by script."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from order_gateway import tables
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.orders import (
+    Illegal,
+    NewItem,
+    NewOrder,
+    Order,
+    Payment,
+    Reason,
+    Status,
+    Step,
+    Stock,
+    Way,
+)
+from order_gateway.payments import Charged, Declined, ProviderFault
+from order_gateway.relay import Relay
+from order_gateway.saga import Saga, SagaSettings, StepFault
+from order_gateway.settings import OrdersSettings
+from order_gateway.store import Store, StoreSettings
+from service_kit.database import Database
+from tests.unit.test_orders import REACHABLE
+
+pytestmark = pytest.mark.sql
+AWAY = GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
+EXPIRED = Refusal("RESERVATION_EXPIRED", "too late")
+SHORT = Refusal("INSUFFICIENT_STOCK", "not enough", ({"product_id": 1, "requested": 2, "available": 0},))
+
+
+class Outside:
+    """Warehouse and payment provider in one: what `script` has for a call is raised or returned, else all is well."""
+
+    def __init__(self) -> None:
+        self.script: dict[str, list[Any]] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    def happens(self, name: str, key: str, otherwise: Any) -> Any:
+        self.calls.append((name, key))
+        waiting = self.script.get(name)
+        outcome = waiting.pop(0) if waiting else otherwise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def names(self) -> list[str]:
+        return [name for name, _key in self.calls]
+
+    async def reserve(self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call) -> Any:
+        now = datetime.now(UTC)
+        hold = Hold(f"hold-{order_id}", now + timedelta(seconds=ttl_seconds), now, tuple(lines))
+        return self.happens("reserve", call.request_id, hold)
+
+    async def commit(self, reservation_id: str, call: Call) -> Any:
+        return self.happens("commit", call.request_id, Done())
+
+    async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Any:
+        return self.happens("cancel", reserve_request_id, Done())
+
+    async def give_back(self, line: StockLine, reference: str, call: Call) -> Any:
+        return self.happens("give_back", call.request_id, Done())
+
+    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        raise NotImplementedError
+
+    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        raise NotImplementedError
+
+    async def is_serving(self) -> bool:
+        return True
+
+    async def charge(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
+        return self.happens("charge", key, Charged("ref-1"))
+
+    async def refund(self, key: str, amount: Decimal) -> None:
+        self.happens("refund", key, None)
+
+
+class World:
+    """The order service without its HTTP, and the hands of a test on its clock."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.outside = Outside()
+        self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
+        self.store = Store(self.database, StoreSettings(900, 120))
+        self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(1020, 1, 1, 1, 1))
+        self.relay = Relay(self.store, self.saga, self.settings)
+
+    async def place(self, way: Way = Way.GRPC) -> Order:
+        item = NewItem(1, 1, 2, Decimal("19.99"))
+        return await self.saga.place(NewOrder("u", "Street 1", "card", (item, item), "c-1", "test", way))
+
+    async def relay_all(self) -> None:
+        """Let the relay do all that is open, however late it is due."""
+        for _ in range(10):
+            await self.execute("UPDATE intents SET due_at = NOW(6) WHERE due_at IS NOT NULL")
+            for intent in await self.store.claim(100, 30):
+                await self.relay.do(intent)
+
+    async def open_steps(self) -> list[str]:
+        async with self.database.engine.connect() as connection:
+            rows = await connection.execute(select(tables.intents.c.step).where(tables.intents.c.due_at.is_not(None)))
+            return sorted(row.step for row in rows)
+
+    async def execute(self, statement: str) -> None:
+        async with self.database.engine.begin() as connection:
+            await connection.execute(text(statement))
+
+    async def pass_deadline(self, order: Order) -> None:
+        async with self.database.engine.begin() as connection:
+            past = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=1)
+            orders = tables.orders
+            await connection.execute(update(orders).where(orders.c.id == order.id).values(payment_deadline=past))
+
+
+@pytest.fixture
+async def world(orders_database_url: str) -> AsyncIterator[World]:
+    world = World(orders_database_url)
+    yield world
+    await world.database.close()
+
+
+async def test_the_straight_way(world: World) -> None:
+    order = await world.place()
+    assert order.state.status is Status.PENDING
+    assert order.total_amount == Decimal("79.96")
+    assert [reservation.is_active for reservation in order.reservations] == [True, True]
+    assert order.payment_deadline < order.reservations[0].expires_at
+    paid = (await world.saga.pay(order.id, "test")).order
+    assert (paid.state.status, paid.state.stock) == (Status.PAID, Stock.COMMITTED)
+    assert paid.reservations[0].is_confirmed
+    assert await world.open_steps() == []
+    assert world.outside.names() == ["reserve", "charge", "commit"]
+
+
+async def test_a_refused_order_is_rejected_and_holds_nothing(world: World) -> None:
+    world.outside.script["reserve"] = [SHORT]
+    order = await world.place()
+    assert order.state.status is Status.REJECTED
+    assert order.refusal is not None
+    assert order.refusal["code"] == "INSUFFICIENT_STOCK"
+    assert await world.open_steps() == []
+
+
+async def test_an_unanswered_reserve_is_fenced(world: World) -> None:
+    world.outside.script["reserve"] = [AWAY]
+    world.outside.script["cancel"] = [AWAY, AWAY]
+    with pytest.raises(StepFault):
+        await world.place()
+    assert await world.open_steps() == ["cancel"]
+    await world.relay_all()
+    order = await world.store.read(1)
+    assert (order.state.status, order.state.reason) == (Status.CANCELLED, Reason.RESERVATION_TIMEOUT)
+    assert order.state.stock is Stock.FREE
+    reserve_key = world.outside.calls[0][1]
+    assert [key for name, key in world.outside.calls if name == "cancel"] == [reserve_key] * 3
+
+
+async def test_a_process_that_dies_while_reserving(world: World) -> None:
+    item = NewItem(1, 1, 1, Decimal("1.00"))
+    order = await world.store.create(NewOrder("u", "Street 1", "card", (item,), "c-1", "test"), 5)
+    assert await world.store.claim(10, 30) == []
+    await world.relay_all()
+    order = await world.store.read(order.id)
+    assert order.state.reason is Reason.RESERVATION_TIMEOUT
+    assert world.outside.names() == ["cancel"]
+
+
+async def test_a_queued_order_is_reserved_by_the_relay(world: World) -> None:
+    world.outside.script["reserve"] = [AWAY, AWAY]
+    order = await world.place(Way.QUEUED)
+    assert order.state.status is Status.PENDING_RESERVATION
+    await world.relay_all()
+    assert (await world.store.read(order.id)).state.status is Status.PENDING
+    keys = {key for name, key in world.outside.calls if name == "reserve"}
+    assert len(keys) == 1
+
+
+async def test_a_declined_payment_releases_the_stock(world: World) -> None:
+    order = await world.place()
+    world.outside.script["charge"] = [Declined("no")]
+    declined = (await world.saga.pay(order.id, "test")).order
+    assert (declined.state.reason, declined.state.stock) == (Reason.PAYMENT_DECLINED, Stock.FREE)
+
+
+async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: World) -> None:
+    order = await world.place()
+    world.outside.script["charge"] = [ProviderFault("lost")]
+    with pytest.raises(StepFault):
+        await world.saga.pay(order.id, "test")
+    again = await world.saga.pay(order.id, "test")
+    assert isinstance(again.result, Illegal)
+    assert again.result.code == "PAYMENT_IN_PROGRESS"
+    await world.relay_all()
+    assert (await world.store.read(order.id)).state.status is Status.PAID
+    charges = [key for name, key in world.outside.calls if name == "charge"]
+    assert len(charges) == 2
+    assert len(set(charges)) == 1
+
+
+async def test_a_charge_that_never_answers_is_given_up_and_refunded(world: World) -> None:
+    order = await world.place()
+    world.outside.script["charge"] = [ProviderFault("lost")] * 20
+    with pytest.raises(StepFault):
+        await world.saga.pay(order.id, "test")
+    await world.execute("UPDATE orders SET payment_deadline = NOW(6) - INTERVAL 1 HOUR")
+    await world.relay_all()
+    order = await world.store.read(order.id)
+    assert (order.state.status, order.state.reason) == (Status.CANCELLED, Reason.PAYMENT_EXPIRED)
+    assert (order.state.stock, order.state.payment) == (Stock.FREE, Payment.REFUNDED)
+
+
+async def test_a_sale_that_the_warehouse_could_not_hear_of_is_finished_by_the_relay(world: World) -> None:
+    order = await world.place()
+    world.outside.script["commit"] = [AWAY, AWAY]
+    paid = (await world.saga.pay(order.id, "test")).order
+    assert (paid.state.status, paid.state.stock) == (Status.PAID, Stock.COMMITTING)
+    await world.relay_all()
+    assert (await world.store.read(order.id)).state.stock is Stock.COMMITTED
+
+
+async def test_a_late_payment_whose_stock_is_gone_is_refunded(world: World) -> None:
+    order = await world.place()
+    world.outside.script["commit"] = [EXPIRED]
+    ended = (await world.saga.pay(order.id, "test")).order
+    assert ended.state.reason is Reason.RESERVATION_EXPIRED
+    assert (ended.state.stock, ended.state.payment) == (Stock.FREE, Payment.REFUNDED)
+
+
+async def test_cancelling_a_paid_order_refunds_and_returns(world: World) -> None:
+    order = await world.place()
+    await world.saga.pay(order.id, "test")
+    world.outside.script["give_back"] = [Done(), AWAY]
+    await world.saga.cancel(order.id, "test", Reason.CUSTOMER, None)
+    await world.relay_all()
+    order = await world.store.read(order.id)
+    assert (order.state.stock, order.state.payment) == (Stock.RETURNED, Payment.REFUNDED)
+    returned = [key for name, key in world.outside.calls if name == "give_back"]
+    assert len(returned) == 4
+    assert len(set(returned)) == 2
+
+
+async def test_nobody_pays(world: World) -> None:
+    order, other = await world.place(), await world.place()
+    await world.pass_deadline(order)
+    await world.relay.look()
+    await world.relay.stop()
+    ended = await world.store.read(order.id)
+    assert ended.state.reason is Reason.PAYMENT_EXPIRED
+    await world.relay_all()
+    assert (await world.store.read(order.id)).state.stock is Stock.FREE
+    assert (await world.store.read(other.id)).state.status is Status.PENDING
+
+
+async def test_paying_after_the_deadline_is_refused_and_frees_the_stock(world: World) -> None:
+    order = await world.place()
+    await world.pass_deadline(order)
+    applied = await world.saga.pay(order.id, "test")
+    assert isinstance(applied.result, Illegal)
+    assert applied.result.code == "PAYMENT_EXPIRED"
+    ended = await world.store.read(order.id)
+    assert (ended.state.reason, ended.state.stock) == (Reason.PAYMENT_EXPIRED, Stock.FREE)
+    assert "charge" not in world.outside.names()
+
+
+async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
+    for _ in range(5):
+        await world.place(Way.QUEUED)
+    world.outside.script["reserve"] = [RuntimeError("poison")]
+    await world.relay.look()
+    await world.relay.stop()
+    assert len(await world.open_steps()) == 1
+
+
+async def test_two_relays_take_different_steps(world: World) -> None:
+    for _ in range(6):
+        await world.place(Way.QUEUED)
+    first, second = await world.store.claim(3, 30), await world.store.claim(10, 30)
+    assert len(first) == len(second) == 3
+    assert not {intent.order_id for intent in first} & {intent.order_id for intent in second}
+    assert all(intent.step is Step.RESERVE for intent in first)
+
+
+async def test_the_database_takes_every_state_there_is(world: World) -> None:
+    order = await world.place()
+    async with world.database.engine.begin() as connection:
+        for state in REACHABLE:
+            await connection.execute(
+                update(tables.orders)
+                .where(tables.orders.c.id == order.id)
+                .values(status=state.status, stock=state.stock, payment=state.payment, reason=state.reason)
+            )
+
+
+async def test_hot_queries_use_their_indexes(world: World) -> None:
+    due = "SELECT order_id, step FROM intents WHERE due_at <= NOW(6) ORDER BY due_at LIMIT 5"
+    unpaid = (
+        "SELECT id FROM orders WHERE status = 'pending' AND payment = 'none' AND payment_deadline <= NOW(6) "
+        "ORDER BY payment_deadline LIMIT 5"
+    )
+    async with world.database.engine.connect() as connection:
+        for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid")):
+            rows = (await connection.execute(text(f"EXPLAIN {statement}"))).mappings().all()
+            assert [row["key"] for row in rows] == [index]

@@ -1,0 +1,176 @@
+"""How the client insists, against a server on a real socket that misbehaves by script."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from generated.warehouse.v1 import warehouse_pb2
+from warehouse import client
+from warehouse.client import ClientSettings, WarehouseClient, line
+
+Context: TypeAlias = "grpc.aio.ServicerContext[warehouse_pb2.ReserveRequest, warehouse_pb2.ReserveResponse]"
+Act = Callable[[Context], Awaitable[None]]
+LINES = [line(1, 1, 2)]
+SETTINGS = ClientSettings(
+    deadline_seconds=5, attempt_timeout_seconds=0.5, retry_wait_initial_seconds=0.01, retry_wait_max_seconds=0.05
+)
+
+
+class Scripted:
+    """Does one act of its script per call, then answers."""
+
+    def __init__(self, *script: Act) -> None:
+        self.script = list(script)
+        self.request_ids: list[str] = []
+        self.metadata: dict[str, str] = {}
+
+    async def reserve(self, request: warehouse_pb2.ReserveRequest, context: Context) -> warehouse_pb2.ReserveResponse:
+        self.request_ids.append(request.request_id)
+        self.metadata = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
+        if self.script:
+            await self.script.pop(0)(context)
+        reservation = warehouse_pb2.Reservation(reservation_id="r-1", order_id=request.order_id)
+        return warehouse_pb2.ReserveResponse(reservation=reservation)
+
+
+def fail(code: grpc.StatusCode, retry_after_seconds: float = 0) -> Act:
+    async def act(context: Context) -> None:
+        packed = Any()
+        delay = Duration(nanos=int(retry_after_seconds * 1e9))
+        packed.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(code=code.value[0], message="not now", details=[packed])
+        await context.abort(code, "not now", (("grpc-status-details-bin", status.SerializeToString()),))
+
+    return act
+
+
+async def lose_the_answer(_context: Context) -> None:
+    await asyncio.sleep(30)
+
+
+@asynccontextmanager
+async def serving(scripted: Scripted, port: int = 0) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    reserve = grpc.unary_unary_rpc_method_handler(
+        scripted.reserve,
+        request_deserializer=warehouse_pb2.ReserveRequest.FromString,
+        response_serializer=warehouse_pb2.ReserveResponse.SerializeToString,
+    )
+    handler = grpc.method_handlers_generic_handler("warehouse.v1.WarehouseService", {"Reserve": reserve})
+    server.add_generic_rpc_handlers((handler,))
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(None)
+
+
+def connect(port: int) -> WarehouseClient:
+    return WarehouseClient(SETTINGS.model_copy(update={"target": f"127.0.0.1:{port}"}))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        fail(grpc.StatusCode.UNAVAILABLE),
+        fail(grpc.StatusCode.ABORTED),
+        fail(grpc.StatusCode.RESOURCE_EXHAUSTED),
+        lose_the_answer,
+    ],
+)
+async def test_repeats_with_the_same_request_id(act: Act) -> None:
+    scripted = Scripted(act, act)
+    async with serving(scripted) as port, connect(port) as warehouse:
+        reservation = await warehouse.reserve("17", LINES)
+    assert reservation.reservation_id == "r-1"
+    assert len(scripted.request_ids) == 3
+    assert len(set(scripted.request_ids)) == 1
+
+
+async def test_waits_as_long_as_the_server_asks() -> None:
+    scripted = Scripted(fail(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=0.3))
+    async with serving(scripted) as port, connect(port) as warehouse:
+        started = time.monotonic()
+        await warehouse.reserve("17", LINES)
+    assert time.monotonic() - started >= 0.3
+
+
+async def test_refusals_and_bugs_are_not_repeated() -> None:
+    for code, kind in (
+        (grpc.StatusCode.INVALID_ARGUMENT, client.InvalidRequest),
+        (grpc.StatusCode.INTERNAL, client.WarehouseBroken),
+        (grpc.StatusCode.UNAUTHENTICATED, client.Unauthenticated),
+    ):
+        scripted = Scripted(fail(code))
+        async with serving(scripted) as port, connect(port) as warehouse:
+            with pytest.raises(kind):
+                await warehouse.reserve("17", LINES)
+        assert len(scripted.request_ids) == 1
+
+
+async def test_keeps_to_the_deadline() -> None:
+    scripted = Scripted(*[lose_the_answer] * 20)
+    async with serving(scripted) as port, connect(port) as warehouse:
+        started = time.monotonic()
+        with pytest.raises(client.DeadlineExceeded):
+            await warehouse.reserve("17", LINES, deadline_seconds=1.2)
+        assert time.monotonic() - started < 2
+    assert len(scripted.request_ids) >= 2
+
+
+async def test_says_so_when_nobody_listens(free_port: Callable[[], int]) -> None:
+    async with connect(free_port()) as warehouse:
+        started = time.monotonic()
+        with pytest.raises(client.WarehouseUnavailable):
+            await warehouse.reserve("17", LINES, deadline_seconds=0.5)
+        assert time.monotonic() - started < 1
+        assert not await warehouse.is_serving()
+
+
+async def test_waits_for_a_server_that_restarts(free_port: Callable[[], int]) -> None:
+    port, scripted = free_port(), Scripted()
+    async with connect(port) as warehouse:
+        waiting = asyncio.create_task(warehouse.reserve("17", LINES))
+        _done, pending = await asyncio.wait([waiting], timeout=0.3)
+        assert pending
+        async with serving(scripted, port):
+            assert (await waiting).order_id == "17"
+
+
+async def test_sends_what_identifies_the_call() -> None:
+    scripted = Scripted()
+    async with serving(scripted) as port:
+        settings = SETTINGS.model_copy(update={"target": f"127.0.0.1:{port}", "api_key": "secret"})
+        async with WarehouseClient(settings) as warehouse:
+            await warehouse.reserve("17", LINES, request_id="mine", correlation_id="c-1", traceparent="00-1-2-01")
+    assert scripted.request_ids == ["mine"]
+    assert scripted.metadata["x-api-key"] == "secret"
+    assert scripted.metadata["x-correlation-id"] == "c-1"
+    assert scripted.metadata["traceparent"] == "00-1-2-01"
+
+
+async def test_spreads_calls_over_several_addresses() -> None:
+    first, second = Scripted(), Scripted()
+    async with serving(first) as port, serving(second) as other_port:
+        settings = SETTINGS.model_copy(update={"target": f"127.0.0.1:{port},localhost:{other_port}"})
+        async with WarehouseClient(settings) as warehouse:
+            for _ in range(50):
+                await warehouse.reserve("17", LINES)
+    assert first.request_ids
+    assert second.request_ids
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        ClientSettings.model_validate({"tls_cert": "cert.pem"})
+    with pytest.raises(ValueError, match="must not be longer"):
+        ClientSettings(deadline_seconds=1, attempt_timeout_seconds=2)

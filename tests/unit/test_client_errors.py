@@ -1,0 +1,111 @@
+"""Every row of the table of refusals and faults becomes the exception it should."""
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from warehouse import client
+from warehouse.client_errors import REFUSALS, STATUSES, from_rpc_error, from_status
+
+REASONS = {
+    "INSUFFICIENT_STOCK": (grpc.StatusCode.FAILED_PRECONDITION, client.InsufficientStock),
+    "PRODUCT_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.ProductNotFound),
+    "WAREHOUSE_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.WarehouseNotFound),
+    "STOCK_LEVEL_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.StockLevelNotFound),
+    "RESERVATION_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.ReservationNotFound),
+    "ORDER_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.OrderNotFound),
+    "RESERVATION_EXPIRED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationExpired),
+    "RESERVATION_COMMITTED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationCommitted),
+    "RESERVATION_CANCELLED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationCancelled),
+    "RESERVE_CANCELLED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReserveCancelled),
+    "REQUEST_ID_REUSED": (grpc.StatusCode.ALREADY_EXISTS, client.RequestIdReused),
+    "RESERVED_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservedMismatch),
+    "PRODUCT_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, client.ProductExists),
+    "WAREHOUSE_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, client.WarehouseExists),
+}
+CODES = {
+    grpc.StatusCode.UNAUTHENTICATED: client.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: client.PermissionDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: client.WarehouseOverloaded,
+    grpc.StatusCode.ABORTED: client.WarehouseBusy,
+    grpc.StatusCode.UNAVAILABLE: client.WarehouseUnavailable,
+    grpc.StatusCode.CANCELLED: client.WarehouseUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: client.DeadlineExceeded,
+    grpc.StatusCode.INVALID_ARGUMENT: client.InvalidRequest,
+}
+
+
+def rpc_error(code: grpc.StatusCode, *details: Message) -> grpc.aio.AioRpcError:
+    status = status_pb2.Status(code=code.value[0], message="no")
+    for detail in details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "no")
+
+
+def test_the_tables_here_and_in_the_client_name_the_same_reasons() -> None:
+    assert set(REASONS) == set(REFUSALS)
+    assert set(CODES) == set(STATUSES) | {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_refusals(reason: str) -> None:
+    code, kind = REASONS[reason]
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="warehouse.v1", metadata={"order_id": "17"})
+    error = from_rpc_error(rpc_error(code, info))
+    assert type(error) is kind
+    assert isinstance(error, client.Refused)
+    assert error.reason == reason
+    assert error.metadata == {"order_id": "17"}
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_status_has_an_exception(code: grpc.StatusCode) -> None:
+    error = from_rpc_error(rpc_error(code))
+    assert type(error) is CODES.get(code, client.WarehouseBroken)
+    assert error.reason == code.name
+
+
+def test_shortages() -> None:
+    shortages = '[{"product_id":1,"warehouse_id":2,"requested":12,"available":10}]'
+    info = error_details_pb2.ErrorInfo(
+        reason="INSUFFICIENT_STOCK", domain="warehouse.v1", metadata={"shortages": shortages}
+    )
+    error = from_rpc_error(rpc_error(grpc.StatusCode.FAILED_PRECONDITION, info))
+    assert isinstance(error, client.InsufficientStock)
+    assert error.shortages == (client.Shortage(1, 2, 12, 10),)
+
+
+def test_a_reason_from_the_future_is_still_a_refusal() -> None:
+    info = error_details_pb2.ErrorInfo(reason="NEW_REASON", domain="warehouse.v1")
+    assert type(from_rpc_error(rpc_error(grpc.StatusCode.FAILED_PRECONDITION, info))) is client.Refused
+
+
+def test_field_violations_and_retry_info() -> None:
+    invalid = error_details_pb2.BadRequest(
+        field_violations=[error_details_pb2.BadRequest.FieldViolation(field="lines[0].quantity", description="too few")]
+    )
+    error = from_rpc_error(rpc_error(grpc.StatusCode.INVALID_ARGUMENT, invalid))
+    assert isinstance(error, client.InvalidRequest)
+    assert error.violations == {"lines[0].quantity": "too few"}
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=250_000_000))
+    assert from_rpc_error(rpc_error(grpc.StatusCode.ABORTED, retry)).retry_after_seconds == 0.25
+
+
+def test_status_of_a_batch_result() -> None:
+    packed = Any()
+    packed.Pack(error_details_pb2.ErrorInfo(reason="RESERVE_CANCELLED", domain="warehouse.v1"))
+    error = from_status(status_pb2.Status(code=9, message="no", details=[packed]))
+    assert isinstance(error, client.ReserveCancelled)
+    assert isinstance(from_status(status_pb2.Status(code=14)), client.WarehouseUnavailable)
+
+
+def test_garbage_in_the_details_is_survived() -> None:
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff\xff"))
+    error = from_rpc_error(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "no"))
+    assert isinstance(error, client.WarehouseUnavailable)
