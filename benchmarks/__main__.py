@@ -1,5 +1,6 @@
 """`python -m benchmarks`: measure the warehouse beside its yardsticks, on a private database."""
 
+import sys
 import tempfile
 import time
 from contextlib import nullcontext
@@ -23,6 +24,9 @@ from service_kit.local_server import ServerDidNotStart
 from service_kit.server_programs import ServerNotInstalled
 
 _NAMES = ", ".join(target.name for group in GROUPS for target in group.targets)
+
+WIDTH_OF_FILES = 150
+"""Columns when the output is no terminal."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -54,7 +58,7 @@ def main(
     A private database server, the warehouse, its yardsticks and one load generator run on this machine and share
     its processors; rounds of what is compared take turns. Close other programs first.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     try:
         groups = chosen_groups(only or [], full=full)
     except ValueError as error:

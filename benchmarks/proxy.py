@@ -1,27 +1,48 @@
 """A wire to a database far away: `python -m benchmarks.proxy LISTEN_PORT DATABASE_PORT ROUND_TRIP_MS`.
 
 Every byte is passed on, in order, half a round trip after it came. It runs on a select() loop: that one waits for
-fractions of a millisecond, while epoll (and so uvloop) rounds every wait up to whole ones.
+fractions of a millisecond, while epoll (and so uvloop) rounds every wait up to whole ones. What timers are late by,
+it learns and takes off, so that the wire is as long as it was asked to be and no longer.
 """
 
 import asyncio
 import selectors
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
 HELD_BYTES_MAX = 16 * 2**20
 """What one direction of a connection may have under way before reading pauses."""
+LEARNING_RATE = 0.05
+"""How much of one arrival's lateness is believed."""
+
+
+class Delay:
+    """How long to wait for an arrival that shall be `seconds` away."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lateness = 0.0
+
+    def timer_seconds(self) -> float:
+        """What to ask of a timer."""
+        return max(0.0, self.seconds - self._lateness)
+
+    def learn(self, late_by_seconds: float) -> None:
+        """Take note of how late (or early) an arrival was."""
+        correction = self._lateness + LEARNING_RATE * late_by_seconds
+        self._lateness = min(max(0.0, correction), self.seconds / 2)
 
 
 class Wire(asyncio.Protocol):
     """One end of a connection; what it receives it hands to the other end, late."""
 
-    def __init__(self, delay_seconds: float) -> None:
-        self._delay_seconds = delay_seconds
-        self._under_way: deque[bytes | None] = deque()
+    def __init__(self, delay: Delay) -> None:
+        self._delay = delay
+        self._under_way: deque[tuple[float, bytes | None]] = deque()
         self._bytes_under_way = 0
         self.other: Wire | None = None
         self.transport: asyncio.Transport | None = None
@@ -54,11 +75,12 @@ class Wire(asyncio.Protocol):
             self.transport.write(data)
 
     def _send(self, data: bytes | None) -> None:
-        self._under_way.append(data)
-        asyncio.get_running_loop().call_later(self._delay_seconds, self._arrive)
+        self._under_way.append((time.monotonic() + self._delay.seconds, data))
+        asyncio.get_running_loop().call_later(self._delay.timer_seconds(), self._arrive)
 
     def _arrive(self) -> None:
-        data = self._under_way.popleft()
+        due, data = self._under_way.popleft()
+        self._delay.learn(time.monotonic() - due)
         if self.other is None:
             return
         if data is None:
@@ -74,7 +96,7 @@ class Wire(asyncio.Protocol):
 async def run(listen_port: int, database_port: int, round_trip_ms: float) -> None:
     """Pass connections on to the database until SIGTERM."""
     loop = asyncio.get_running_loop()
-    delay_seconds = round_trip_ms / 2000
+    delay = Delay(round_trip_ms / 2000)
     connecting: set[asyncio.Task[None]] = set()
 
     def keep(work: Coroutine[Any, Any, None]) -> None:
@@ -83,7 +105,7 @@ async def run(listen_port: int, database_port: int, round_trip_ms: float) -> Non
         task.add_done_callback(connecting.discard)
 
     def accept() -> Wire:
-        near, far = Wire(delay_seconds), Wire(delay_seconds)
+        near, far = Wire(delay), Wire(delay)
         near.other, far.other = far, near
 
         async def connect() -> None:

@@ -71,6 +71,7 @@ def save(report: Report, folder: Path, json_path: Path | None) -> list[Path]:
 
 def _verdict_table(verdicts: list[Verdict]) -> Table:
     table = Table(title="Targets")
+    table.add_column("")
     table.add_column("workload")
     for heading in ("per second", "p50 ms", "p99 ms", "max ms", "beside", "ratio", "target"):
         table.add_column(heading, justify="right")
@@ -78,7 +79,8 @@ def _verdict_table(verdicts: list[Verdict]) -> Table:
     for verdict in verdicts:
         measured, target = verdict.measured, verdict.target
         table.add_row(
-            f"{target.title} [dim]({target.name})[/dim]",
+            target.name,
+            target.title,
             *_figures(measured),
             _beside(verdict),
             f"{verdict.ratio:.2f}",
