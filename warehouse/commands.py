@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from warehouse.records import Level, LevelKey, Movement, MovementType, Reservation
+from warehouse.records import Level, LevelKey, Movement, MovementType, Product, Reservation, Warehouse
 from warehouse.refusals import Refusal
 
 
@@ -108,6 +108,28 @@ class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omi
     correlation_id: str = ""
 
 
+class CreateProduct(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+    """Add a product; `product_id` 0 is the next free one. Not a command of the batches: see `catalogue`."""
+
+    request_id: str
+    product_id: int
+    sku: str
+    name: str
+    description: str
+    list_price: str | None
+    currency: str | None
+
+
+class CreateWarehouse(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+    """Add a warehouse; `warehouse_id` 0 is the next free one. Not a command of the batches: see `catalogue`."""
+
+    request_id: str
+    warehouse_id: int
+    code: str
+    name: str
+    priority: int
+
+
 StockCommand = ChangeStock | CountStock
 CallerCommand = Reserve | Commit | Cancel | Extend | ChangeStock | CountStock
 Command = CallerCommand | Expire
@@ -123,6 +145,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     level: Level | None = None
     movement: Movement | None = None
     fenced_at: int | None = None
+    product: Product | None = None
+    warehouse: Warehouse | None = None
 
 
 class StockDrift(Exception):
@@ -148,7 +172,8 @@ def decode_answer(text: str) -> Answer:
     return _answer_decoder.decode(text)
 
 
-def fingerprint(command: Command) -> str:
+def fingerprint(command: CallerCommand | CreateProduct | CreateWarehouse) -> str:
     """32 hexadecimal digits that tell apart what was asked, whoever asked."""
-    content = msgspec.structs.replace(command, actor="", correlation_id="")
-    return blake2b(_answer_encoder.encode(content), digest_size=16).hexdigest()
+    if not isinstance(command, CreateProduct | CreateWarehouse):
+        command = msgspec.structs.replace(command, actor="", correlation_id="")
+    return blake2b(_answer_encoder.encode(command), digest_size=16).hexdigest()

@@ -100,6 +100,30 @@ class Reservation(msgspec.Struct, frozen=True, array_like=True):
         return self.expires_at == self.created_at
 
 
+class Product(msgspec.Struct, frozen=True, array_like=True):
+    """Something that is sold; `list_price` is a decimal with two places, like "19.99"."""
+
+    product_id: int
+    sku: str
+    name: str
+    description: str
+    list_price: str | None
+    currency: str | None
+    created_at: int
+    updated_at: int
+
+
+class Warehouse(msgspec.Struct, frozen=True, array_like=True):
+    """A stock location."""
+
+    warehouse_id: int
+    code: str
+    name: str
+    priority: int
+    created_at: int
+    updated_at: int
+
+
 class Movement(msgspec.Struct, frozen=True, array_like=True):
     """A row of the ledger; `sequence` is its position in the ledger of its level."""
 

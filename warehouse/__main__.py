@@ -1,0 +1,89 @@
+"""The command line of the warehouse: `python -m warehouse serve|migrate|audit|load-demo`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+import uvloop
+
+from service_kit import migrating
+from service_kit.logging import configure_logging
+from service_kit.settings import load_settings_or_exit
+from warehouse import workers as worker_processes
+from warehouse.audit import AuditReport, audit, repair
+from warehouse.demo import load_demo
+from warehouse.server import serve as serve_one
+from warehouse.settings import WarehouseSettings
+
+app = typer.Typer(
+    help="The warehouse: holds, sells and releases stock. Configured by environment variables WAREHOUSE_*.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _settings() -> WarehouseSettings:
+    settings = load_settings_or_exit(WarehouseSettings)
+    configure_logging("warehouse", settings.log_level)
+    return settings
+
+
+@app.command()
+def serve(
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that share the port.")] = None,
+) -> None:
+    """Serve gRPC until SIGTERM (see WAREHOUSE_LISTEN, WAREHOUSE_DATABASE_URL)."""
+    settings = _settings()
+    count = workers or settings.workers
+    if count > 1:
+        worker_processes.supervise(settings.listen, count, settings.stop_grace_seconds)
+    else:
+        uvloop.run(serve_one(settings))
+
+
+@app.command()
+def migrate() -> None:
+    """Make the database if it is missing and bring its tables up to date."""
+    migrating.upgrade(_settings().database_url, "warehouse")
+
+
+@app.command(name="audit")
+def audit_command(
+    repair_drift: Annotated[
+        bool, typer.Option("--repair", help="Mend counters from the reservations, leaving a movement.")
+    ] = False,
+) -> None:
+    """Check invariants 1 to 6 against the database; exit with status 1 if anything is wrong."""
+    settings = _settings()
+    report = asyncio.run(audit(settings.database_url))
+    _print(report)
+    if not report.is_clean and repair_drift:
+        typer.echo("Repairing ...")
+        mended = asyncio.run(repair(settings.database_url))
+        typer.echo(f"Mended {mended} stock levels. Checking again ...")
+        report = asyncio.run(audit(settings.database_url))
+        _print(report)
+    raise typer.Exit(0 if report.is_clean else 1)
+
+
+def _print(report: AuditReport) -> None:
+    for check in report.checks:
+        mark = "ok   " if not check.findings else "WRONG"
+        typer.echo(f"{mark}  {check.title}")
+        for finding in check.findings:
+            typer.echo(f"         {finding}")
+    typer.echo(report.summary)
+
+
+@app.command(name="load-demo")
+def load_demo_command(
+    target: Annotated[str, typer.Option(help="host:port of the warehouse")] = "127.0.0.1:50051",
+    api_key: Annotated[str, typer.Option(help="a key with the role admin, if keys are configured")] = "",
+) -> None:
+    """Load the demo catalogue: products 1-3 and 100 units of each in warehouses 1 and 2. Repeating is safe."""
+    asyncio.run(load_demo(target, api_key))
+    typer.echo("Demo data is there: products 1, 2 and 3 in warehouses 1 and 2.")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m warehouse")

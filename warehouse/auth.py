@@ -1,0 +1,63 @@
+"""Who may call what: API keys, known by their hashes only."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, Field
+
+API_KEY_HEADER = "x-api-key"
+ANONYMOUS = "anonymous"
+
+
+class Role(StrEnum):
+    """What a key allows; each role includes the ones before it."""
+
+    READER = "reader"
+    ORDER = "order"
+    ADMIN = "admin"
+
+
+_RANK = {Role.READER: 0, Role.ORDER: 1, Role.ADMIN: 2}
+
+
+class ApiKey(BaseModel, frozen=True):
+    """A key that a caller may show; several can be valid at once, so that they can be rotated."""
+
+    name: str = Field(min_length=1, max_length=64, description="who holds it; the actor in the ledger")
+    role: Role
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal")
+
+
+class Unauthenticated(Exception):
+    """The caller shows no key, or one that is not known."""
+
+
+class PermissionDenied(Exception):
+    """The caller's role does not allow the call."""
+
+
+class Keyring:
+    """The configured keys; without any, everyone is an anonymous admin (keep such a server off the network)."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._keys = tuple(keys)
+
+    def identify(self, key: str | None, role: Role) -> str:
+        """The name of the caller who shows `key`, if it allows `role`.
+
+        Raises: Unauthenticated, PermissionDenied.
+        """
+        if not self._keys:
+            return ANONYMOUS
+        if not key:
+            raise Unauthenticated(f"send your key as metadata {API_KEY_HEADER}")
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        # Every key is compared, in constant time, so that the time taken tells nothing.
+        matches = [known for known in self._keys if hmac.compare_digest(known.sha256, digest)]
+        if not matches:
+            raise Unauthenticated("this key is not known")
+        if max(_RANK[known.role] for known in matches) < _RANK[role]:
+            raise PermissionDenied(f"this call needs a key with the role {role}")
+        return matches[0].name

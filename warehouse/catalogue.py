@@ -1,0 +1,140 @@
+"""Products and warehouses: rare changes, a plain transaction each, idempotent by request id like all others."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pymysql
+import sqlalchemy
+from sqlalchemy import Row, func, insert, literal_column, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service_kit.database import DUPLICATE_KEY, Database, RaceLost, error_number
+from warehouse.commands import Answer, CreateProduct, CreateWarehouse, decode_answer, encode_answer, fingerprint
+from warehouse.queries import to_instant
+from warehouse.records import Product, Warehouse
+from warehouse.refusals import Reason, Refusal, request_id_reused
+from warehouse.tables import products, request_ids, warehouses
+
+_NOW: sqlalchemy.ColumnElement[Any] = literal_column("UTC_TIMESTAMP(6)")
+Act = Callable[[AsyncConnection], Awaitable[Answer | Refusal]]
+
+
+class Catalogue:
+    """Adds and reads products and warehouses. All methods raise DatabaseFault."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_product(self, command: CreateProduct) -> Answer | Refusal:
+        """Add a product, unless its sku or id is taken."""
+
+        async def act(connection: AsyncConnection) -> Answer | Refusal:
+            taken = or_(products.c.sku == command.sku, products.c.product_id == command.product_id)
+            if (await connection.execute(select(products.c.product_id).where(taken))).first():
+                details = (("sku", command.sku), ("product_id", str(command.product_id)))
+                return Refusal(
+                    Reason.PRODUCT_EXISTS, f"there is a product with sku {command.sku!r} or this id", details
+                )
+            values = {
+                "sku": command.sku,
+                "name": command.name,
+                "description": command.description,
+                "list_price": None if command.list_price is None else Decimal(command.list_price),
+                "currency": command.currency,
+            }
+            key = {"product_id": command.product_id} if command.product_id else {}
+            await connection.execute(insert(products).values(**key, **values, created_at=_NOW, updated_at=_NOW))
+            row = (await connection.execute(select(products).where(products.c.sku == command.sku))).one()
+            return Answer(product=_product(row))
+
+        return await self._once(command, act)
+
+    async def create_warehouse(self, command: CreateWarehouse) -> Answer | Refusal:
+        """Add a warehouse, unless its code or id is taken."""
+
+        async def act(connection: AsyncConnection) -> Answer | Refusal:
+            table = warehouses.c
+            taken = or_(table.code == command.code, table.warehouse_id == command.warehouse_id)
+            if (await connection.execute(select(table.warehouse_id).where(taken))).first():
+                details = (("code", command.code), ("warehouse_id", str(command.warehouse_id)))
+                message = f"there is a warehouse with code {command.code!r} or this id"
+                return Refusal(Reason.WAREHOUSE_EXISTS, message, details)
+            key = {"warehouse_id": command.warehouse_id} if command.warehouse_id else {}
+            values = {"code": command.code, "name": command.name, "priority": command.priority}
+            await connection.execute(insert(warehouses).values(**key, **values, created_at=_NOW, updated_at=_NOW))
+            row = (await connection.execute(select(warehouses).where(table.code == command.code))).one()
+            return Answer(warehouse=_warehouse(row))
+
+        return await self._once(command, act)
+
+    async def products(self, product_ids: Sequence[int]) -> list[Product]:
+        """Those of `product_ids` that exist, by id."""
+        query = select(products).where(products.c.product_id.in_(product_ids)).order_by(products.c.product_id)
+        return await self._read(query)
+
+    async def products_after(self, product_id: int, size: int) -> list[Product]:
+        """A page of the catalogue: the `size` products with the next greater ids."""
+        query = select(products).where(products.c.product_id > product_id).order_by(products.c.product_id).limit(size)
+        return await self._read(query)
+
+    async def _read(self, query: sqlalchemy.Select[Any]) -> list[Product]:
+        async def read(connection: AsyncConnection) -> list[Product]:
+            return [_product(row) for row in (await connection.execute(query)).all()]
+
+        return await self._database.run_in_transaction(read)
+
+    async def _once(self, command: CreateProduct | CreateWarehouse, act: Act) -> Answer | Refusal:
+        """Let `act` have its effect unless the request id has had one."""
+        print_of_command = fingerprint(command)
+
+        async def work(connection: AsyncConnection) -> Answer | Refusal:
+            columns = (func.lower(func.hex(request_ids.c.fingerprint)), request_ids.c.answer)
+            known = (
+                await connection.execute(select(*columns).where(request_ids.c.request_id == command.request_id))
+            ).first()
+            if known is not None:
+                return (
+                    decode_answer(known[1]) if known[0] == print_of_command else request_id_reused(command.request_id)
+                )
+            outcome = await act(connection)
+            if isinstance(outcome, Answer):
+                await connection.execute(
+                    insert(request_ids).values(
+                        request_id=command.request_id,
+                        fingerprint=func.unhex(print_of_command),
+                        answer=encode_answer(outcome),
+                        created_at=_NOW,
+                    )
+                )
+            return outcome
+
+        return await self._database.run_in_transaction(lambda connection: _start_over_if_beaten(work, connection))
+
+
+async def _start_over_if_beaten(work: Act, connection: AsyncConnection) -> Answer | Refusal:
+    """Somebody else made the same key a moment ago: with theirs in sight the answer is another one."""
+    try:
+        return await work(connection)
+    except (sqlalchemy.exc.IntegrityError, pymysql.err.IntegrityError) as error:
+        if error_number(error) == DUPLICATE_KEY:
+            raise RaceLost from error
+        raise
+
+
+def _product(row: Row[Any]) -> Product:
+    return Product(
+        row.product_id,
+        row.sku,
+        row.name,
+        row.description,
+        None if row.list_price is None else f"{row.list_price:.2f}",
+        row.currency,
+        to_instant(row.created_at),
+        to_instant(row.updated_at),
+    )
+
+
+def _warehouse(row: Row[Any]) -> Warehouse:
+    values: list[Any] = [*row[:-2], to_instant(row.created_at), to_instant(row.updated_at)]
+    return Warehouse(*values)

@@ -1,0 +1,101 @@
+"""Ends holds whose time is over, through the same door as everything else.
+
+Safe with any number of servers: a sweep passes over rows that another one has locked, and a hold that was
+ended meanwhile is simply found closed. A hold that can't be ended (its rows contradict each other) is logged
+and left alone; the sweep goes on behind it.
+"""
+
+import asyncio
+from datetime import datetime
+
+import structlog
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service_kit.database import Database, DatabaseFault
+from warehouse.batcher import Batcher, BatcherFull
+from warehouse.commands import Answer, Command, Expire
+from warehouse.records import State
+from warehouse.refusals import Refusal
+from warehouse.tables import reservations
+
+log = structlog.get_logger(__name__)
+_Position = tuple[datetime, str]
+
+
+class Sweeper:
+    """Finds overdue holds and submits an Expire for each.
+
+    Args:
+        database: where to look.
+        batcher: the door.
+        size_max: how many holds are ended together.
+        pause_seconds: between two sweeps of `run`.
+    """
+
+    def __init__(
+        self, database: Database, batcher: Batcher[Command, Answer | Refusal], size_max: int, pause_seconds: float
+    ) -> None:
+        self._database = database
+        self._batcher = batcher
+        self._size_max = size_max
+        self._pause_seconds = pause_seconds
+
+    async def run(self) -> None:
+        """Sweep, pause, sweep, until cancelled."""
+        while True:
+            await asyncio.sleep(self._pause_seconds)
+            try:
+                expired = await self.sweep(asyncio.get_running_loop().time() + 60)
+            except DatabaseFault as fault:
+                log.warning("sweep_failed", error=str(fault))
+            else:
+                if expired:
+                    log.info("holds_expired", count=expired)
+
+    async def sweep(self, deadline: float) -> int:
+        """End all holds that are overdue now, or as many as can be by `deadline` (the loop's time).
+
+        Returns how many this call ended. Raises: DatabaseFault.
+        """
+        expired, position = 0, None
+        while asyncio.get_running_loop().time() < deadline:
+            overdue = await self._overdue(position)
+            if not overdue:
+                break
+            expired += await self._expire([reservation_id for _, reservation_id in overdue])
+            position = overdue[-1]
+        return expired
+
+    async def _expire(self, ids: list[str]) -> int:
+        pending = []
+        for reservation_id in ids:
+            try:
+                pending.append(self._batcher.submit(Expire(reservation_id)))
+            except BatcherFull:
+                # Callers come first; the next sweep finds the rest.
+                break
+        outcomes = await asyncio.gather(*pending, return_exceptions=True)
+        for reservation_id, outcome in zip(ids, outcomes, strict=False):
+            if isinstance(outcome, DatabaseFault):
+                raise outcome
+            if isinstance(outcome, BaseException):
+                log.error("hold_not_expired", reservation_id=reservation_id, error=str(outcome))
+        return sum(1 for outcome in outcomes if isinstance(outcome, Answer) and outcome.reservations)
+
+    async def _overdue(self, after: _Position | None) -> list[_Position]:
+        """The next overdue holds behind `after`, without those that somebody is working on."""
+        table = reservations.c
+        query = select(table.expires_at, table.reservation_id).where(
+            table.state == State.RESERVED, table.expires_at <= func.utc_timestamp(6)
+        )
+        if after is not None:
+            same = and_(table.expires_at == after[0], table.reservation_id > after[1])
+            query = query.where(table.expires_at >= after[0], or_(table.expires_at > after[0], same))
+        query = query.order_by(table.expires_at, table.reservation_id).limit(self._size_max)
+
+        async def read(connection: AsyncConnection) -> list[_Position]:
+            rows = (await connection.execute(query.with_for_update(skip_locked=True))).all()
+            return [(row[0], row[1]) for row in rows]
+
+        return await self._database.run_in_transaction(read)

@@ -1,0 +1,154 @@
+"""Reading without locks: reservations, stock levels and the ledger, in pages."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service_kit.database import Database
+from warehouse.paging import Cursor
+from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State
+from warehouse.tables import movements, products, reservation_lines, reservations, stock_levels, warehouses
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_instant(value: datetime) -> int:
+    """A DATETIME of the database (UTC, without saying so) as microseconds since 1970."""
+    return (value.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+
+
+def to_datetime(instant: int) -> datetime:
+    """Microseconds since 1970 as the database wants it."""
+    return (EPOCH + timedelta(microseconds=instant)).replace(tzinfo=None)
+
+
+class StockQueries:
+    """What the warehouse can be asked without changing it. All methods raise DatabaseFault."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def reservation(self, reservation_id: str) -> Reservation | None:
+        """One reservation, if it exists."""
+        found = await self._database.run_in_transaction(lambda connection: _load(connection, [reservation_id]))
+        return found[0] if found else None
+
+    async def reservations_newest_first(
+        self, order_id: str, product_id: int, state: State | None, before: str, size: int
+    ) -> list[Reservation]:
+        """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty."""
+        ids = _reservation_ids(order_id, product_id, state)
+        if before:
+            ids = ids.where(reservations.c.reservation_id < before)
+        ids = ids.order_by(reservations.c.reservation_id.desc()).limit(size)
+        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+
+    async def reservations_by_expiry(self, state: State, after: Cursor | None, size: int) -> list[Reservation]:
+        """All in a state, soonest expiry first; those after the (expires_at, reservation_id) of `after`."""
+        table = reservations.c
+        ids = select(table.reservation_id).where(table.state == state)
+        if after is not None:
+            expires_at = to_datetime(int(after[0]))
+            later = and_(table.expires_at == expires_at, table.reservation_id > after[1])
+            ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
+        ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
+        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+
+    async def levels_of_product(self, product_id: int, size: int) -> list[Level]:
+        """The stock levels of a product, by priority of the warehouse."""
+        query = (
+            select(stock_levels)
+            .join(warehouses, warehouses.c.warehouse_id == stock_levels.c.warehouse_id)
+            .where(stock_levels.c.product_id == product_id)
+            .order_by(warehouses.c.priority, warehouses.c.warehouse_id)
+            .limit(size)
+        )
+        return [_level(row) for row in await self._all(query)]
+
+    async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
+        """Of the products and the warehouses in `keys`, those that exist."""
+        found = await self._all(select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys})))
+        table = warehouses.c
+        others = await self._all(select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys})))
+        return frozenset(row[0] for row in found), frozenset(row[0] for row in others)
+
+    async def movements(
+        self, key: LevelKey, kind: MovementType | None, since: int | None, before: int | None, size: int
+    ) -> list[Movement]:
+        """The ledger of a stock level, newest first: those with a sequence less than `before`.
+
+        Time grows with the sequence, so those before `since` are cut off here, not searched for over there.
+        """
+        table = movements.c
+        query = select(movements).where(table.product_id == key[0], table.warehouse_id == key[1])
+        if kind is not None:
+            query = query.where(table.type == kind)
+        if before is not None:
+            query = query.where(table.sequence < before)
+        found = [_movement(row) for row in await self._all(query.order_by(table.sequence.desc()).limit(size))]
+        return [movement for movement in found if since is None or movement.created_at >= since]
+
+    async def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        async def read(connection: AsyncConnection) -> list[Row[Any]]:
+            return list((await connection.execute(query)).all())
+
+        return await self._database.run_in_transaction(read)
+
+
+def _reservation_ids(order_id: str, product_id: int, state: State | None) -> Select[Any]:
+    table, lines = reservations.c, reservation_lines.c
+    ids = select(table.reservation_id).distinct()
+    if product_id:
+        same = lines.reservation_id == table.reservation_id
+        ids = ids.join(reservation_lines, same).where(lines.product_id == product_id)
+    if order_id:
+        ids = ids.where(table.order_id == order_id)
+    if state is not None:
+        ids = ids.where(table.state == state)
+    return ids
+
+
+async def _load_page(connection: AsyncConnection, ids: Select[Any]) -> list[Reservation]:
+    return await _load(connection, [row[0] for row in (await connection.execute(ids)).all()])
+
+
+async def _load(connection: AsyncConnection, ids: Sequence[str]) -> list[Reservation]:
+    """The reservations with `ids`, in that order."""
+    if not ids:
+        return []
+    heads = select(reservations).where(reservations.c.reservation_id.in_(ids))
+    rows = {row.reservation_id: row for row in (await connection.execute(heads)).all()}
+    lines: dict[str, list[HeldLine]] = {}
+    query = select(reservation_lines).where(reservation_lines.c.reservation_id.in_(ids))
+    keys = reservation_lines.c
+    for reservation_id, *line in (await connection.execute(query.order_by(keys.product_id, keys.warehouse_id))).all():
+        lines.setdefault(reservation_id, []).append(HeldLine(*line))
+    return [_reservation(rows[key], lines.get(key, [])) for key in ids if key in rows]
+
+
+def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
+    return Reservation(
+        row.reservation_id,
+        row.order_id,
+        row.order_sequence,
+        State(row.state),
+        to_instant(row.expires_at),
+        to_instant(row.created_at),
+        to_instant(row.closed_at) if row.closed_at else None,
+        row.reason,
+        row.correlation_id,
+        tuple(lines),
+    )
+
+
+def _level(row: Row[Any]) -> Level:
+    values: list[Any] = [*row[:-2], to_instant(row.created_at), to_instant(row.updated_at)]
+    return Level(*values)
+
+
+def _movement(row: Row[Any]) -> Movement:
+    values: list[Any] = [*row[:-1], to_instant(row.created_at)]
+    return Movement(*values)

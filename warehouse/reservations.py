@@ -1,0 +1,184 @@
+"""The gRPC servicer of holds: checks what comes in, hands it to the batcher, tells what became of it."""
+
+import asyncio
+from typing import cast
+
+from google.rpc.status_pb2 import Status
+
+from generated.warehouse.v1 import warehouse_pb2 as pb
+from generated.warehouse.v1.warehouse_pb2_grpc import WarehouseServiceServicer
+from warehouse import wire
+from warehouse.auth import Role
+from warehouse.batcher import Batcher
+from warehouse.commands import Answer, Command, Line
+from warehouse.edge import Caller, Edge, rpc
+from warehouse.expiry import Sweeper
+from warehouse.paging import make_token, page_size, read_token
+from warehouse.queries import StockQueries
+from warehouse.records import Level, LevelKey, State
+from warehouse.refusals import Refusal, reservation_not_found
+from warehouse.settings import Limits
+from warehouse.status import status_of_error, status_of_refusal
+from warehouse.validation import BATCH_MAX, ID_MAX, LINES_MAX, Checks
+
+StockBatcher = Batcher[Command, Answer | Refusal]
+LevelBatcher = Batcher[tuple[LevelKey, ...], dict[LevelKey, Level]]
+
+
+class Reservations(WarehouseServiceServicer):
+    """WarehouseService; the contract is documented in protos/warehouse/v1/warehouse.proto."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        batcher: StockBatcher,
+        levels: LevelBatcher,
+        queries: StockQueries,
+        sweeper: Sweeper,
+        limits: Limits,
+    ) -> None:
+        self.edge = edge
+        self._batcher = batcher
+        self._levels = levels
+        self._queries = queries
+        self._sweeper = sweeper
+        self._limits = limits
+
+    @rpc(Role.READER)
+    async def CheckStock(self, request: pb.CheckStockRequest, caller: Caller) -> pb.CheckStockResponse:
+        checks = Checks()
+        checks.count("items", len(request.items), LINES_MAX)
+        totals = wire.lines_of(checks, "items", request.items)
+        checks.done()
+        keys = tuple(line.key for line in totals)
+        return _availability(request, totals, await self._levels.submit(keys, caller.deadline))
+
+    @rpc(Role.ORDER)
+    async def Reserve(self, request: pb.ReserveRequest, caller: Caller) -> pb.ReserveResponse | Refusal:
+        command = wire.reserve(request, caller, self._limits)
+        answer = await self._batcher.submit(command, caller.deadline)
+        if isinstance(answer, Refusal):
+            return answer
+        return pb.ReserveResponse(reservation=wire.reservation(answer.reservations[0]))
+
+    @rpc(Role.ORDER)
+    async def BatchReserve(self, request: pb.BatchReserveRequest, caller: Caller) -> pb.BatchReserveResponse:
+        checks = Checks()
+        checks.count("requests", len(request.requests), BATCH_MAX)
+        checks.done()
+        pending = [self._begin(item, caller) for item in request.requests]
+        futures = [item for item in pending if not isinstance(item, Exception)]
+        await asyncio.gather(*futures, return_exceptions=True)
+        return pb.BatchReserveResponse(results=[_result(item) for item in pending])
+
+    def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
+        try:
+            return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline)
+        except Exception as error:
+            return error
+
+    @rpc(Role.ORDER)
+    async def Commit(self, request: pb.CommitRequest, caller: Caller) -> pb.CommitResponse | Refusal:
+        answer = await self._batcher.submit(wire.commit(request, caller), caller.deadline)
+        if isinstance(answer, Refusal):
+            return answer
+        return pb.CommitResponse(reservations=[wire.reservation(item) for item in answer.reservations])
+
+    @rpc(Role.ORDER)
+    async def Cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse | Refusal:
+        answer = await self._batcher.submit(wire.cancel(request, caller), caller.deadline)
+        if isinstance(answer, Refusal):
+            return answer
+        return pb.CancelResponse(reservations=[wire.reservation(item) for item in answer.reservations])
+
+    @rpc(Role.ORDER)
+    async def Extend(self, request: pb.ExtendRequest, caller: Caller) -> pb.ExtendResponse | Refusal:
+        command = wire.extend(request, caller, self._limits)
+        answer = await self._batcher.submit(command, caller.deadline)
+        if isinstance(answer, Refusal):
+            return answer
+        return pb.ExtendResponse(reservation=wire.reservation(answer.reservations[0]))
+
+    @rpc(Role.READER)
+    async def GetReservation(
+        self, request: pb.GetReservationRequest, _caller: Caller
+    ) -> pb.GetReservationResponse | Refusal:
+        checks = Checks()
+        checks.opaque_id("reservation_id", request.reservation_id)
+        checks.done()
+        found = await self._queries.reservation(request.reservation_id)
+        if found is None:
+            return reservation_not_found(request.reservation_id)
+        return pb.GetReservationResponse(reservation=wire.reservation(found))
+
+    @rpc(Role.READER)
+    async def ListReservations(
+        self, request: pb.ListReservationsRequest, _caller: Caller
+    ) -> pb.ListReservationsResponse:
+        checks = Checks()
+        checks.opaque_id("order_id", request.order_id, required=False)
+        checks.number("product_id", request.product_id, 0, ID_MAX)
+        state = wire.state_filter(checks, request.state)
+        if not (request.order_id or request.product_id or request.state):
+            checks.fail("order_id", "give at least one of order_id, product_id and state")
+        checks.done()
+        return await self._list(request, state)
+
+    async def _list(self, request: pb.ListReservationsRequest, state: State | None) -> pb.ListReservationsResponse:
+        size = page_size(request.page_size, self._limits.page_size_default)
+        filters = (request.order_id, request.product_id, request.state)
+        by_expiry = state is not None and not (request.order_id or request.product_id)
+        cursor = read_token(request.page_token, filters, (int, str) if by_expiry else (str,))
+        if state is not None and by_expiry:
+            found = await self._queries.reservations_by_expiry(state, cursor, size + 1)
+        else:
+            before = str(cursor[0]) if cursor else ""
+            found = await self._queries.reservations_newest_first(
+                request.order_id, request.product_id, state, before, size + 1
+            )
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            key = (last.expires_at, last.reservation_id) if by_expiry else (last.reservation_id,)
+            token = make_token(filters, key)
+        return pb.ListReservationsResponse(
+            reservations=[wire.reservation(item) for item in found[:size]], next_page_token=token
+        )
+
+    @rpc(Role.ADMIN)
+    async def SweepExpired(self, _request: pb.SweepExpiredRequest, caller: Caller) -> pb.SweepExpiredResponse:
+        return pb.SweepExpiredResponse(expired=await self._sweeper.sweep(caller.deadline))
+
+
+def _availability(
+    request: pb.CheckStockRequest, totals: tuple[Line, ...], levels: dict[LevelKey, Level]
+) -> pb.CheckStockResponse:
+    wanted = {line.key: line.quantity for line in totals}
+    items = []
+    for item in request.items:
+        key = (item.product_id, item.warehouse_id)
+        level = levels.get(key)
+        available = level.available if level is not None else 0
+        items.append(
+            pb.ItemAvailability(
+                product_id=item.product_id,
+                warehouse_id=item.warehouse_id,
+                quantity=item.quantity,
+                available=available,
+                sufficient=available >= wanted[key],
+                found=level is not None,
+            )
+        )
+    return pb.CheckStockResponse(items=items, sufficient=all(item.sufficient for item in items))
+
+
+def _result(item: asyncio.Future[Answer | Refusal] | Exception) -> pb.BatchReserveResult:
+    error = item if isinstance(item, Exception) else cast("Exception | None", item.exception())
+    if error is not None:
+        return pb.BatchReserveResult(error=status_of_error(error))
+    assert not isinstance(item, Exception)
+    answer = item.result()
+    if isinstance(answer, Refusal):
+        status: Status = status_of_refusal(answer)
+        return pb.BatchReserveResult(error=status)
+    return pb.BatchReserveResult(reservation=wire.reservation(answer.reservations[0]))

@@ -1,0 +1,145 @@
+"""One server process, put together: database, batchers, servicers, health, reflection, sweeper."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
+from service_kit.database import Database, DatabaseAway
+from warehouse.administration import Administration
+from warehouse.auth import Keyring
+from warehouse.batcher import Batcher
+from warehouse.catalogue import Catalogue
+from warehouse.edge import Edge
+from warehouse.expiry import Sweeper
+from warehouse.queries import StockQueries
+from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
+from warehouse.settings import WarehouseSettings
+from warehouse.store import LevelReader, StockStore
+
+log = structlog.get_logger(__name__)
+SERVICES = (
+    warehouse_pb2.DESCRIPTOR.services_by_name["WarehouseService"].full_name,
+    stock_pb2.DESCRIPTOR.services_by_name["StockService"].full_name,
+)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def serve(settings: WarehouseSettings) -> None:
+    """Serve until SIGTERM or SIGINT; then refuse new calls, finish those in flight, and return."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as port:
+        log.info("serving", address=f"{settings.listen.rpartition(':')[0]}:{port}")
+        await stop.wait()
+        log.info("stopping", grace_seconds=settings.stop_grace_seconds)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
+    """A server that takes calls inside the `async with`; gives its port."""
+    database = Database(settings.database_url, settings.database)
+    store, reader = StockStore(database), LevelReader(database)
+    batcher: StockBatcher = Batcher(store.process, settings.batcher)
+    levels: LevelBatcher = Batcher(reader.process, settings.reader)
+    sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
+    server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.calls_max)
+    _add_services(server, settings, database, batcher, levels, sweeper)
+    servicer = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _bind(server, settings)
+    batcher.start()
+    levels.start()
+    await _tell_health(servicer, database)
+    await server.start()
+    tasks = [
+        asyncio.create_task(_watch_health(servicer, database, settings.health_check_seconds), name="health"),
+        asyncio.create_task(sweeper.run(), name="sweeper"),
+    ]
+    try:
+        yield port
+    finally:
+        await servicer.enter_graceful_shutdown()
+        await server.stop(settings.stop_grace_seconds)
+        await _cancel(tasks)
+        await asyncio.gather(batcher.close(), levels.close())
+        await asyncio.gather(store.close(), reader.close())
+        await database.close()
+
+
+def _add_services(
+    server: grpc.aio.Server,
+    settings: WarehouseSettings,
+    database: Database,
+    batcher: StockBatcher,
+    levels: LevelBatcher,
+    sweeper: Sweeper,
+) -> None:
+    edge = Edge(Keyring(settings.api_keys), settings.call_seconds_max)
+    queries = StockQueries(database)
+    reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits)
+    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
+    warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
+    stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
+
+
+def _options(settings: WarehouseSettings) -> list[tuple[str, int]]:
+    """See https://grpc.github.io/grpc/core/group__grpc__arg__keys.html for their meaning."""
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.keepalive_client_min_seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_age_ms", int(settings.connection_age_max_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", 60_000),
+    ]
+
+
+def _bind(server: grpc.aio.Server, settings: WarehouseSettings) -> int:
+    """Take the port. Raises: RuntimeError, if somebody else has it."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return server.add_insecure_port(settings.listen)
+    credentials = grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
+        root_certificates=settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
+        require_client_auth=settings.tls_client_ca is not None,
+    )
+    return server.add_secure_port(settings.listen, credentials)
+
+
+async def _watch_health(servicer: health_aio.HealthServicer, database: Database, pause_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(pause_seconds)
+        await _tell_health(servicer, database)
+
+
+async def _tell_health(servicer: health_aio.HealthServicer, database: Database) -> None:
+    """SERVING while the database answers, for the server as a whole ("") and for each service."""
+    try:
+        await database.ping()
+        status = _SERVING
+    except DatabaseAway as error:
+        log.warning("database_away", error=repr(error.__cause__))
+        status = _NOT_SERVING
+    for name in ("", *SERVICES):
+        await servicer.set(name, status)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,117 @@
+"""What a caller is told when the answer is no: the table of refusals and faults, as google.rpc.Status.
+
+The texts of drivers, SQL and stack traces go to the log, never to a caller.
+"""
+
+import json
+from functools import lru_cache
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from service_kit.database import DatabaseAway, LockRetriesSpent
+from warehouse.auth import PermissionDenied, Unauthenticated
+from warehouse.batcher import BatcherClosed, BatcherFull
+from warehouse.refusals import Reason, Refusal
+from warehouse.validation import InvalidRequest
+
+DOMAIN = "warehouse.v1"
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+REFUSAL_CODES = {
+    Reason.INSUFFICIENT_STOCK: code_pb2.FAILED_PRECONDITION,
+    Reason.PRODUCT_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.WAREHOUSE_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.STOCK_LEVEL_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.RESERVATION_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.RESERVATION_EXPIRED: code_pb2.FAILED_PRECONDITION,
+    Reason.RESERVATION_COMMITTED: code_pb2.FAILED_PRECONDITION,
+    Reason.RESERVATION_CANCELLED: code_pb2.FAILED_PRECONDITION,
+    Reason.RESERVE_CANCELLED: code_pb2.FAILED_PRECONDITION,
+    Reason.RESERVED_MISMATCH: code_pb2.FAILED_PRECONDITION,
+    Reason.REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
+    Reason.PRODUCT_EXISTS: code_pb2.ALREADY_EXISTS,
+    Reason.WAREHOUSE_EXISTS: code_pb2.ALREADY_EXISTS,
+}
+
+# exception: status, reason, what the caller reads ("": the exception's own text), when to ask again (seconds)
+_FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
+    (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", "", 0),
+    (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", "", 0),
+    (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
+    (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
+    (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),
+    (DatabaseAway, code_pb2.UNAVAILABLE, "DATABASE_AWAY", "the database does not answer, ask again", 1),
+    (TimeoutError, code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "there was no time left for this call", 0),
+)
+
+Metadata = tuple[tuple[str, bytes], ...]
+
+
+@lru_cache(maxsize=1024)
+def status_of_refusal(refusal: Refusal) -> Status:
+    """A refusal with its ErrorInfo, and a violation per line for a shortage. Shared: do not change it."""
+    details = dict(refusal.details)
+    messages: list[Message] = []
+    if refusal.shortages:
+        pairs = [{name: getattr(short, name) for name in short.__struct_fields__} for short in refusal.shortages]
+        details["shortages"] = json.dumps(pairs, separators=(",", ":"))
+        messages.append(
+            PreconditionFailure(
+                violations=[
+                    PreconditionFailure.Violation(
+                        type=refusal.reason,
+                        subject=f"products/{short.product_id}/warehouses/{short.warehouse_id}",
+                        description=f"requested {short.requested}, available {short.available}",
+                    )
+                    for short in refusal.shortages
+                ]
+            )
+        )
+    info = ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=details)
+    return _status(REFUSAL_CODES[refusal.reason], refusal.message, info, *messages)
+
+
+def status_of_error(error: BaseException) -> Status:
+    """An exception as its status; INTERNAL, with nothing of its text, for one that is not expected."""
+    if isinstance(error, InvalidRequest):
+        violations = [
+            BadRequest.FieldViolation(field=field, description=problem) for field, problem in error.violations
+        ]
+        info = ErrorInfo(reason="INVALID_ARGUMENT", domain=DOMAIN)
+        return _status(code_pb2.INVALID_ARGUMENT, str(error), info, BadRequest(field_violations=violations))
+    for kind, code, reason, text, retry_seconds in _FAULTS:
+        if isinstance(error, kind):
+            messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN)]
+            if retry_seconds:
+                messages.append(
+                    RetryInfo(retry_delay=Duration(nanos=int(retry_seconds * 1e9) % 10**9, seconds=int(retry_seconds)))
+                )
+            return _status(code, text or str(error), *messages)
+    info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
+    return _status(code_pb2.INTERNAL, "something went wrong in the warehouse; its log says what", info)
+
+
+@lru_cache(maxsize=1024)
+def trailing_refusal(refusal: Refusal) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What ends a call that was refused: code, message, trailing metadata."""
+    return trailing(status_of_refusal(refusal))
+
+
+def trailing(status: Status) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What ends a call with `status`: code, message, trailing metadata."""
+    return _CODES[status.code], status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _status(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
