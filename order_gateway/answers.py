@@ -1,6 +1,5 @@
 """Answers by Idempotency-Key: the first request with a key does the work, repetitions get its answer."""
 
-import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +17,7 @@ class Answer:
 
     status: int
     location: str | None
-    body: bytes
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Answers:
         self._database = database
         self._lease_seconds = lease_seconds
 
-    async def begin(self, owner: str, key: str, request_hash: bytes) -> Answer | Begun | Reused | InProgress:
+    async def begin(self, owner: str, key: str, request_hash: str) -> Answer | Begun | Reused | InProgress:
         """Claim a key for a request, or find what became of it."""
         claim = uuid.uuid4().hex
 
@@ -62,7 +61,7 @@ class Answers:
             if row is None:
                 await self._insert(connection, owner, key, request_hash, claim)
                 return Begun()
-            if not secrets.compare_digest(row.request_hash, request_hash):
+            if row.request_hash != request_hash:
                 return Reused()
             if row.status is not None:
                 return Answer(row.status, row.location, row.body)
@@ -95,7 +94,7 @@ class Answers:
 
         await self._database.run_in_transaction(work)
 
-    async def _insert(self, connection: AsyncConnection, owner: str, key: str, request_hash: bytes, claim: str) -> None:
+    async def _insert(self, connection: AsyncConnection, owner: str, key: str, request_hash: str, claim: str) -> None:
         now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
         row = {
             "owner": owner,

@@ -1,6 +1,6 @@
 """Table definitions for queries, nothing else; the DDL is in migrations/orders."""
 
-from sqlalchemy import JSON, BigInteger, Column, Integer, LargeBinary, MetaData, Numeric, String, Table
+from sqlalchemy import JSON, BigInteger, Column, Integer, MetaData, Numeric, String, Table, Text
 from sqlalchemy.dialects.mysql import DATETIME
 
 metadata = MetaData()
@@ -100,12 +100,12 @@ idempotency_keys = Table(
     metadata,
     Column("owner", String(64), primary_key=True),
     Column("idempotency_key", String(128), primary_key=True),
-    Column("request_hash", LargeBinary(32)),
+    Column("request_hash", String(64)),
     Column("claim", String(32)),
     Column("claimed_until", _INSTANT),
     Column("order_id", BigInteger),
     Column("status", Integer),
     Column("location", String(255)),
-    Column("body", LargeBinary),
+    Column("body", Text),
     Column("created_at", _INSTANT),
 )

@@ -52,7 +52,7 @@ async def _first(request: web.Request, handler: Handler, answers: Answers) -> we
     response = await handler(request)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
-            answer = Answer(response.status, response.headers.get("Location"), response.body)
+            answer = Answer(response.status, response.headers.get("Location"), response.body.decode())
             await answers.finish(owner, key, answer)
         else:
             await answers.release(owner, key)
@@ -71,12 +71,13 @@ def _again(answer: Answer) -> web.Response:
     headers = {"Idempotent-Replayed": "true"}
     if answer.location:
         headers["Location"] = answer.location
+    body = answer.body.encode()
     return web.Response(
-        body=answer.body, status=answer.status, headers=headers, content_type="application/json", charset="utf-8"
+        body=body, status=answer.status, headers=headers, content_type="application/json", charset="utf-8"
     )
 
 
-async def _hash(request: web.Request) -> bytes:
+async def _hash(request: web.Request) -> str:
     digest = hashlib.sha256(f"{request.method} {request.path_qs}\n".encode())
     digest.update(await request.read())
-    return digest.digest()
+    return digest.hexdigest()

@@ -87,9 +87,9 @@ class Outside:
 class World:
     """The order service without its HTTP, and the hands of a test on its clock."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, outside: Outside | None = None) -> None:
         self.database = Database(url)
-        self.outside = Outside()
+        self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
         self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(1020, 1, 1, 1, 1))

@@ -132,13 +132,13 @@ TABLES = (
     CREATE TABLE idempotency_keys (
       owner VARCHAR(64) COLLATE utf8mb4_bin NOT NULL,
       idempotency_key VARCHAR(128) COLLATE utf8mb4_bin NOT NULL,
-      request_hash BINARY(32) NOT NULL,
+      request_hash CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
       claim CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
       claimed_until DATETIME(6) NOT NULL,
       order_id BIGINT NULL,
       status SMALLINT NULL,
       location VARCHAR(255) NULL,
-      body MEDIUMBLOB NULL,
+      body MEDIUMTEXT NULL,
       created_at DATETIME(6) NOT NULL,
       PRIMARY KEY (owner, idempotency_key),
       KEY idempotency_keys_age (created_at)

@@ -1,0 +1,246 @@
+"""The HTTP contract: envelope, ids, keys, validation, errors, Idempotency-Key."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from order_gateway.answers import Answers
+from order_gateway.basket import Basket, Catalogue
+from order_gateway.gateway import Call, Product, StockLine
+from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.health import HealthRoutes
+from order_gateway.http.orders import OrderRoutes
+from order_gateway.payments import Declined
+from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
+
+pytestmark = pytest.mark.sql
+KEY = {"X-API-Key": "order-service-api-key"}
+ITEM = {"product_id": 1, "warehouse_id": 1, "quantity": 2}
+ORDER: dict[str, Any] = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [ITEM]}
+
+
+class Stocked(Outside):
+    """Product 1 costs 19.99 and is in warehouse 1."""
+
+    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        return {1: Product(1, Decimal("19.99"), "EUR")} if 1 in product_ids else {}
+
+    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        return [StockLine(1, 1, 100)]
+
+
+class Api:
+    """The service, served on a real socket, and what stands around it."""
+
+    def __init__(self, world: World, outside: Stocked, client: "TestClient[Any, Any]") -> None:
+        self.world = world
+        self.outside = outside
+        self.client = client
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, status: int, headers: Mapping[str, str] = KEY
+    ) -> Any:
+        sent = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+        async with self.client.request(method, path, headers=headers, **sent) as response:
+            answer = await response.json()
+            assert response.status == status, answer
+            assert response.headers["X-Request-ID"]
+            assert response.headers["X-Correlation-ID"]
+            assert answer["success"] == (status < 400)
+            if status >= 400:
+                assert set(answer["error"]) == {"code", "message", "details", "request_id"}
+                return answer["error"]
+            return answer["data"]
+
+
+@pytest.fixture
+async def api(orders_database_url: str) -> AsyncIterator[Api]:
+    outside = Stocked()
+    world = World(orders_database_url, outside)
+    basket = Basket(outside, Catalogue(outside, 0))
+    routes = [
+        *HealthRoutes(world.database, outside, PREFIX).routes(),
+        *OrderRoutes(world.store, world.saga, basket, PREFIX).routes(),
+    ]
+    answers = Answers(world.database, lease_seconds=30)
+    app = make_app(routes, world.settings.api_keys, answers, body_size_max_bytes=1024 * 1024)
+    async with TestClient(TestServer(app)) as client:
+        yield Api(world, outside, client)
+    await world.database.close()
+
+
+async def test_an_order_from_stock_to_shipped(api: Api) -> None:
+    order = await api.call("POST", "/api/v1/orders", ORDER, status=201)
+    assert order["status"] == "pending"
+    assert order["user_id"] == 7
+    assert order["total_amount"] == 39.98
+    assert order["items"][0]["unit_price"] == 19.99
+    assert order["reservations"][0]["is_active"] is True
+    path = f"/api/v1/orders/{order['id']}"
+    assert await api.call("GET", path, status=200) == order
+    paid = await api.call("POST", f"{path}/payment", {"payment_reference": "r-1"}, status=200)
+    assert paid["status"] == "paid"
+    assert (await api.call("POST", f"{path}/pay", status=409))["code"] == "INVALID_ORDER_STATE"
+    assert (await api.call("PATCH", f"{path}/status", {"status": "shipped"}, status=200))["status"] == "shipped"
+    assert (await api.call("POST", f"{path}/cancel", status=409))["code"] == "INVALID_ORDER_STATE"
+    assert (await api.call("PATCH", f"{path}/status", {"status": "completed"}, status=200))["status"] == "completed"
+
+
+async def test_cancel(api: Api) -> None:
+    order = await api.call("POST", "/api/v1/orders", ORDER, status=201)
+    path = f"/api/v1/orders/{order['id']}/status"
+    cancelled = await api.call("PATCH", path, {"status": "cancelled", "reason": "changed my mind"}, status=200)
+    assert cancelled["status"] == "cancelled"
+    assert cancelled["cancellation_reason"] == "customer"
+    assert cancelled["reservations"][0]["is_active"] is False
+    await api.call("PATCH", path, {"status": "cancelled"}, status=200)
+    await api.call("PATCH", path, {"status": "paid"}, status=409)
+
+
+async def test_refusals_and_faults(api: Api) -> None:
+    api.outside.script = {"reserve": [SHORT, AWAY]}
+    short = await api.call("POST", "/api/v1/orders", ORDER, status=409)
+    assert short["code"] == "INSUFFICIENT_STOCK"
+    assert short["details"] == [{"product_id": 1, "requested": 2, "available": 0}]
+    away = await api.call("POST", "/api/v1/orders", ORDER, status=503)
+    assert away["code"] == "WAREHOUSE_UNAVAILABLE"
+    assert (await api.call("GET", "/api/v1/orders/1", status=200))["status"] == "rejected"
+    assert (await api.call("GET", "/api/v1/orders/2", status=200))["cancellation_reason"] == "reservation_timeout"
+    unknown = {**ORDER, "items": [{**ITEM, "product_id": 99}]}
+    assert (await api.call("POST", "/api/v1/orders", unknown, status=404))["code"] == "PRODUCT_NOT_FOUND"
+    mismatch = {**ORDER, "items": [{**ITEM, "unit_price": "1.00"}]}
+    assert (await api.call("POST", "/api/v1/orders", mismatch, status=409))["code"] == "PRICE_MISMATCH"
+
+
+async def test_a_declined_payment(api: Api) -> None:
+    order = await api.call("POST", "/api/v1/orders", ORDER, status=201)
+    api.outside.script = {"charge": [Declined("no")]}
+    path = f"/api/v1/orders/{order['id']}"
+    assert (await api.call("POST", f"{path}/payment", {}, status=422))["code"] == "PAYMENT_DECLINED"
+    assert (await api.call("GET", path, status=200))["cancellation_reason"] == "payment_declined"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"user_id": True}, "user_id"),
+        ({"user_id": 0}, "user_id"),
+        ({"user_id": "x" * 65}, "user_id"),
+        ({"shipping_address": ""}, "shipping_address"),
+        ({"shipping_address": "x" * 1001}, "shipping_address"),
+        ({"shipping_address": {"street": "x"}}, "shipping_address"),
+        ({"payment_method": 5}, "payment_method"),
+        ({"items": []}, "items"),
+        ({"items": "x"}, "items"),
+        ({"items": [ITEM] * 101}, "items"),
+        ({"items": [{**ITEM, "quantity": 0}]}, "items.0.quantity"),
+        ({"items": [{**ITEM, "quantity": 1_000_001}]}, "items.0.quantity"),
+        ({"items": [{**ITEM, "quantity": 1.5}]}, "items.0.quantity"),
+        ({"items": [{**ITEM, "quantity": "1"}]}, "items.0.quantity"),
+        ({"items": [{**ITEM, "product_id": 2**63}]}, "items.0.product_id"),
+        ({"items": [{**ITEM, "product_id": -1}]}, "items.0.product_id"),
+        ({"items": [{**ITEM, "unit_price": -1}]}, "items.0.unit_price"),
+        ({"items": [{**ITEM, "unit_price": 1.001}]}, "items.0.unit_price"),
+        ({"items": [{**ITEM, "unit_price": 1e400}]}, "body"),
+        ({"items": [{**ITEM, "unit_price": "1e9999999"}]}, "items.0.unit_price"),
+        ({"items": [{**ITEM, "colour": "red"}]}, "items.0.colour"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+async def test_bad_fields_are_named(api: Api, change: dict[str, Any], field: str) -> None:
+    error = await api.call("POST", "/api/v1/orders", {**ORDER, **change}, status=400)
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert field in [detail["field"] for detail in error["details"]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b'{"user_id": "\\ud800"}',
+        b'{"user_id": ' + b"9" * 5000 + b"}",
+        b'{"items": [{"unit_price": 1e999999999999999999999}]}',
+    ],
+    ids=range(9),
+)
+async def test_bodies_that_are_no_orders(api: Api, body: bytes) -> None:
+    assert (await api.call("POST", "/api/v1/orders", body, status=400))["details"]
+
+
+async def test_everything_else_is_in_the_envelope_too(api: Api) -> None:
+    assert (await api.call("GET", "/nowhere", status=404))["code"] == "NOT_FOUND"
+    assert (await api.call("DELETE", "/api/v1/orders/1", status=405))["code"] == "METHOD_NOT_ALLOWED"
+    assert (await api.call("POST", "/api/v1/orders", b"x" * 1_048_577, status=413))["code"] == "BODY_TOO_LARGE"
+    assert (await api.call("GET", "/api/v1/orders/17", status=404))["code"] == "ORDER_NOT_FOUND"
+    for bad in ("abc", "0", "-1", "9" * 19, "%00", "%D9%A1"):
+        await api.call("GET", f"/api/v1/orders/{bad}", status=400)
+    assert (await api.call("GET", "/api/v1/orders/1", status=401, headers={}))["code"] == "UNAUTHENTICATED"
+    await api.call("GET", "/api/v1/orders/1", status=401, headers={"X-API-Key": "wrong"})
+    for path in ("/health", "/api/v1/health", "/ready"):
+        await api.call("GET", path, status=200, headers={})
+
+
+async def test_ids_travel(api: Api) -> None:
+    headers = {**KEY, "X-Request-ID": "r-1", "X-Correlation-ID": "c-9"}
+    async with api.client.get("/api/v1/orders/1", headers=headers) as response:
+        assert response.headers["X-Request-ID"] == "r-1"
+        assert response.headers["X-Correlation-ID"] == "c-9"
+        assert (await response.json())["error"]["request_id"] == "r-1"
+    async with api.client.get("/health", headers={"X-Request-ID": "no good " * 20}) as response:
+        assert len(response.headers["X-Request-ID"]) == 32
+
+
+async def test_the_same_key_and_body_answer_the_same(api: Api) -> None:
+    headers = {**KEY, "Idempotency-Key": "k-1"}
+    first = await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers)
+    path = f"/api/v1/orders/{first['id']}/payment"
+    await api.call("POST", path, {}, status=200, headers={**KEY, "Idempotency-Key": "k-2"})
+    assert await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers) == first
+    assert (await api.call("POST", path, {}, status=200, headers={**KEY, "Idempotency-Key": "k-2"}))["status"] == "paid"
+    other = {**ORDER, "user_id": 8}
+    assert (await api.call("POST", "/api/v1/orders", other, status=409, headers=headers))["code"] == "REQUEST_ID_REUSED"
+    assert api.outside.names() == ["reserve", "charge", "commit"]
+
+
+async def test_a_key_whose_request_failed_for_a_while_may_try_again(api: Api) -> None:
+    api.outside.script = {"reserve": [AWAY]}
+    headers = {**KEY, "Idempotency-Key": "k-1"}
+    await api.call("POST", "/api/v1/orders", ORDER, status=503, headers=headers)
+    order = await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers)
+    assert order["id"] == 2
+
+
+async def test_a_key_whose_request_died_gets_the_order_it_made(api: Api) -> None:
+    headers = {**KEY, "Idempotency-Key": "k-1"}
+    first = await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers)
+    await api.world.execute("UPDATE idempotency_keys SET status = NULL, body = NULL")
+    assert (await api.call("POST", "/api/v1/orders", ORDER, status=409, headers=headers))[
+        "code"
+    ] == "REQUEST_IN_PROGRESS"
+    await api.world.execute("UPDATE idempotency_keys SET claimed_until = NOW(6)")
+    assert await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers) == first
+
+
+async def test_many_at_once_with_one_key_make_one_order(api: Api) -> None:
+    headers = {**KEY, "Idempotency-Key": "k-1"}
+
+    async def post() -> int:
+        async with api.client.post("/api/v1/orders", json=ORDER, headers=headers) as response:
+            await response.read()
+            return response.status
+
+    statuses = await asyncio.gather(*(post() for _ in range(20)))
+    assert set(statuses) <= {201, 409}
+    assert 201 in statuses
+    assert api.outside.names() == ["reserve"]

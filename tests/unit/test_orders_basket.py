@@ -1,0 +1,83 @@
+"""Prices and warehouses of an order's lines."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from order_gateway.basket import Basket, Catalogue, Wish
+from order_gateway.gateway import Call, Product, Refusal, StockLine
+from order_gateway.orders import NewItem
+
+CALL = Call("", "c-1")
+
+
+class Shelves:
+    """Three products; product 1 in three warehouses."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        self.asked.append(list(product_ids))
+        known = {
+            1: Product(1, Decimal("19.99"), "EUR"),
+            2: Product(2, None, ""),
+            3: Product(3, Decimal("5.00"), "USD"),
+        }
+        return {product_id: known[product_id] for product_id in product_ids if product_id in known}
+
+    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        return [StockLine(1, 7, 5), StockLine(1, 8, 20), StockLine(1, 9, 100)] if product_id == 1 else []
+
+
+async def fill(*wishes: Wish) -> tuple[NewItem, ...] | Refusal:
+    shelves = Shelves()
+    return await Basket(shelves, Catalogue(shelves, 10)).fill(wishes, CALL)  # type: ignore[arg-type]
+
+
+async def code(*wishes: Wish) -> str:
+    refusal = await fill(*wishes)
+    assert isinstance(refusal, Refusal)
+    return refusal.code
+
+
+async def test_prices_come_from_the_catalogue() -> None:
+    assert await fill(Wish(1, 7, 2, None)) == (NewItem(1, 7, 2, Decimal("19.99")),)
+    assert await fill(Wish(1, 7, 2, Decimal("19.990"))) == (NewItem(1, 7, 2, Decimal("19.99")),)
+    assert await code(Wish(1, 7, 2, Decimal("19.98"))) == "PRICE_MISMATCH"
+
+
+async def test_a_product_without_a_list_price_takes_the_clients() -> None:
+    assert await fill(Wish(2, 7, 1, Decimal(3))) == (NewItem(2, 7, 1, Decimal("3.00")),)
+    assert await code(Wish(2, 7, 1, None)) == "INVALID_ARGUMENT"
+
+
+async def test_unknown_products_are_all_named() -> None:
+    refusal = await fill(Wish(1, 7, 1, None), Wish(98, 7, 1, None), Wish(99, None, 1, None))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "PRODUCT_NOT_FOUND"
+    assert [item["product_id"] for item in refusal.details] == [98, 99]
+
+
+async def test_one_currency_per_order() -> None:
+    assert await code(Wish(1, 7, 1, None), Wish(3, 7, 1, None)) == "PRICE_MISMATCH"
+
+
+async def test_the_first_warehouse_with_enough_is_chosen_and_lines_share_it() -> None:
+    items = await fill(Wish(1, None, 4, None), Wish(1, None, 4, None), Wish(1, 8, 10, None), Wish(1, None, 60, None))
+    assert not isinstance(items, Refusal)
+    assert [item.warehouse_id for item in items] == [7, 8, 8, 9]
+
+
+async def test_no_warehouse_has_enough() -> None:
+    refusal = await fill(Wish(1, None, 101, None))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "INSUFFICIENT_STOCK"
+    assert refusal.details == ({"product_id": 1, "warehouse_id": 9, "requested": 101, "available": 100},)
+
+
+async def test_known_products_are_not_asked_for_again() -> None:
+    shelves = Shelves()
+    catalogue = Catalogue(shelves, 10)  # type: ignore[arg-type]
+    for _ in range(3):
+        await catalogue.products({1, 2, 99}, CALL)
+    assert shelves.asked == [[1, 2, 99], [99], [99]]
