@@ -17,10 +17,14 @@ from typing import Annotated, Literal, NoReturn
 
 import pymysql
 import typer
+from alembic.util.exc import CommandError
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from service_kit.child_process import start_tethered, stop
 from service_kit.database import service_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
+from service_kit.migrating import Service, upgrade
 from service_kit.server_programs import Flavour, ServerNotInstalled
 from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 from service_kit.supervision import Startable, Supervised
@@ -124,11 +128,8 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
     """Bring both databases to the newest schema."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=True) as url:
-        environment = Plan(data_dir, 1, 1).environment(url)
-        for module in ("warehouse", "order_gateway"):
-            status = subprocess.run([sys.executable, "-m", module, "migrate"], env=environment, cwd=ROOT, check=False)
-            if status.returncode != 0:
-                raise SystemExit(status.returncode)
+        _migrate(Plan(data_dir, 1, 1), url)
+        _say("both databases are at the newest schema")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -147,16 +148,19 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
         _wait_for_port(port, name)
     database_url, watched = _start_database(plan, cleanup)
     _say("migrating the databases")
-    for module in ("warehouse", "order_gateway"):
-        _run_to_end(plan, database_url, module, "migrate")
+    _migrate(plan, database_url)
 
     warehouse = plan.service("warehouse", "warehouse", database_url, lambda: grpc_is_serving(plan.target))
     health_url = f"{plan.base_url}/api/v1/health"
     orders = plan.service("order gateway", "order_gateway", database_url, lambda: http_answers(health_url))
-    _start_service(warehouse, cleanup)
+    _say("starting the warehouse and the order gateway")
+    for service in (warehouse, orders):
+        cleanup.callback(service.stop, STOP_TIMEOUT_SECONDS)
+        service.launch()
+    warehouse.wait_until_healthy(START_TIMEOUT_SECONDS)
     _say("loading demo data")
-    _run_to_end(plan, database_url, "warehouse", "load-demo", "--target", plan.target)
-    _start_service(orders, cleanup)
+    _load_demo_data(plan, database_url)
+    orders.wait_until_healthy(START_TIMEOUT_SECONDS)
     _say(
         f"ready  grpc {plan.target}  http {plan.base_url}  api-key {DEVELOPMENT_API_KEY}  "
         f"logs {_short(plan.data_dir / 'logs')}  (Ctrl-C stops everything)",
@@ -177,12 +181,6 @@ def _start_database(plan: Plan, cleanup: ExitStack) -> tuple[str, list[LocalServ
     server.start()
     _publish_url(plan.data_dir, server.url)
     return server.url, [server]
-
-
-def _start_service(service: ServiceProcess, cleanup: ExitStack) -> None:
-    _say(f"starting the {service.name}")
-    cleanup.callback(service.stop, STOP_TIMEOUT_SECONDS)
-    service.start(START_TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -236,21 +234,33 @@ def _check_server(url: str) -> None:
         ) from error
 
 
-def _run_to_end(plan: Plan, database_url: str, module: str, command: str, *arguments: str) -> None:
-    log_path = plan.data_dir / "logs" / f"{module}-{command}.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+def _migrate(plan: Plan, database_url: str) -> None:
+    # Not through the services' own commands, which do the same: each would spend seconds on its imports.
+    environment = plan.environment(database_url)
+    services: dict[str, Service] = {"WAREHOUSE_DATABASE_URL": "warehouse", "ORDERS_DATABASE_URL": "orders"}
+    for name, service in services.items():
+        try:
+            upgrade(environment[name], service)
+        except (SQLAlchemyError, CommandError) as error:
+            raise Failure(f"The database of {name} can't be brought to the newest schema: {error}") from error
+
+
+def _load_demo_data(plan: Plan, database_url: str) -> None:
+    log_path = plan.data_dir / "logs" / "load-demo.log"
     with log_path.open("wb") as log:
-        status = subprocess.run(
-            [sys.executable, "-m", module, command, *arguments],
-            env=plan.environment(database_url),
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        process = start_tethered(
+            [sys.executable, "-m", "warehouse", "load-demo", "--target", plan.target],
+            output=log,
+            environment=plan.environment(database_url),
+            directory=ROOT,
+        )
+        try:
+            status = process.wait()
+        finally:
+            stop(process, STOP_TIMEOUT_SECONDS)
     if status != 0:
         tail = log_path.read_text(errors="replace")[-2000:]
-        raise Failure(f"`python -m {module} {command}` ended with status {status} and said:\n{tail}")
+        raise Failure(f"`python -m warehouse load-demo` ended with status {status} and said:\n{tail}")
 
 
 def _wait_for_port(port: int, name: str) -> None:
@@ -287,12 +297,12 @@ def _explained() -> Iterator[None]:
 
 
 def _stop_on_signals() -> None:
-    def stop(_number: int, _frame: object) -> NoReturn:
+    def interrupt(_number: int, _frame: object) -> NoReturn:
         _ignore_signals()
         raise Stopping
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        signal.signal(number, interrupt)
 
 
 def _ignore_signals() -> None:
