@@ -1,0 +1,243 @@
+"""Orders from stock to their end, with both services as real processes, and what is left when one of them dies."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.processes import DEVELOPMENT_API_KEY, Processes
+from warehouse.client import ClientSettings, ReservationState, WarehouseClient
+from warehouse.demo import load_demo
+
+pytestmark = pytest.mark.e2e
+PATIENCE_SECONDS = 20
+QUICK = {
+    "ORDERS_RELAY__POLL_SECONDS": "0.1",
+    "ORDERS_RELAY__RETRY_WAIT_INITIAL_SECONDS": "0.1",
+    "ORDERS_RELAY__RETRY_WAIT_MAX_SECONDS": "0.5",
+    "ORDERS_RESERVE_DEADLINE_SECONDS": "1",
+    "ORDERS_STEP_DEADLINE_SECONDS": "1",
+    "ORDERS_LEASE_MARGIN_SECONDS": "0.5",
+    "ORDERS_WAREHOUSE__ATTEMPT_TIMEOUT_SECONDS": "0.5",
+}
+
+
+def order(quantity: int = 2, product_id: int = 1, warehouse_id: int | None = 1) -> dict[str, Any]:
+    item = {"product_id": product_id, "warehouse_id": warehouse_id, "quantity": quantity}
+    return {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [item]}
+
+
+class Shop:
+    """Both services, and a customer's hands."""
+
+    def __init__(self, processes: Processes, warehouse_url: str, orders_url: str) -> None:
+        self.processes = processes
+        self.warehouse_url = warehouse_url
+        self.orders_url = orders_url
+        self.warehouse_process, self.target = processes.warehouse(warehouse_url)
+        self.gateway_process, self.base_url = self.start_gateway()
+        self.warehouse = WarehouseClient(ClientSettings(target=self.target))
+        self.session = aiohttp.ClientSession(headers={"X-API-Key": DEVELOPMENT_API_KEY})
+
+    def start_gateway(self, **settings: str) -> Any:
+        return self.processes.order_gateway(self.orders_url, self.target, settings={**QUICK, **settings})
+
+    def restart_gateway(self, **settings: str) -> None:
+        self.gateway_process.stop()
+        self.gateway_process, self.base_url = self.start_gateway(**settings)
+
+    def start_warehouse_again(self) -> None:
+        port = int(self.target.rpartition(":")[2])
+        self.warehouse_process, _ = self.processes.warehouse(self.warehouse_url, port=port)
+
+    async def close(self) -> None:
+        await self.session.close()
+        await self.warehouse.close()
+
+    async def call(self, method: str, path: str, body: object = None, *, status: int) -> Any:
+        async with self.session.request(method, f"{self.base_url}{path}", json=body) as response:
+            answer = await response.json()
+            assert response.status == status, answer
+            return answer["data"] if status < 400 else answer["error"]
+
+    async def place(self, body: dict[str, Any] | None = None, *, status: int = 201) -> Any:
+        return await self.call("POST", "/orders", body or order(), status=status)
+
+    async def levels(self, product_id: int = 1, warehouse_id: int = 1) -> tuple[int, int]:
+        level = await self.warehouse.get_inventory(product_id, warehouse_id)
+        return level.on_hand, level.reserved
+
+    async def audit(self) -> None:
+        """Nothing is wrong in the warehouse."""
+        environment = {"WAREHOUSE_DATABASE_URL": self.warehouse_url}
+        await run_module("warehouse", "audit", environment)
+
+
+async def run_module(module: str, command: str, settings: dict[str, str]) -> None:
+    import sys
+
+    from tests.processes import ROOT, clean_environment
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        command,
+        cwd=ROOT,
+        env=clean_environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again until it is so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await holds():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def shop(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Shop]:
+    shop = Shop(processes, warehouse_database_url, orders_database_url)
+    await load_demo(shop.target, "")
+    yield shop
+    await shop.close()
+
+
+async def test_the_main_job(shop: Shop) -> None:
+    placed = await shop.place()
+    assert placed["status"] == "pending"
+    assert placed["total_amount"] == 39.98
+    assert await shop.levels() == (100, 2)
+    paid = await shop.call("POST", f"/orders/{placed['id']}/payment", {}, status=200)
+    assert paid["status"] == "paid"
+    assert await shop.levels() == (98, 0)
+
+    other = await shop.place()
+    await shop.call("PATCH", f"/orders/{other['id']}/status", {"status": "cancelled"}, status=200)
+    assert await shop.levels() == (98, 0)
+
+    returned = await shop.call("POST", f"/orders/{placed['id']}/cancel", {}, status=200)
+    assert returned["status"] == "cancelled"
+    assert await shop.levels() == (100, 0)
+
+    short = await shop.place(order(101), status=409)
+    assert short["code"] == "INSUFFICIENT_STOCK"
+    assert short["details"] == [{"product_id": 1, "warehouse_id": 1, "requested": 101, "available": 100}]
+    assert (await shop.place(order(1, 99), status=404))["code"] == "PRODUCT_NOT_FOUND"
+    assert (await shop.place(order(1, 1, 99), status=404))["code"] == "WAREHOUSE_NOT_FOUND"
+    assert (await shop.place(order(1, 1, None)))["items"][0]["warehouse_id"] == 1
+    await shop.audit()
+
+
+async def test_a_declined_payment_gives_the_stock_back(shop: Shop) -> None:
+    placed = await shop.place()
+    path = f"/orders/{placed['id']}"
+    declined = await shop.call("POST", f"{path}/pay", {"payment_reference": "simulate-decline"}, status=422)
+    assert declined["code"] == "PAYMENT_DECLINED"
+    assert (await shop.call("GET", path, status=200))["cancellation_reason"] == "payment_declined"
+    assert await shop.levels() == (100, 0)
+
+
+async def test_nobody_pays(shop: Shop) -> None:
+    shop.restart_gateway(ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="30")
+    placed = await shop.place()
+
+    async def is_cancelled() -> bool:
+        seen = await shop.call("GET", f"/orders/{placed['id']}", status=200)
+        return bool(seen["cancellation_reason"] == "payment_expired") and await shop.levels() == (100, 0)
+
+    await until(is_cancelled)
+    await shop.call("POST", f"/orders/{placed['id']}/payment", {}, status=409)
+
+
+async def test_many_customers_want_the_last_units(shop: Shop) -> None:
+    async def buy() -> int:
+        async with shop.session.post(f"{shop.base_url}/orders", json=order(1)) as response:
+            await response.read()
+            return response.status
+
+    statuses = await asyncio.gather(*(buy() for _ in range(130)))
+    assert sorted(set(statuses)) == [201, 409]
+    assert statuses.count(201) == 100
+    assert await shop.levels() == (100, 100)
+    await shop.audit()
+
+
+async def test_the_warehouse_dies_and_comes_back(shop: Shop) -> None:
+    waiting, paying = await shop.place(), await shop.place()
+    shop.warehouse_process.kill()
+    started = time.monotonic()
+    away = await shop.place(status=503)
+    assert away["code"] in ("WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT")
+    assert time.monotonic() - started < 5
+    paid = await shop.call("POST", f"/orders/{paying['id']}/payment", {}, status=200)
+    assert paid["status"] == "paid"
+    cancelled = await shop.call("POST", f"/orders/{waiting['id']}/cancel", {}, status=200)
+    assert cancelled["status"] == "cancelled"
+    shop.start_warehouse_again()
+
+    async def is_settled() -> bool:
+        return await shop.levels() == (98, 0)
+
+    await until(is_settled)
+    await shop.audit()
+
+
+async def test_the_gateway_dies_under_load(shop: Shop) -> None:
+    """Whatever the gateway was doing, its successor ends every order in agreement with the warehouse."""
+    answered: list[int] = []
+
+    async def customer() -> None:
+        for _ in range(10):
+            try:
+                placed = await shop.place(order(1))
+                answered.append(placed["id"])
+                await shop.call("POST", f"/orders/{placed['id']}/payment", {}, status=200)
+            except aiohttp.ClientError:
+                return
+
+    customers = [asyncio.create_task(customer()) for _ in range(8)]
+
+    async def some_answered() -> bool:
+        return len(answered) >= 10
+
+    await until(some_answered)
+    shop.gateway_process.kill()
+    await asyncio.gather(*customers)
+    shop.restart_gateway(ORDERS_PAYMENT_WINDOW_SECONDS="900")
+
+    async def counts() -> dict[str, int]:
+        found: dict[str, int] = {}
+        for order_id in range(1, 101):
+            async with shop.session.get(f"{shop.base_url}/orders/{order_id}") as response:
+                if response.status == 404:
+                    continue
+                seen = (await response.json())["data"]
+                found[seen["status"]] = found.get(seen["status"], 0) + 1
+        return found
+
+    async def agree() -> bool:
+        found = await counts()
+        on_hand, reserved = await shop.levels()
+        return (
+            not found.get("pending_reservation")
+            and reserved == found.get("pending", 0)
+            and on_hand == 100 - found.get("paid", 0)
+        )
+
+    await until(agree)
+    for order_id in answered:
+        seen = await shop.call("GET", f"/orders/{order_id}", status=200)
+        assert seen["status"] in ("pending", "paid")
+        hold = await shop.warehouse.get_reservation(seen["reservations"][0]["reservation_id"])
+        expected = "COMMITTED" if seen["status"] == "paid" else "RESERVED"
+        assert ReservationState.Name(hold.state) == f"RESERVATION_STATE_{expected}"
+    await shop.audit()
