@@ -100,6 +100,7 @@ def _run(
             facts |= stage.database_facts()
             measuring = Measuring(stage, generator, pace, round_done)
             verdicts = [verdict for group in groups for verdict in measuring.run(group)]
+            facts["used by other programs meanwhile"] = f"{measuring.others_share:.0%} of all processor time"
             audits = stage.audit() if audit else {}
     return Report(taken_at, time.monotonic() - started, pace, facts, verdicts, measuring.summaries, audits)
 

@@ -50,7 +50,13 @@ STOCK = (
         "INSERT INTO movements (product_id, warehouse_id, sequence, type, quantity, on_hand_before, on_hand_after,"
         " reserved_before, reserved_after, actor, event_id, created_at)"
         f" SELECT n, {WAREHOUSE_ID}, 1, 'STOCK_IN', {ON_HAND}, 0, {ON_HAND}, 0, 0, 'system', {_EVENT_ID}, {_LONG_AGO}"
-        f" FROM {_numbers(1, SPREAD_FIRST_PRODUCT_ID - 1 + SPREAD_PRODUCTS)} WHERE n <> {SOLD_OUT_PRODUCT_ID}"
+        f" FROM {_numbers(1, SPREAD_FIRST_PRODUCT_ID - 1 + SPREAD_PRODUCTS)}"
+    ),
+    (
+        "INSERT INTO movements (product_id, warehouse_id, sequence, type, quantity, on_hand_before, on_hand_after,"
+        " reserved_before, reserved_after, actor, event_id, created_at)"
+        f" VALUES ({SOLD_OUT_PRODUCT_ID}, {WAREHOUSE_ID}, 2, 'STOCK_OUT', {ON_HAND}, {ON_HAND}, 0, 0, 0, 'system',"
+        f" '00000000-0000-7000-8001-000000000001', {_LONG_AGO})"
     ),
     (
         "INSERT INTO outbox (event_id, type, subject, data, created_at)"
@@ -58,11 +64,8 @@ STOCK = (
     ),
     (
         "INSERT INTO stock_levels (product_id, warehouse_id, on_hand, reserved, version, created_at, updated_at)"
-        f" SELECT product_id, {WAREHOUSE_ID}, on_hand_after, 0, 1, created_at, created_at FROM movements"
-    ),
-    (
-        "INSERT INTO stock_levels (product_id, warehouse_id, on_hand, reserved, version, created_at, updated_at)"
-        f" VALUES ({SOLD_OUT_PRODUCT_ID}, {WAREHOUSE_ID}, 0, 0, 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))"
+        f" SELECT product_id, {WAREHOUSE_ID}, MIN(on_hand_after), 0, MAX(sequence), MIN(created_at), MAX(created_at)"
+        " FROM movements GROUP BY product_id"
     ),
 )
 

@@ -6,12 +6,15 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks.generator import LoadGenerator
+from benchmarks.processors import machine_cpu_seconds
 from benchmarks.rounds import PrepareHolds, Round, RoundResult
 from benchmarks.stage import Stage
 from benchmarks.workloads import Group, Leg, Summary, Verdict, judge, summarize
 
-HOLDS_PREPARED_PER_SECOND = 6_000
-"""For Commit and Cancel: more than can be used up; a round whose holds run out all the same ends early."""
+HOLDS_PREPARED_PER_SECOND = 3_000
+"""For the first round of Commit and Cancel; a round whose holds run out ends early."""
+HOLDS_MARGIN = 1.5
+"""For later rounds: how many times as many as the round before used."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -49,6 +52,16 @@ class Measuring:
         self._round_done = round_done
         self.summaries: list[Summary] = []
         """Every leg of every group, and the trials, in the order of their measurement."""
+        self._holds_wanted: dict[Leg, int] = defaultdict(
+            lambda: int((pace.seconds + pace.warm_up_seconds) * HOLDS_PREPARED_PER_SECOND)
+        )
+        self._ours_cpu_seconds = 0.0
+        self._all_cpu_seconds = 0.0
+
+    @property
+    def others_share(self) -> float:
+        """The part of the processor time used during rounds that went to programs outside the benchmark."""
+        return max(0.0, 1 - self._ours_cpu_seconds / self._all_cpu_seconds) if self._all_cpu_seconds else 0.0
 
     def run(self, group: Group) -> list[Verdict]:
         """Measure a group. Raises: BenchmarkFailed."""
@@ -81,10 +94,16 @@ class Measuring:
     def _round(self, leg: Leg, callers: int, seconds: float) -> tuple[RoundResult, dict[str, float]]:
         target = self._stage.target(leg.server)
         if leg.work in {"commit", "cancel"}:
-            holds = int((seconds + self._pace.warm_up_seconds) * HOLDS_PREPARED_PER_SECOND)
-            self._generator.prepare(PrepareHolds(target, leg.work, holds))
+            self._generator.prepare(PrepareHolds(target, leg.work, self._holds_wanted[leg]))
+        all_before = machine_cpu_seconds()
         before = self._stage.cpu_seconds(leg.server, self._generator.pid)
         result = self._generator.run(Round(target, leg.work, callers, self._pace.warm_up_seconds, seconds))
         after = self._stage.cpu_seconds(leg.server, self._generator.pid)
+        self._note_machine(after, before, all_before)
+        self._holds_wanted[leg] = int(result.calls_in_all * HOLDS_MARGIN)
         self._round_done(f"{leg.server} {leg.work} x{callers}", result)
         return result, {process: after[process] - before[process] for process in after}
+
+    def _note_machine(self, after: dict[str, float], before: dict[str, float], all_before: float) -> None:
+        self._ours_cpu_seconds += sum(after.values()) - sum(before.values())
+        self._all_cpu_seconds += machine_cpu_seconds() - all_before

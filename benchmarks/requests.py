@@ -4,6 +4,7 @@ The generator shares its two cores with the server and the database: what it spe
 it measures. So a request is a template cut at its ids, joined again with fresh ones.
 """
 
+import functools
 import itertools
 import random
 import uuid
@@ -75,22 +76,27 @@ def _spread_product_ids(count: int, shuffler: random.Random) -> list[int]:
     return shuffler.sample(range(SPREAD_FIRST_PRODUCT_ID, last), count)
 
 
-def _reserve_spread(_holds: list[str]) -> Iterator[bytes]:
+@functools.cache
+def _spread_templates() -> list[list[bytes]]:
     shuffler = random.Random(2)
-    templates = [
-        cut(reserve_request(_spread_product_ids(LINES_OF_SPREAD_RESERVE, shuffler))) for _ in range(SPREAD_PRODUCTS)
-    ]
-    return (request_id.join(parts) for request_id, parts in zip(fresh_ids(), itertools.cycle(templates), strict=False))
+    picks = (_spread_product_ids(LINES_OF_SPREAD_RESERVE, shuffler) for _ in range(SPREAD_PRODUCTS))
+    return [cut(reserve_request(product_ids)) for product_ids in picks]
+
+
+def _reserve_spread(_holds: list[str]) -> Iterator[bytes]:
+    templates = itertools.cycle(_spread_templates())
+    return (request_id.join(parts) for request_id, parts in zip(fresh_ids(), templates, strict=False))
+
+
+@functools.cache
+def _questions() -> list[bytes]:
+    product_ids = _spread_product_ids(SPREAD_PRODUCTS, random.Random(3))
+    items = (pb.Line(product_id=product_id, warehouse_id=WAREHOUSE_ID, quantity=1) for product_id in product_ids)
+    return [pb.CheckStockRequest(items=[item]).SerializeToString() for item in items]
 
 
 def _check_stock(_holds: list[str]) -> Iterator[bytes]:
-    shuffler = random.Random(3)
-    return itertools.cycle(
-        pb.CheckStockRequest(
-            items=[pb.Line(product_id=product_id, warehouse_id=WAREHOUSE_ID, quantity=1)]
-        ).SerializeToString()
-        for product_id in _spread_product_ids(SPREAD_PRODUCTS, shuffler)
-    )
+    return itertools.cycle(_questions())
 
 
 def batch_request(product_id: int, ids: Iterator[bytes]) -> bytes:

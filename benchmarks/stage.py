@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks import database
 from benchmarks.generator import BenchmarkFailed
+from benchmarks.processors import family_cpu_seconds
 from benchmarks.workloads import Server
 from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving
@@ -25,7 +26,6 @@ NAIVE_CONNECTIONS = 8
 PROBE_TIMEOUT_SECONDS = 2.0
 AUDIT_TIMEOUT_SECONDS = 600
 _PROJECT = Path(__file__).resolve().parents[1]
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 _DATABASES = {
     Server.WAREHOUSE: "bench_warehouse",
@@ -85,13 +85,13 @@ class Stage:
     def cpu_seconds(self, server: Server, generator_pid: int) -> dict[str, float]:
         """Processor time used so far by what a call to `server` keeps busy."""
         used = {
-            "generator": _cpu_seconds_of_family(generator_pid),
-            "server": _cpu_seconds_of_family(self._processes[server].pid),
+            "generator": family_cpu_seconds(generator_pid),
+            "server": family_cpu_seconds(self._processes[server].pid),
         }
         if server in _DATABASES:
-            used["database"] = _cpu_seconds_of_family(self._database.pid)
+            used["database"] = family_cpu_seconds(self._database.pid)
         if server in _FAR:
-            used["proxy"] = _cpu_seconds_of_family(self._processes["proxy"].pid)
+            used["proxy"] = family_cpu_seconds(self._processes["proxy"].pid)
         return used
 
     def audit(self) -> dict[str, str]:
@@ -200,16 +200,3 @@ def _connects(target: str) -> bool:
         except grpc.FutureTimeoutError:
             return False
         return True
-
-
-def _cpu_seconds_of_family(pid: int | None) -> float:
-    """Processor time of a process and of its living descendants; 0 where the system has no /proc."""
-    if pid is None:
-        return 0.0
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0.0
-    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-    return own + sum(_cpu_seconds_of_family(int(child)) for child in children)

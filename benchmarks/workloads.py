@@ -49,6 +49,10 @@ class Summary(msgspec.Struct, frozen=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    each_per_second: list[float]
+    """Round by round, as the next two."""
+    each_p50_ms: list[float]
+    each_p99_ms: list[float]
     calls: int
     statuses: dict[str, int]
     unexpected: int
@@ -236,6 +240,9 @@ def summarize(leg: Leg, callers: int, rounds: list[RoundResult], cpu_seconds: di
         p50_ms=median(one.p50_ms for one in rounds),
         p99_ms=median(one.p99_ms for one in rounds),
         max_ms=max(one.max_ms for one in rounds),
+        each_per_second=rates,
+        each_p50_ms=[one.p50_ms for one in rounds],
+        each_p99_ms=[one.p99_ms for one in rounds],
         calls=sum(one.calls for one in rounds),
         statuses=statuses,
         unexpected=sum(one.unexpected for one in rounds),
@@ -245,14 +252,19 @@ def summarize(leg: Leg, callers: int, rounds: list[RoundResult], cpu_seconds: di
 
 
 def judge(target: Target, measured: Summary, yardstick: Summary | None) -> Verdict:
-    """Compare. A leg with calls that failed reaches nothing, however fast it was."""
+    """Compare each round with the yardstick's round beside it; the ratio is the median of those.
+
+    A leg with calls that failed reaches nothing, however fast it was.
+    """
+    other = yardstick or measured
     if target.metric == "p99 over p50":
-        above, below = measured.p99_ms, measured.p50_ms
+        above, below = measured.each_p99_ms, measured.each_p50_ms
     elif target.metric == "p50_ms":
-        above, below = measured.p50_ms, yardstick.p50_ms if yardstick else 0.0
+        above, below = measured.each_p50_ms, other.each_p50_ms
     else:
-        above, below = measured.per_second, yardstick.per_second if yardstick else 0.0
-    ratio = above / below if below else 0.0
+        above, below = measured.each_per_second, other.each_per_second
+    ratios = [one / beside for one, beside in zip(above, below, strict=True) if beside]
+    ratio = median(ratios) if ratios else 0.0
     good = ratio <= target.bound if target.at_most else ratio >= target.bound
     failed = measured.unexpected or (yardstick is not None and yardstick.unexpected)
-    return Verdict(target, measured, yardstick, ratio, reached=bool(below) and good and not failed)
+    return Verdict(target, measured, yardstick, ratio, reached=bool(ratios) and good and not failed)
