@@ -1,0 +1,73 @@
+"""The table of refusals and faults is complete, and tells nothing that is not for callers."""
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from service_kit.database import DatabaseAway, LockRetriesSpent
+from warehouse.auth import PermissionDenied, Unauthenticated
+from warehouse.batcher import BatcherClosed, BatcherFull
+from warehouse.refusals import Reason, Refusal, Shortage
+from warehouse.status import REFUSAL_CODES, status_of_error, status_of_refusal, trailing
+from warehouse.validation import InvalidRequest
+
+
+def detail(status: Status, kind: type) -> object:
+    """The detail of a kind; fails if there is none."""
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.__name__} in {status}")
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_a_status(reason: Reason) -> None:
+    status = status_of_refusal(Refusal(reason, "why", (("which", "17"),)))
+    info = detail(status, ErrorInfo)
+    assert isinstance(info, ErrorInfo)
+    assert status.code == REFUSAL_CODES[reason]
+    assert (info.reason, info.domain, dict(info.metadata)) == (reason, "warehouse.v1", {"which": "17"})
+
+
+def test_a_shortage_has_a_violation_per_line() -> None:
+    refusal = Refusal(Reason.INSUFFICIENT_STOCK, "no", (), (Shortage(1, 2, 5, 3), Shortage(4, 2, 1, 0)))
+    status = status_of_refusal(refusal)
+    failure, info = detail(status, PreconditionFailure), detail(status, ErrorInfo)
+    assert isinstance(failure, PreconditionFailure)
+    assert isinstance(info, ErrorInfo)
+    assert [(item.subject, item.description) for item in failure.violations] == [
+        ("products/1/warehouses/2", "requested 5, available 3"),
+        ("products/4/warehouses/2", "requested 1, available 0"),
+    ]
+    assert info.metadata["shortages"].startswith('[{"product_id":1,"warehouse_id":2,"requested":5,"available":3}')
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retry"),
+    [
+        (Unauthenticated("who?"), grpc.StatusCode.UNAUTHENTICATED, False),
+        (PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, False),
+        (BatcherFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+        (BatcherClosed(), grpc.StatusCode.UNAVAILABLE, True),
+        (LockRetriesSpent("SELECT secret"), grpc.StatusCode.ABORTED, True),
+        (DatabaseAway("root@10.0.0.1"), grpc.StatusCode.UNAVAILABLE, True),
+        (TimeoutError(), grpc.StatusCode.DEADLINE_EXCEEDED, False),
+        (RuntimeError("SELECT secret"), grpc.StatusCode.INTERNAL, False),
+    ],
+)
+def test_every_fault_has_a_status(error: Exception, code: grpc.StatusCode, retry: bool) -> None:
+    status = status_of_error(error)
+    assert trailing(status)[0] is code
+    assert any(packed.Is(RetryInfo.DESCRIPTOR) for packed in status.details) is retry
+    assert "secret" not in status.message
+    assert "root" not in status.message
+
+
+def test_a_malformed_request_names_each_field() -> None:
+    status = status_of_error(InvalidRequest([("lines[0].quantity", "is 0"), ("order_id", "is required")]))
+    bad = detail(status, BadRequest)
+    assert isinstance(bad, BadRequest)
+    assert [violation.field for violation in bad.field_violations] == ["lines[0].quantity", "order_id"]
+    assert status.message == "lines[0].quantity: is 0; order_id: is required"
