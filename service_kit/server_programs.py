@@ -42,9 +42,10 @@ class ServerProgram:
     def initialise_command(self, data_folder: Path) -> list[str]:
         """What makes a new, empty data folder."""
         if self.is_mariadb:
+            # --force: make it even where the machine's own name can't be looked up; no account depends on that.
             options = ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={getpass.getuser()}"]
-            return [_require("mariadb-install-db"), "--no-defaults", f"--datadir={data_folder}", *options,
-                    "--skip-test-db", *_user_option()]  # fmt: skip
+            program = [_require("mariadb-install-db"), "--no-defaults", "--force", "--skip-test-db"]
+            return [*program, f"--datadir={data_folder}", *options, *_user_option()]
         return [*self.command, f"--datadir={data_folder}", "--initialize-insecure", *_user_option()]
 
     def serve_command(self, options: Sequence[str]) -> list[str]:
