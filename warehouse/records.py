@@ -176,8 +176,10 @@ def uuid7(instant: int, number: int, entropy: int) -> str:
     Ids made under a row lock sort in the order in which the lock was held: first by the database's clock to
     the microsecond, then by number. `entropy` (48 random bits, one draw per batch) keeps servers apart.
     """
-    milliseconds, micros = divmod(instant + (number >> 14), 1000)
-    return (
-        f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{micros:03x}"
-        f"-{0x8000 | number & 0x3FFF:04x}-{entropy:012x}"
-    )
+    return f"{_clock_part(instant + (number >> 14))}{0x8000 | number & 0x3FFF:04x}-{entropy:012x}"
+
+
+@lru_cache(maxsize=64)
+def _clock_part(instant: int) -> str:
+    milliseconds, micros = divmod(instant, 1000)
+    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{micros:03x}-"

@@ -48,6 +48,7 @@ from warehouse.records import (
 from warehouse.refusals import Reason, Refusal, Shortage
 
 _replace = msgspec.structs.replace
+_astuple = msgspec.structs.astuple
 _encode = msgspec.json.Encoder().encode
 
 
@@ -181,14 +182,9 @@ class _Batch:
         for line in command.lines:
             if line.key not in self.levels:
                 return self._level_not_found(line.key)
-        shortages = self._shortages(command.lines)
-        if shortages and not (command.allow_partial and self._has_any(command.lines)):
+        lines, shortages = self._fill(command.lines)
+        if shortages and not (command.allow_partial and lines):
             return refusals.insufficient(shortages)
-        lines = tuple(
-            HeldLine(line.product_id, line.warehouse_id, quantity, line.quantity)
-            for line in command.lines
-            if (quantity := min(line.quantity, self.levels[line.key].available)) > 0
-        )
         reservation = self._open(command, order, lines)
         cause = self._cause(command, reservation)
         for held in lines:
@@ -222,15 +218,16 @@ class _Batch:
             (*order.reservation_ids, reservation.reservation_id),
         )
 
-    def _shortages(self, lines: Iterable[Line]) -> tuple[Shortage, ...]:
-        return tuple(
-            Shortage(line.product_id, line.warehouse_id, line.quantity, self.levels[line.key].available)
-            for line in lines
-            if line.quantity > self.levels[line.key].available
-        )
-
-    def _has_any(self, lines: Iterable[Line]) -> bool:
-        return any(self.levels[line.key].available > 0 for line in lines)
+    def _fill(self, wanted: Iterable[Line]) -> tuple[tuple[HeldLine, ...], tuple[Shortage, ...]]:
+        """What can be held of each line, and the lines that fall short."""
+        lines, shortages = [], []
+        for product_id, warehouse_id, quantity in map(_astuple, wanted):
+            available = self.levels[product_id, warehouse_id].available
+            if quantity > available:
+                shortages.append(Shortage(product_id, warehouse_id, quantity, available))
+            if available > 0:
+                lines.append(HeldLine(product_id, warehouse_id, min(quantity, available), quantity))
+        return tuple(lines), tuple(shortages)
 
     def _extend(self, command: Extend) -> Answer | Refusal:
         reservation = self.reservations.get(command.reservation_id)

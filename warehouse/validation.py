@@ -34,13 +34,14 @@ class Checks:
 
     def opaque_id(self, field: str, value: str, *, required: bool = True) -> str:
         """An id that the caller chose: 1 to 64 characters, no white space at its ends, no control characters."""
-        if not value:
-            if required:
-                self.fail(field, "is required")
-        else:
-            self.text(field, value, OPAQUE_ID_LENGTH_MAX)
+        if value:
+            # Checked here first because nearly all ids are fine, and there are several in every call.
+            if len(value) > OPAQUE_ID_LENGTH_MAX or not value.isprintable():
+                self.text(field, value, OPAQUE_ID_LENGTH_MAX)
             if value != value.strip():
                 self.fail(field, "must not begin or end with white space")
+        elif required:
+            self.fail(field, "is required")
         return value
 
     def text(self, field: str, value: str, length_max: int, *, required: bool = False) -> str:

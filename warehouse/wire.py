@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import lru_cache
 from typing import TypedDict
 
 from google.protobuf.duration_pb2 import Duration
@@ -250,8 +251,9 @@ def _price(checks: Checks, money: Money) -> str:
 # -------------------------------------------------------------------- answers
 
 
+@lru_cache(maxsize=4096)
 def timestamp(instant: int) -> Timestamp:
-    """Microseconds since 1970 as a protobuf Timestamp."""
+    """Microseconds since 1970 as a protobuf Timestamp. Shared (a batch has one time): do not change it."""
     return Timestamp(seconds=instant // MICROS, nanos=instant % MICROS * 1000)
 
 
