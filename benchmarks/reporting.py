@@ -175,7 +175,11 @@ def _curves(summaries: list[Summary]) -> dict[Server, list[tuple[int, float]]]:
     """Throughput of Reserve on the hot product by callers, where it was measured at all of them."""
     curves = {}
     for server in (Server.ECHO, Server.WAREHOUSE, Server.NAIVE):
-        rates = {one.callers: one.per_second for one in summaries if one.server is server and one.work == "reserve-hot"}
+        rates = {
+            one.callers: one.per_second
+            for one in summaries
+            if one.server is server and one.work == "reserve-hot" and one.callers in CALLERS_OF_CURVES
+        }
         if set(CALLERS_OF_CURVES) <= set(rates):
             curves[server] = sorted(rates.items())
     return curves
@@ -184,7 +188,9 @@ def _curves(summaries: list[Summary]) -> dict[Server, list[tuple[int, float]]]:
 def _draw_curves(axes: Any, curves: dict[Server, list[tuple[int, float]]]) -> None:
     for server, points in curves.items():
         axes.plot([callers for callers, _ in points], [rate for _, rate in points], marker="o", label=str(server))
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
+    axes.set_xticks(CALLERS_OF_CURVES, [str(callers) for callers in CALLERS_OF_CURVES])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("callers at once")
     axes.set_ylabel("Reserve per second, one hot product")
