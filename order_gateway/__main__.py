@@ -15,6 +15,7 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.intents import Intents
 from order_gateway.payments import PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
@@ -65,7 +66,7 @@ async def run(settings: OrdersSettings) -> None:
         ]
         answers = Answers(database, lease_seconds=_request_seconds_max(settings))
         app = make_app(routes, settings.api_keys, answers, body_size_max_bytes=settings.body_size_max_bytes)
-        relay = Relay(store, saga, settings)
+        relay = Relay(store, Intents(database), saga, settings)
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)
         await _listen(app, settings, stack)

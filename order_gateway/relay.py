@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 import structlog
 
+from order_gateway.intents import Intent, Intents
 from order_gateway.orders import Order, Step, Way, is_open
 from order_gateway.saga import Saga, StepFault
 from order_gateway.settings import OrdersSettings
-from order_gateway.store import Intent, Store
+from order_gateway.store import Store
 from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
@@ -24,8 +25,9 @@ BACKOFF_EXPONENT_MAX = 16
 class Relay:
     """A background task; start it with `run`, end it with `stop`."""
 
-    def __init__(self, store: Store, saga: Saga, settings: OrdersSettings) -> None:
+    def __init__(self, store: Store, intents: Intents, saga: Saga, settings: OrdersSettings) -> None:
         self._store = store
+        self._intents = intents
         self._saga = saga
         self._orders_settings = settings
         self._settings = settings.relay
@@ -62,7 +64,7 @@ class Relay:
         """Take what is due and free hands allow; whether there may be more right now."""
         await self._sweep()
         free = self._settings.concurrency - len(self._tasks)
-        claimed = await self._store.claim(free, self._settings.lease_seconds) if free else []
+        claimed = await self._intents.claim(free, self._settings.lease_seconds) if free else []
         for intent in claimed:
             task = asyncio.create_task(self.do(intent))
             self._tasks.add(task)
@@ -81,12 +83,12 @@ class Relay:
                     log.exception("step_failed", attempts=intent.attempts)
                 # If this fails too the lease runs out by itself.
                 with suppress(Fault):
-                    await self._store.postpone(intent, self._backoff_seconds(intent.attempts), repr(error))
+                    await self._intents.postpone(intent, self._backoff_seconds(intent.attempts), repr(error))
 
     async def _carry_out(self, intent: Intent) -> None:
         order = await self._store.read(intent.order_id)
         if not is_open(order.state, intent.step):
-            await self._store.forget(intent)
+            await self._intents.forget(intent)
             return
         if intent.step is Step.RESERVE and order.way is Way.GRPC:
             # The customer who waited for this hold has been told otherwise, or nothing.

@@ -6,45 +6,35 @@ Nothing here talks to anything but the database. Times are the database's, in UT
 import itertools
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import sqlalchemy
-from sqlalchemy import bindparam, func, insert, select, text, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
 from order_gateway.gateway import Hold
+from order_gateway.intents import begin, end, now_of
 from order_gateway.orders import (
     NEW,
     Event,
     Illegal,
-    Item,
     NewOrder,
     Order,
     Payment,
     Reason,
-    Reservation,
     State,
     Status,
     Step,
-    Stock,
     Transition,
-    Way,
     advance,
 )
+from order_gateway.rows import load_order
 from service_kit.database import Database
 
 NOTE_LENGTH_MAX = 255
-ERROR_LENGTH_MAX = 500
-# SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since.
-_NOW = text("SELECT SYSDATE(6)")
-
-
-class OrderNotFound(Exception):
-    """There is no such order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +63,6 @@ class Applied:
 
     order: Order
     result: Transition | Illegal
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A step that remains to be done."""
-
-    order_id: int
-    step: Step
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +104,14 @@ class Store:
 
         async def work(connection: AsyncConnection) -> Order:
             if next(tries) and (made := await _find_placement(connection, placement)) is not None:
-                return (await _load(connection, made, lock=False))[0]
-            now = await _now(connection)
+                return (await load_order(connection, made, lock=False))[0]
+            now = await now_of(connection)
             order_id = await _insert_order(connection, new, placement, now, self._settings.payment_window_seconds)
             await _write_history(connection, order_id, now, None, NEW, "created", new.actor, None, new.correlation_id)
-            await _begin(connection, order_id, (Step.RESERVE,), now, lease_seconds)
+            await begin(connection, order_id, (Step.RESERVE,), now, lease_seconds)
             if key is not None:
                 await _link_key(connection, key, order_id)
-            return (await _load(connection, order_id, lock=False))[0]
+            return (await load_order(connection, order_id, lock=False))[0]
 
         return await self._database.run_in_transaction(work)
 
@@ -138,7 +119,7 @@ class Store:
         """One order. Raises: OrderNotFound."""
 
         async def work(connection: AsyncConnection) -> Order:
-            return (await _load(connection, order_id, lock=False))[0]
+            return (await load_order(connection, order_id, lock=False))[0]
 
         return await self._database.run_in_transaction(work)
 
@@ -146,16 +127,16 @@ class Store:
         """Let an event happen to an order, if it can; write what follows from it. Raises: OrderNotFound."""
 
         async def work(connection: AsyncConnection) -> Applied:
-            order, now = await _load(connection, order_id, lock=True)
+            order, now = await load_order(connection, order_id, lock=True)
             result = self._decide(order, change, now)
             if isinstance(result, Illegal):
                 return Applied(order, result)
             if result.ends:
-                await _end(connection, order_id, result.ends, now)
+                await end(connection, order_id, result.ends, now)
             if result.state == order.state:
                 return Applied(order, result)
             await self._write(connection, order, change, result, now)
-            return Applied((await _load(connection, order_id, lock=False))[0], result)
+            return Applied((await load_order(connection, order_id, lock=False))[0], result)
 
         return await self._database.run_in_transaction(work)
 
@@ -174,54 +155,6 @@ class Store:
             return [int(row.id) for row in await connection.execute(query)]
 
         return await self._database.run_in_transaction(work)
-
-    async def claim(self, limit: int, lease_seconds: float) -> list[Intent]:
-        """Take up to `limit` steps that are due, for `lease_seconds`; other processes get other ones."""
-
-        async def work(connection: AsyncConnection) -> list[Intent]:
-            columns = tables.intents.c
-            due = (
-                select(columns.order_id, columns.step, columns.attempts)
-                .where(columns.due_at <= func.now(6))
-                .order_by(columns.due_at)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            claimed = [
-                Intent(int(row.order_id), Step(row.step), row.attempts + 1) for row in await connection.execute(due)
-            ]
-            if claimed:
-                await connection.execute(
-                    update(tables.intents)
-                    .where(columns.order_id == bindparam("of_order"), columns.step == bindparam("of_step"))
-                    .values(due_at=bindparam("until"), attempts=columns.attempts + 1),
-                    _claim_values(claimed, await _now(connection) + timedelta(seconds=lease_seconds)),
-                )
-            return claimed
-
-        return await self._database.run_in_transaction(work)
-
-    async def postpone(self, intent: Intent, delay_seconds: float, error: str) -> None:
-        """A step did not succeed: it is due again after a while, unless someone else concluded it meanwhile."""
-
-        async def work(connection: AsyncConnection) -> None:
-            columns = tables.intents.c
-            due_at = await _now(connection) + timedelta(seconds=delay_seconds)
-            await connection.execute(
-                update(tables.intents)
-                .where(columns.order_id == intent.order_id, columns.step == intent.step, columns.due_at.is_not(None))
-                .values(due_at=due_at, last_error=error[:ERROR_LENGTH_MAX])
-            )
-
-        await self._database.run_in_transaction(work)
-
-    async def forget(self, intent: Intent) -> None:
-        """Mark a step as done that its order no longer waits for."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await _end(connection, intent.order_id, (intent.step,), await _now(connection))
-
-        await self._database.run_in_transaction(work)
 
     def _decide(self, order: Order, change: Change, now: datetime) -> Transition | Illegal:
         late = now >= order.payment_deadline
@@ -266,17 +199,7 @@ class Store:
             change.note,
             order.correlation_id,
         )
-        await _begin(connection, order.id, result.begins, now, change.lease_seconds)
-
-
-async def _now(connection: AsyncConnection) -> datetime:
-    now = (await connection.execute(_NOW)).scalar_one()
-    assert isinstance(now, datetime)
-    return now
-
-
-def _aware(instant: datetime) -> datetime:
-    return instant.replace(tzinfo=UTC)
+        await begin(connection, order.id, result.begins, now, change.lease_seconds)
 
 
 def _naive(instant: datetime) -> datetime:
@@ -391,92 +314,10 @@ async def _write_history(
     )
 
 
-async def _begin(
-    connection: AsyncConnection, order_id: int, steps: Sequence[Step], now: datetime, lease_seconds: float
-) -> None:
-    due_at = now + timedelta(seconds=lease_seconds)
-    for step in steps:
-        await connection.execute(
-            insert(tables.intents).values(order_id=order_id, step=step, due_at=due_at, attempts=0, created_at=now)
-        )
-
-
-async def _end(connection: AsyncConnection, order_id: int, steps: Sequence[Step], now: datetime) -> None:
-    columns = tables.intents.c
-    for step in steps:
-        await connection.execute(
-            update(tables.intents)
-            .where(columns.order_id == order_id, columns.step == step, columns.due_at.is_not(None))
-            .values(due_at=None, done_at=now)
-        )
-
-
 async def _link_key(connection: AsyncConnection, key: tuple[str, str], order_id: int) -> None:
     columns = tables.idempotency_keys.c
     await connection.execute(
         update(tables.idempotency_keys)
         .where(columns.owner == key[0], columns.idempotency_key == key[1])
         .values(order_id=order_id)
-    )
-
-
-def _claim_values(claimed: Sequence[Intent], until: datetime) -> list[dict[str, Any]]:
-    return [{"of_order": intent.order_id, "of_step": intent.step, "until": until} for intent in claimed]
-
-
-async def _load(connection: AsyncConnection, order_id: int, *, lock: bool) -> tuple[Order, datetime]:
-    query = select(tables.orders, text("SYSDATE(6) AS now_")).where(tables.orders.c.id == order_id)
-    if lock:
-        query = query.with_for_update()
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        raise OrderNotFound(f"there is no order {order_id}")
-    items = await connection.execute(
-        select(tables.items).where(tables.items.c.order_id == order_id).order_by(tables.items.c.id)
-    )
-    held = await connection.execute(
-        select(tables.reservations).where(tables.reservations.c.order_id == order_id).order_by(tables.reservations.c.id)
-    )
-    return _order(row, items.all(), held.all()), _aware(row.now_)
-
-
-def _order(
-    row: sqlalchemy.Row[Any], items: Sequence[sqlalchemy.Row[Any]], held: Sequence[sqlalchemy.Row[Any]]
-) -> Order:
-    reason = None if row.reason is None else Reason(row.reason)
-    state = State(Status(row.status), Stock(row.stock), Payment(row.payment), reason)
-    return Order(
-        id=row.id,
-        user_id=row.user_id,
-        state=state,
-        way=Way(row.way),
-        total_amount=row.total_amount,
-        shipping_address=row.shipping_address,
-        payment_method=row.payment_method,
-        payment_reference=row.payment_reference,
-        payment_deadline=_aware(row.payment_deadline),
-        created_at=_aware(row.created_at),
-        updated_at=_aware(row.updated_at),
-        correlation_id=row.correlation_id,
-        refusal=row.refusal,
-        items=tuple(
-            Item(item.id, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
-            for item in items
-        ),
-        reservations=tuple(_reservation(hold, state, row.now_) for hold in held),
-    )
-
-
-def _reservation(row: sqlalchemy.Row[Any], state: State, now: datetime) -> Reservation:
-    return Reservation(
-        id=row.id,
-        reservation_id=row.reservation_id,
-        order_id=row.order_id,
-        product_id=row.product_id,
-        warehouse_id=row.warehouse_id,
-        quantity=row.quantity,
-        expires_at=_aware(row.expires_at),
-        is_active=state.stock in (Stock.HELD, Stock.COMMITTING) and now < row.expires_at,
-        is_confirmed=state.stock in (Stock.COMMITTED, Stock.RETURNING, Stock.RETURNED),
-        created_at=_aware(row.created_at),
     )

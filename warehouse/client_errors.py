@@ -173,6 +173,10 @@ REFUSALS: Mapping[str, type[Refused]] = {
     "PRODUCT_EXISTS": ProductExists,
     "WAREHOUSE_EXISTS": WarehouseExists,
 }
+REFUSAL_STATUSES = frozenset(
+    {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS}
+)
+"""Faults carry an ErrorInfo too; only with these it is a refusal."""
 STATUSES: Mapping[grpc.StatusCode, type[WarehouseError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -217,6 +221,6 @@ def _translate(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> W
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         violations = {violation.field: violation.description for violation in invalid.field_violations}
         return InvalidRequest(message, violations=violations, reason=info.reason or code.name, **common)
-    if info.domain == DOMAIN and info.reason:
+    if code in REFUSAL_STATUSES and info.domain == DOMAIN and info.reason:
         return REFUSALS.get(info.reason, Refused)(message, reason=info.reason, **common)
     return WarehouseBroken(message, reason=code.name, **common)

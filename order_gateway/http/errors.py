@@ -10,8 +10,8 @@ from aiohttp.typedefs import Handler
 
 from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal
+from order_gateway.rows import OrderNotFound
 from order_gateway.saga import StepFault
-from order_gateway.store import OrderNotFound
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)

@@ -106,9 +106,11 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 @pytest.fixture
 async def shop(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Shop]:
     shop = Shop(processes, warehouse_database_url, orders_database_url)
-    await load_demo(shop.target, "")
-    yield shop
-    await shop.close()
+    try:
+        await load_demo(shop.target, "")
+        yield shop
+    finally:
+        await shop.close()
 
 
 async def test_the_main_job(shop: Shop) -> None:

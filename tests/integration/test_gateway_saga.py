@@ -10,6 +10,7 @@ from sqlalchemy import select, text, update
 
 from order_gateway import tables
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.intents import Intents
 from order_gateway.orders import (
     Illegal,
     NewItem,
@@ -92,8 +93,9 @@ class World:
         self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
+        self.intents = Intents(self.database)
         self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(1020, 1, 1, 1, 1))
-        self.relay = Relay(self.store, self.saga, self.settings)
+        self.relay = Relay(self.store, self.intents, self.saga, self.settings)
 
     async def place(self, way: Way = Way.GRPC) -> Order:
         item = NewItem(1, 1, 2, Decimal("19.99"))
@@ -103,7 +105,7 @@ class World:
         """Let the relay do all that is open, however late it is due."""
         for _ in range(10):
             await self.execute("UPDATE intents SET due_at = NOW(6) WHERE due_at IS NOT NULL")
-            for intent in await self.store.claim(100, 30):
+            for intent in await self.intents.claim(100, 30):
                 await self.relay.do(intent)
 
     async def open_steps(self) -> list[str]:
@@ -168,7 +170,7 @@ async def test_an_unanswered_reserve_is_fenced(world: World) -> None:
 async def test_a_process_that_dies_while_reserving(world: World) -> None:
     item = NewItem(1, 1, 1, Decimal("1.00"))
     order = await world.store.create(NewOrder("u", "Street 1", "card", (item,), "c-1", "test"), 5)
-    assert await world.store.claim(10, 30) == []
+    assert await world.intents.claim(10, 30) == []
     await world.relay_all()
     order = await world.store.read(order.id)
     assert order.state.reason is Reason.RESERVATION_TIMEOUT
@@ -284,7 +286,7 @@ async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
 async def test_two_relays_take_different_steps(world: World) -> None:
     for _ in range(6):
         await world.place(Way.QUEUED)
-    first, second = await world.store.claim(3, 30), await world.store.claim(10, 30)
+    first, second = await world.intents.claim(3, 30), await world.intents.claim(10, 30)
     assert len(first) == len(second) == 3
     assert not {intent.order_id for intent in first} & {intent.order_id for intent in second}
     assert all(intent.step is Step.RESERVE for intent in first)
@@ -309,5 +311,5 @@ async def test_hot_queries_use_their_indexes(world: World) -> None:
     )
     async with world.database.engine.connect() as connection:
         for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid")):
-            rows = (await connection.execute(text(f"EXPLAIN {statement}"))).mappings().all()
+            rows = (await connection.execute(text(f"EXPLAIN FORMAT=TRADITIONAL {statement}"))).mappings().all()
             assert [row["key"] for row in rows] == [index]

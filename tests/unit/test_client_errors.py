@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from warehouse import client
-from warehouse.client_errors import REFUSALS, STATUSES, from_rpc_error, from_status
+from warehouse.client_errors import REFUSAL_STATUSES, REFUSALS, STATUSES, from_rpc_error, from_status
 
 REASONS = {
     "INSUFFICIENT_STOCK": (grpc.StatusCode.FAILED_PRECONDITION, client.InsufficientStock),
@@ -69,6 +69,9 @@ def test_every_status_has_an_exception(code: grpc.StatusCode) -> None:
     error = from_rpc_error(rpc_error(code))
     assert type(error) is CODES.get(code, client.WarehouseBroken)
     assert error.reason == code.name
+    if code not in REFUSAL_STATUSES:
+        info = error_details_pb2.ErrorInfo(reason="SOME_FAULT", domain="warehouse.v1")
+        assert not isinstance(from_rpc_error(rpc_error(code, info)), client.Refused)
 
 
 def test_shortages() -> None:

@@ -1,0 +1,79 @@
+"""From the rows of an order to the order."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_gateway import tables
+from order_gateway.orders import Item, Order, Payment, Reason, Reservation, State, Status, Stock, Way
+
+
+class OrderNotFound(Exception):
+    """There is no such order."""
+
+
+async def load_order(connection: AsyncConnection, order_id: int, *, lock: bool) -> tuple[Order, datetime]:
+    """An order and what time it is in the database; part of a transaction. Raises: OrderNotFound."""
+    query = select(tables.orders, text("SYSDATE(6) AS now_")).where(tables.orders.c.id == order_id)
+    if lock:
+        query = query.with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise OrderNotFound(f"there is no order {order_id}")
+    items = await connection.execute(
+        select(tables.items).where(tables.items.c.order_id == order_id).order_by(tables.items.c.id)
+    )
+    held = await connection.execute(
+        select(tables.reservations).where(tables.reservations.c.order_id == order_id).order_by(tables.reservations.c.id)
+    )
+    return _order(row, items.all(), held.all()), _aware(row.now_)
+
+
+def _order(
+    row: sqlalchemy.Row[Any], items: Sequence[sqlalchemy.Row[Any]], held: Sequence[sqlalchemy.Row[Any]]
+) -> Order:
+    reason = None if row.reason is None else Reason(row.reason)
+    state = State(Status(row.status), Stock(row.stock), Payment(row.payment), reason)
+    return Order(
+        id=row.id,
+        user_id=row.user_id,
+        state=state,
+        way=Way(row.way),
+        total_amount=row.total_amount,
+        shipping_address=row.shipping_address,
+        payment_method=row.payment_method,
+        payment_reference=row.payment_reference,
+        payment_deadline=_aware(row.payment_deadline),
+        created_at=_aware(row.created_at),
+        updated_at=_aware(row.updated_at),
+        correlation_id=row.correlation_id,
+        refusal=row.refusal,
+        items=tuple(
+            Item(item.id, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
+            for item in items
+        ),
+        reservations=tuple(_reservation(hold, state, row.now_) for hold in held),
+    )
+
+
+def _reservation(row: sqlalchemy.Row[Any], state: State, now: datetime) -> Reservation:
+    return Reservation(
+        id=row.id,
+        reservation_id=row.reservation_id,
+        order_id=row.order_id,
+        product_id=row.product_id,
+        warehouse_id=row.warehouse_id,
+        quantity=row.quantity,
+        expires_at=_aware(row.expires_at),
+        is_active=state.stock in (Stock.HELD, Stock.COMMITTING) and now < row.expires_at,
+        is_confirmed=state.stock in (Stock.COMMITTED, Stock.RETURNING, Stock.RETURNED),
+        created_at=_aware(row.created_at),
+    )
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=UTC)
