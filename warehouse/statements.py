@@ -29,6 +29,20 @@ def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j")
     return f"JSON_TABLE(%({parameter})s, '$[*]' COLUMNS ({paths}{nested})) AS {alias}"
 
 
+def _lockable(parameter: str, columns: Columns) -> str:
+    """As `unpack`, for a SELECT ... FOR UPDATE: MySQL takes a bare JSON_TABLE for a table to lock, and refuses."""
+    names = ", ".join(name for name, _ in columns)
+    return f"(SELECT {names} FROM {unpack(parameter, columns, alias='u')}) AS j"
+
+
+def _join(table: str, index: str = "PRIMARY", alias: str = "t") -> str:
+    """Look each row up, in the order of the rows before it.
+
+    Without FORCE INDEX, MySQL scans (and locks) a table that it thinks small, or hashes the order away.
+    """
+    return f"STRAIGHT_JOIN {table} AS {alias} FORCE INDEX ({index})"
+
+
 def instant(column: str) -> str:
     """A DATETIME(6) column as microseconds since 1970."""
     return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"
@@ -131,23 +145,23 @@ CLOCK = f"SELECT {instant('UTC_TIMESTAMP(6)')}"
 """The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""
 
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
-READ_LEVELS = _select(f"{unpack('levels', _KEY)} STRAIGHT_JOIN stock_levels AS t {_BY_KEY}", _LEVEL)
+READ_LEVELS = _select(f"{_lockable('levels', _KEY)} {_join('stock_levels')} {_BY_KEY}", _LEVEL)
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
 
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)
 LOCK_RESERVATIONS = (
-    _select(f"{unpack('reservations', _IDS)} STRAIGHT_JOIN reservations AS t {_BY_RESERVATION}", _RESERVATION)
+    _select(f"{_lockable('reservations', _IDS)} {_join('reservations')} {_BY_RESERVATION}", _RESERVATION)
     + " FOR UPDATE"
 )
 READ_LINES = _select(
-    f"{unpack('reservations', _IDS)} STRAIGHT_JOIN reservation_lines AS t {_BY_RESERVATION}",
+    f"{unpack('reservations', _IDS)} {_join('reservation_lines')} {_BY_RESERVATION}",
     (("reservation_id", UUID), *_LINE),
 )
 
+_REQUEST: Columns = (("request_id", OPAQUE_ID),)
 READ_ANSWERS = _select(
-    f"{unpack('requests', (('request_id', OPAQUE_ID),))} STRAIGHT_JOIN request_ids AS t ON t.request_id = j.request_id",
-    _STORED_ANSWER,
+    f"{unpack('requests', _REQUEST)} {_join('request_ids')} ON t.request_id = j.request_id", _STORED_ANSWER
 )
 
 _ORDER: Columns = (("order_id", OPAQUE_ID),)
@@ -162,26 +176,26 @@ READ_ORDERS = f"""
 
 READ_HOLDS_OF_ORDERS = f"""
     SELECT t.order_id, t.reservation_id
-    FROM {unpack("orders", _ORDER)} STRAIGHT_JOIN reservations AS t ON t.order_id = j.order_id
+    FROM {unpack("orders", _ORDER)} {_join("reservations", "reservations_order")} ON t.order_id = j.order_id
     ORDER BY t.order_id, t.order_sequence"""
 
 READ_LINES_OF_ORDERS = f"""
     SELECT l.product_id, l.warehouse_id
     FROM {unpack("orders", _ORDER)}
-    STRAIGHT_JOIN reservations AS t ON t.order_id = j.order_id
-    STRAIGHT_JOIN reservation_lines AS l ON l.reservation_id = t.reservation_id"""
+    {_join("reservations", "reservations_order")} ON t.order_id = j.order_id
+    {_join("reservation_lines", alias="l")} ON l.reservation_id = t.reservation_id"""
 
 READ_PRODUCTS = (
     f"SELECT t.product_id FROM {unpack('products', (('product_id', NUMBER),))} "
-    "STRAIGHT_JOIN products AS t ON t.product_id = j.product_id"
+    f"{_join('products')} ON t.product_id = j.product_id"
 )
 READ_WAREHOUSES = (
     f"SELECT t.warehouse_id FROM {unpack('warehouses', (('warehouse_id', NUMBER),))} "
-    "STRAIGHT_JOIN warehouses AS t ON t.warehouse_id = j.warehouse_id"
+    f"{_join('warehouses')} ON t.warehouse_id = j.warehouse_id"
 )
 
 _UPDATE_LEVELS = (
-    f"UPDATE {unpack('changed_levels', _LEVEL)} STRAIGHT_JOIN stock_levels AS t {_BY_KEY} "
+    f"UPDATE {unpack('changed_levels', _LEVEL)} {_join('stock_levels')} {_BY_KEY} "
     "SET t.on_hand = j.on_hand, t.reserved = j.reserved, t.version = j.version, "
     f"t.updated_at = {_value('updated_at', INSTANT)}"
 )
@@ -192,13 +206,13 @@ _INSERT_LINES = (
     f"FROM {unpack('new_reservations', _RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
 )
 _UPDATE_RESERVATIONS = (
-    f"UPDATE {unpack('changed_reservations', _RESERVATION)} STRAIGHT_JOIN reservations AS t {_BY_RESERVATION} "
+    f"UPDATE {unpack('changed_reservations', _RESERVATION)} {_join('reservations')} {_BY_RESERVATION} "
     f"SET t.state = j.state, t.expires_at = {_value('expires_at', INSTANT)}, "
     f"t.closed_at = {_value('closed_at', INSTANT)}, t.reason = j.reason"
 )
 _UPDATE_LINES = (
     f"UPDATE {unpack('committed_reservations', _RESERVATION[:1], _NESTED_LINES)} "
-    f"STRAIGHT_JOIN reservation_lines AS t {_BY_RESERVATION} "
+    f"{_join('reservation_lines')} {_BY_RESERVATION} "
     "AND t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id "
     "SET t.committed_quantity = j.committed_quantity"
 )
