@@ -60,7 +60,7 @@ check: .dev check-protos ## lint, format, types, import directions, protos: ever
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing
+	@$(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: .dev ## put the code into the house format, and mend what can be mended
