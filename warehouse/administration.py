@@ -153,8 +153,8 @@ class Administration(StockServiceServicer):
         checks.number("product_id", request.product_id, 1, ID_MAX)
         checks.number("warehouse_id", request.warehouse_id, 0, ID_MAX)
         kind = wire.movement_type_filter(checks, request.type)
+        since = wire.since_filter(checks, request.since) if request.HasField("since") else None
         checks.done()
-        since = wire.micros_of(request.since) if request.HasField("since") else None
         size = page_size(request.page_size, self._limits.page_size_default)
         filters = (request.product_id, request.warehouse_id, request.type, since or 0)
         cursor = read_token(request.page_token, filters, (int, int))

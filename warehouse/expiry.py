@@ -49,6 +49,9 @@ class Sweeper:
                 expired = await self.sweep(asyncio.get_running_loop().time() + 60)
             except DatabaseFault as fault:
                 log.warning("sweep_failed", error=str(fault))
+            except Exception:
+                # Whatever it is, the holds that expire from now on still need a sweep.
+                log.exception("sweep_failed")
             else:
                 if expired:
                     log.info("holds_expired", count=expired)

@@ -13,6 +13,7 @@ from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, Moveme
 from warehouse.tables import movements, products, reservation_lines, reservations, stock_levels, warehouses
 
 _MICROSECOND = timedelta(microseconds=1)
+_LATEST = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // _MICROSECOND
 
 
 def to_instant(value: datetime) -> int:
@@ -21,8 +22,13 @@ def to_instant(value: datetime) -> int:
 
 
 def to_datetime(instant: int) -> datetime:
-    """Microseconds since 1970 as the database wants it."""
-    return (EPOCH + timedelta(microseconds=instant)).replace(tzinfo=None)
+    """Microseconds since 1970 as the database wants it; the nearest it knows for one that no clock shows."""
+    return (EPOCH + timedelta(microseconds=min(max(instant, 0), _LATEST))).replace(tzinfo=None)
+
+
+def _as_ascii(value: str) -> str:
+    """A caller's text, made fit to be compared with a column of ASCII ids, none of which contains a '?'."""
+    return value.encode("ascii", "replace").decode()
 
 
 class StockQueries:
@@ -33,7 +39,9 @@ class StockQueries:
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
-        found = await self._database.run_in_transaction(lambda connection: _load(connection, [reservation_id]))
+        found = await self._database.run_in_transaction(
+            lambda connection: _load(connection, [_as_ascii(reservation_id)])
+        )
         return found[0] if found else None
 
     async def reservations_newest_first(
@@ -42,7 +50,7 @@ class StockQueries:
         """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty."""
         ids = _reservation_ids(order_id, product_id, state)
         if before:
-            ids = ids.where(reservations.c.reservation_id < before)
+            ids = ids.where(reservations.c.reservation_id < _as_ascii(before))
         ids = ids.order_by(reservations.c.reservation_id.desc()).limit(size)
         return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
 
@@ -52,7 +60,7 @@ class StockQueries:
         ids = select(table.reservation_id).where(table.state == state)
         if after is not None:
             expires_at = to_datetime(int(after[0]))
-            later = and_(table.expires_at == expires_at, table.reservation_id > after[1])
+            later = and_(table.expires_at == expires_at, table.reservation_id > _as_ascii(str(after[1])))
             ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
         return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))

@@ -21,6 +21,8 @@ from warehouse.validation import InvalidRequest
 
 DOMAIN = "warehouse.v1"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+NAMED_MAX = 20
+"""Lines or fields named in one status: it travels as metadata, and many clients drop answers with more than 8 KiB."""
 
 REFUSAL_CODES = {
     Reason.INSUFFICIENT_STOCK: code_pb2.FAILED_PRECONDITION,
@@ -54,11 +56,12 @@ Metadata = tuple[tuple[str, bytes], ...]
 
 @lru_cache(maxsize=1024)
 def status_of_refusal(refusal: Refusal) -> Status:
-    """A refusal with its ErrorInfo, and a violation per line for a shortage. Shared: do not change it."""
+    """A refusal with its ErrorInfo, and a violation per line (up to NAMED_MAX) for a shortage. Do not change it."""
     details = dict(refusal.details)
     messages: list[Message] = []
     if refusal.shortages:
-        pairs = [{name: getattr(short, name) for name in short.__struct_fields__} for short in refusal.shortages]
+        named = refusal.shortages[:NAMED_MAX]
+        pairs = [{name: getattr(short, name) for name in short.__struct_fields__} for short in named]
         details["shortages"] = json.dumps(pairs, separators=(",", ":"))
         messages.append(
             PreconditionFailure(
@@ -68,7 +71,7 @@ def status_of_refusal(refusal: Refusal) -> Status:
                         subject=f"products/{short.product_id}/warehouses/{short.warehouse_id}",
                         description=f"requested {short.requested}, available {short.available}",
                     )
-                    for short in refusal.shortages
+                    for short in named
                 ]
             )
         )
@@ -80,7 +83,8 @@ def status_of_error(error: BaseException) -> Status:
     """An exception as its status; INTERNAL, with nothing of its text, for one that is not expected."""
     if isinstance(error, InvalidRequest):
         violations = [
-            BadRequest.FieldViolation(field=field, description=problem) for field, problem in error.violations
+            BadRequest.FieldViolation(field=field, description=problem)
+            for field, problem in error.violations[:NAMED_MAX]
         ]
         info = ErrorInfo(reason="INVALID_ARGUMENT", domain=DOMAIN)
         return _status(code_pb2.INVALID_ARGUMENT, str(error), info, BadRequest(field_violations=violations))

@@ -43,6 +43,8 @@ from warehouse.stock import Decision, Order, Stock, decide
 log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 Rows = list[tuple[Any, ...]]
+LINES_MAX = 2000
+"""Lines of commands in one transaction: more would hold their locks for seconds, and outgrow a packet."""
 
 
 class CommandFailed(Exception):
@@ -76,6 +78,8 @@ class StockStore:
         Raises:
             DatabaseFault: nothing was done, or it is not known; ask again with the same request ids.
         """
+        if len(commands) > 1 and sum(map(_line_count, commands)) > LINES_MAX:
+            return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))
         except DatabaseFault as fault:
@@ -97,6 +101,10 @@ class StockStore:
             failed = CommandFailed("the database does not take this change")
             failed.__cause__ = error
             return [failed]
+        return await self._halve(commands)
+
+    async def _halve(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+        """Two transactions instead of one."""
         middle = len(commands) // 2
         return [*await self.process(commands[:middle]), *await self.process(commands[middle:])]
 
@@ -137,6 +145,8 @@ class StockStore:
         }
         results = (await self._session.execute(";".join(steps), values))[len(opening) :]
         levels, *held, answers, orders, [(now,)] = results
+        if _came_meanwhile(plan, answers):
+            raise RaceLost("a Reserve was answered after its Cancel had looked for it")
         found = {(row[0], row[1]): Level(*row) for row in levels}
         products, warehouses = await self._explain_missing(plan.levels - found.keys())
         return Stock(
@@ -262,6 +272,20 @@ def _plan_target(plan: _Plan, command: Commit | Cancel) -> None:
     elif isinstance(command, Cancel):
         plan.requests.add(command.reserve_request_id)
         plan.reserve_requests.add(command.reserve_request_id)
+
+
+def _line_count(command: Command) -> int:
+    return len(command.lines) if isinstance(command, Reserve | Commit) else 1
+
+
+def _came_meanwhile(plan: _Plan, answers: Rows) -> bool:
+    """Whether a Reserve that is to be cancelled has taken a hold that was not there yet when it was looked for."""
+    return any(
+        reservation.reservation_id not in plan.reservations
+        for row in answers
+        if row[0] in plan.reserve_requests
+        for reservation in decode_answer(row[2]).reservations
+    )
 
 
 def reservations_from(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:

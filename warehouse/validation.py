@@ -6,12 +6,16 @@ from collections.abc import Iterable
 QUANTITY_MAX = 1_000_000
 COUNT_MAX = 1_000_000_000
 ID_MAX = 2**63 - 1
+CHOSEN_ID_MAX = 2**53 - 1
+"""The greatest id that a new product or warehouse may be given: the ids behind it are the server's to draw."""
 OPAQUE_ID_LENGTH_MAX = 64
 LINES_MAX = 100
 PAGE_SIZE_MAX = 1000
 KEYS_MAX = 1000
 BATCH_MAX = 1000
 MICROS = 1_000_000
+TOLD_MAX = 5
+"""Violations in the text for people; the structured ones are many more."""
 
 
 class InvalidRequest(Exception):
@@ -19,7 +23,9 @@ class InvalidRequest(Exception):
 
     def __init__(self, violations: Iterable[tuple[str, str]]) -> None:
         self.violations = tuple(violations)
-        super().__init__("; ".join(f"{field}: {problem}" for field, problem in self.violations))
+        text = "; ".join(f"{field}: {problem}" for field, problem in self.violations[:TOLD_MAX])
+        more = len(self.violations) - TOLD_MAX
+        super().__init__(f"{text} (and {more} more)" if more > 0 else text)
 
 
 class Checks:

@@ -26,7 +26,7 @@ from warehouse.commands import (
 from warehouse.edge import Caller
 from warehouse.records import Level, LevelKey, Movement, MovementType, Product, Reservation, State, Warehouse
 from warehouse.settings import Limits
-from warehouse.validation import COUNT_MAX, ID_MAX, LINES_MAX, MICROS, QUANTITY_MAX, Checks
+from warehouse.validation import CHOSEN_ID_MAX, COUNT_MAX, ID_MAX, LINES_MAX, MICROS, QUANTITY_MAX, Checks
 
 _STATES = {state: pb.ReservationState.Value(f"RESERVATION_STATE_{state}") for state in State}
 _MOVEMENT_TYPES = {kind: stock.MovementType.Value(f"MOVEMENT_TYPE_{kind}") for kind in MovementType}
@@ -34,6 +34,8 @@ _STATE_OF: dict[int, State] = {number: state for state, number in _STATES.items(
 _MOVEMENT_TYPE_OF: dict[int, MovementType] = {number: kind for kind, number in _MOVEMENT_TYPES.items()}
 _PRICE_MAX_UNITS = 9_999_999_999
 _NANOS_PER_CENT = 10_000_000
+_NANOS_PER_SECOND = 1_000_000_000
+_SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799  # years 1 to 9999, says timestamp.proto
 
 
 # -------------------------------------------------------------------- requests
@@ -178,7 +180,7 @@ def create_product(request: stock.CreateProductRequest) -> CreateProduct:
     has_price = request.HasField("list_price")
     command = CreateProduct(
         request_id=checks.opaque_id("request_id", request.request_id),
-        product_id=checks.number("product_id", request.product_id, 0, ID_MAX),
+        product_id=checks.number("product_id", request.product_id, 0, CHOSEN_ID_MAX),
         sku=checks.opaque_id("sku", request.sku),
         name=checks.text("name", request.name, 255, required=True),
         description=checks.text("description", request.description, 4000),
@@ -194,7 +196,7 @@ def create_warehouse(request: stock.CreateWarehouseRequest) -> CreateWarehouse:
     checks = Checks()
     command = CreateWarehouse(
         request_id=checks.opaque_id("request_id", request.request_id),
-        warehouse_id=checks.number("warehouse_id", request.warehouse_id, 0, ID_MAX),
+        warehouse_id=checks.number("warehouse_id", request.warehouse_id, 0, CHOSEN_ID_MAX),
         code=checks.opaque_id("code", request.code),
         name=checks.text("name", request.name, 255) or request.code,
         priority=checks.number("priority", request.priority, 0, 1_000_000),
@@ -217,6 +219,13 @@ def movement_type_filter(checks: Checks, number: int) -> MovementType | None:
     return _MOVEMENT_TYPE_OF.get(number)
 
 
+def since_filter(checks: Checks, since: Timestamp) -> int:
+    """The instant that a filter names, in microseconds since 1970."""
+    if not (_SECONDS_MIN <= since.seconds <= _SECONDS_MAX and 0 <= since.nanos < _NANOS_PER_SECOND):
+        checks.fail("since", "is not an instant of the years 1 to 9999")
+    return micros_of(since)
+
+
 def micros_of(value: Timestamp | Duration) -> int:
     """A protobuf instant or duration as microseconds, rounded down."""
     return value.seconds * MICROS + value.nanos // 1000
@@ -232,7 +241,9 @@ def _target(checks: Checks, request: pb.CommitRequest | pb.CancelRequest) -> Non
 
 def _ttl(checks: Checks, ttl: Duration, limits: Limits) -> int:
     micros = micros_of(ttl)
-    if not 0 < micros <= limits.ttl_max_seconds * MICROS:
+    if not 0 <= ttl.nanos < _NANOS_PER_SECOND:
+        checks.fail("ttl.nanos", f"must be 0 to {_NANOS_PER_SECOND - 1}")
+    elif not 0 < micros <= limits.ttl_max_seconds * MICROS:
         checks.fail("ttl", f"must be more than 0 and at most {limits.ttl_max_seconds:g} s")
     return micros
 
