@@ -76,7 +76,7 @@ class OrdersSettings(BaseSettings):
     reserve_deadline_seconds: float = Field(3, gt=0, le=60, description="what a customer waits for the hold")
     step_deadline_seconds: float = Field(3, gt=0, le=60, description="for any other call to the warehouse")
     charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
-    lease_margin_seconds: float = Field(2, gt=0, le=60, description="before the relay takes over from a request")
+    lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
     body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")

@@ -1,15 +1,17 @@
 """Orders from stock to their end, with both services as real processes, and what is left when one of them dies."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.processes import DEVELOPMENT_API_KEY, Processes
-from warehouse.client import ClientSettings, ReservationState, WarehouseClient
+from tests.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
+from warehouse.client import ClientSettings, ReservationState, WarehouseClient, line
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
@@ -77,10 +79,6 @@ class Shop:
 
 
 async def run_module(module: str, command: str, settings: dict[str, str]) -> None:
-    import sys
-
-    from tests.processes import ROOT, clean_environment
-
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -101,6 +99,11 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     while not await holds():
         assert time.monotonic() < deadline, "it never came to be"
         await asyncio.sleep(0.05)
+
+
+async def until_instant(instant: str, offset_seconds: float) -> None:
+    """Wait for a time of the contract (RFC 3339), plus or minus something."""
+    await asyncio.sleep(datetime.fromisoformat(instant).timestamp() + offset_seconds - time.time())
 
 
 @pytest.fixture
@@ -158,6 +161,49 @@ async def test_nobody_pays(shop: Shop) -> None:
 
     await until(is_cancelled)
     await shop.call("POST", f"/orders/{placed['id']}/payment", {}, status=409)
+
+
+async def test_paying_just_before_and_just_after_the_deadline(shop: Shop) -> None:
+    shop.restart_gateway(ORDERS_PAYMENT_WINDOW_SECONDS="2", ORDERS_HOLD_GRACE_SECONDS="30")
+    in_time, too_late = await shop.place(), await shop.place()
+    await until_instant(in_time["payment_deadline"], -1)
+    await shop.call("POST", f"/orders/{in_time['id']}/payment", {}, status=200)
+    await until_instant(too_late["payment_deadline"], 1)
+    await shop.call("POST", f"/orders/{too_late['id']}/payment", {}, status=409)
+
+    async def is_released() -> bool:
+        return await shop.levels() == (98, 0)
+
+    await until(is_released)
+
+
+async def test_a_slow_payment_blocks_nobody_and_finds_its_stock_or_is_refunded(shop: Shop) -> None:
+    """The provider takes longer than the hold lasts: the stock is taken again where it is still there."""
+    shop.restart_gateway(
+        ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="1", ORDERS_SIMULATOR__DELAY_SECONDS="5"
+    )
+    lucky, unlucky = await shop.place(order(2, 1)), await shop.place(order(2, 2))
+    payments = [
+        asyncio.create_task(shop.call("POST", f"/orders/{lucky['id']}/payment", {}, status=200)),
+        asyncio.create_task(shop.call("POST", f"/orders/{unlucky['id']}/payment", {}, status=409)),
+    ]
+
+    async def is_expired() -> bool:
+        return await shop.levels(2) == (100, 0) and await shop.levels(1) == (100, 0)
+
+    await until(is_expired)
+    started = time.monotonic()
+    await shop.warehouse.reserve("somebody-else", [line(2, 1, 100)])
+    await shop.call("GET", f"/orders/{lucky['id']}", status=200)
+    assert time.monotonic() - started < 2
+    paid, refused = await asyncio.gather(*payments)
+    assert paid["status"] == "paid"
+    assert refused["code"] == "RESERVATION_EXPIRED"
+    assert await shop.levels(1) == (98, 0)
+    assert await shop.levels(2) == (100, 100)
+    seen = await shop.call("GET", f"/orders/{unlucky['id']}", status=200)
+    assert seen["cancellation_reason"] == "reservation_expired"
+    await shop.audit()
 
 
 async def test_many_customers_want_the_last_units(shop: Shop) -> None:
