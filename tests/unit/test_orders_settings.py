@@ -1,0 +1,60 @@
+"""What the order service refuses to start with, and what it makes of its environment."""
+
+import hashlib
+
+import pytest
+
+from order_gateway.http.auth import find_key
+from order_gateway.settings import DEVELOPMENT_KEY, OrdersSettings
+from service_kit.settings import InvalidSettings, load_settings
+
+SECRET = "a-long-secret"
+KEYS = f'[{{"name": "shop", "sha256": "{hashlib.sha256(SECRET.encode()).hexdigest()}"}}]'
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://u:p@127.0.0.1:3306")
+    for name in ("ORDERS_DATABASE_URL", "ORDERS_PROFILE", "ORDERS_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_development_has_its_key_and_its_own_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERS_PROFILE", "development")
+    settings = load_settings(OrdersSettings)
+    assert settings.database_url == "mysql://u:p@127.0.0.1:3306/orders"
+    found = find_key(settings.api_keys, DEVELOPMENT_KEY)
+    assert found is not None
+    assert found.name == "development"
+    assert find_key(settings.api_keys, "") is None
+
+
+def test_production_needs_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidSettings, match="set ORDERS_API_KEYS"):
+        load_settings(OrdersSettings)
+    monkeypatch.setenv("ORDERS_API_KEYS", KEYS)
+    assert find_key(load_settings(OrdersSettings).api_keys, SECRET) is not None
+
+
+def test_production_refuses_the_development_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+    monkeypatch.setenv("ORDERS_API_KEYS", f'[{{"name": "shop", "sha256": "{digest}"}}]')
+    with pytest.raises(InvalidSettings, match="development key"):
+        load_settings(OrdersSettings)
+
+
+def test_a_database_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("ORDERS_PROFILE", "development")
+    with pytest.raises(InvalidSettings, match="ORDERS_DATABASE_URL"):
+        load_settings(OrdersSettings)
+
+
+def test_settings_out_of_bounds_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERS_PROFILE", "development")
+    monkeypatch.setenv("ORDERS_RELAY__POLL_SECONDS", "0")
+    monkeypatch.setenv("ORDERS_PAYMENT_WINDOW_SECONDS", "-1")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(OrdersSettings)
+    assert "ORDERS_RELAY.poll_seconds" in str(caught.value)
+    assert "ORDERS_PAYMENT_WINDOW_SECONDS" in str(caught.value)
