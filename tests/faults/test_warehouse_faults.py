@@ -1,0 +1,371 @@
+"""Locks, lost answers and lost databases: at most one effect, the caller hears of it, and nothing hangs."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2
+
+from generated.warehouse.v1 import stock_pb2 as stock
+from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit import database as database_door
+from service_kit import migrating
+from service_kit.database import DatabaseSettings, DriverSession, error_number
+from service_kit.local_server import LocalServer, LocalServerSettings
+from service_kit.server_programs import Flavour
+from tests.faults.database_proxy import proxied
+from tests.warehouse_kit import (
+    COMMITTED,
+    EXPIRED,
+    Calls,
+    No,
+    assert_clean,
+    cancel,
+    commit,
+    connection,
+    extend,
+    fresh,
+    make_overdue,
+    outcome,
+    refused,
+    reserve,
+    scalar,
+    serving,
+    sql,
+)
+from warehouse.server import SERVICES
+
+pytestmark = pytest.mark.sql
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+QUICK = DatabaseSettings(
+    connect_timeout_seconds=1,
+    lock_wait_timeout_seconds=1,
+    tries=2,
+    retry_for_seconds=1,
+    transaction_timeout_seconds=2,
+)
+Errors = list[int | None]
+
+
+@pytest.fixture
+def retried(monkeypatch: pytest.MonkeyPatch) -> Errors:
+    """The numbers of the errors after which a transaction was tried again."""
+    numbers: Errors = []
+
+    def note(state: Any) -> None:
+        numbers.append(error_number(state.outcome.exception()))
+
+    monkeypatch.setattr(database_door, "_log_retry", note)
+    return numbers
+
+
+@pytest_asyncio.fixture
+async def calls(warehouse_database_url: str) -> AsyncIterator[Calls]:
+    async with serving(warehouse_database_url) as made:
+        await made.keep({(1, 1): 100})
+        yield made
+        await assert_clean(warehouse_database_url)
+
+
+async def every_kind_of_change(calls: Calls) -> None:
+    """One of each, with what it must have done."""
+    held = await calls.hold((1, 1, 5))
+    await calls.holds.Extend(extend(held.reservation_id, 5000))
+    [sold] = (await calls.holds.Commit(commit(reservation_id=held.reservation_id))).reservations
+    assert sold.state == COMMITTED
+    second = await calls.hold((1, 1, 7))
+    await calls.holds.Cancel(cancel(order_id=second.order_id))
+    await calls.holds.Cancel(cancel(order_id=fresh("unseen")))
+    level = (await calls.stock.AddStock(_more())).stock_level
+    assert (level.on_hand, level.reserved) == (105, 0)
+    await calls.stock.CreateProduct(
+        stock.CreateProductRequest(request_id=fresh("product"), sku=fresh("sku"), name="New")
+    )
+
+
+def _more() -> stock.AddStockRequest:
+    return stock.AddStockRequest(request_id=fresh("more"), product_id=1, warehouse_id=1, quantity=10)
+
+
+@pytest.mark.parametrize("phase", range(5))
+@pytest.mark.parametrize("after_the_statement", [False, True])
+async def test_lock_errors_at_every_statement_go_unnoticed(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, retried: Errors, phase: int, after_the_statement: bool
+) -> None:
+    """Every fifth command meets the error, before or after its work; the phases make it any one of a transaction."""
+    execute, turn, number = DriverSession.execute, phase, (1205, 1213)[phase % 2]
+
+    async def unlucky(self: DriverSession, text: str, values: dict[str, Any]) -> Any:
+        nonlocal turn
+        turn += 1
+        if turn % 5 == 0 and not after_the_statement:
+            raise pymysql.err.OperationalError(number, "injected")
+        rows = await execute(self, text, values)
+        if turn % 5 == 0 and not text.endswith("COMMIT"):
+            raise pymysql.err.OperationalError(number, "injected")
+        return rows
+
+    monkeypatch.setattr(DriverSession, "execute", unlucky)
+    await every_kind_of_change(calls)
+    assert number in retried
+
+
+async def test_a_true_deadlock_goes_unnoticed(calls: Calls, warehouse_database_url: str, retried: Errors) -> None:
+    held = await calls.hold((1, 1, 5))
+    with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+        rival.begin()
+        # Much written: the other one is chosen as the victim.
+        cursor.executemany(
+            "INSERT INTO request_ids VALUES (%s, REPEAT('x', 16), '[]', UTC_TIMESTAMP(6))",
+            [(f"rival {number}",) for number in range(200)],
+        )
+        cursor.execute("SELECT 1 FROM reservations WHERE reservation_id = %s FOR UPDATE", (held.reservation_id,))
+        selling = asyncio.ensure_future(_coroutine(calls.holds.Commit(commit(reservation_id=held.reservation_id))))
+        await _until_someone_waits_for_a_lock(warehouse_database_url)
+        await asyncio.to_thread(cursor.execute, "SELECT 1 FROM stock_levels FOR UPDATE")
+        assert not selling.done()
+        rival.rollback()
+    [sold] = (await selling).reservations
+    assert sold.state == COMMITTED
+    assert retried[0] == 1213
+
+
+async def _coroutine(call: Any) -> Any:
+    return await call
+
+
+async def _until_someone_waits_for_a_lock(url: str) -> None:
+    query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    deadline = time.monotonic() + 5
+    while not await asyncio.to_thread(scalar, url, query):
+        assert time.monotonic() < deadline
+        # The table is a cache that the server renews only after 0.1 s without readers.
+        await asyncio.sleep(0.15)
+
+
+async def test_a_lock_wait_that_ends_goes_unnoticed_and_one_that_does_not_is_aborted(
+    warehouse_database_url: str, retried: Errors
+) -> None:
+    impatient = DatabaseSettings(lock_wait_timeout_seconds=1, tries=2)
+    async with serving(warehouse_database_url, database=impatient) as calls:
+        await calls.keep({(1, 1): 100})
+        with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+            rival.begin()
+            cursor.execute("SELECT * FROM stock_levels FOR UPDATE")
+            request = reserve((1, 1, 3))
+            no = await refused(calls.holds.Reserve(request))
+            assert (no.code, no.reason) == ("ABORTED", "LOCK_RETRIES_SPENT")
+            assert no.retry_seconds
+            assert retried == [1205]
+            pending = asyncio.ensure_future(_coroutine(calls.holds.Reserve(request)))
+            deadline = time.monotonic() + 5
+            while len(retried) < 2:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            rival.rollback()
+            await pending
+        assert await calls.level() == (100, 3)
+    await assert_clean(warehouse_database_url)
+
+
+async def test_a_lost_answer_to_commit_is_found_again(warehouse_database_url: str, retried: Errors) -> None:
+    async with proxied(warehouse_database_url) as (proxy, url), serving(url) as calls:
+        await calls.keep({(1, 1): 100})
+        before = proxy.lost
+        for _ in range(6):
+            proxy.lose_answers = 1
+            held = await calls.hold((1, 1, 1))
+            proxy.lose_answers = 1
+            await calls.holds.Commit(commit(reservation_id=held.reservation_id))
+            proxy.lose_answers = 1
+            added = await calls.stock.AddStock(
+                stock.AddStockRequest(request_id=fresh("more"), product_id=1, warehouse_id=1, quantity=1)
+            )
+            assert (added.stock_level.on_hand, added.stock_level.reserved) == (100, 0)
+            proxy.lose_answers = 1
+            await calls.holds.Cancel(cancel(order_id=fresh("unseen")))
+            proxy.lose_answers = 1
+            await calls.stock.CreateProduct(
+                stock.CreateProductRequest(request_id=fresh("product"), sku=fresh("sku"), name="New")
+            )
+        assert proxy.lost - before == 30
+        assert len(retried) == 30
+        await assert_clean(warehouse_database_url)
+
+
+async def test_lost_answers_under_load_leave_one_effect_each(warehouse_database_url: str) -> None:
+    async with proxied(warehouse_database_url) as (proxy, url), serving(url) as calls:
+        await calls.keep({(1, 1): 1000})
+
+        async def shop() -> None:
+            for _ in range(6):
+                held = await calls.hold((1, 1, 1))
+                await calls.holds.Commit(commit(reservation_id=held.reservation_id))
+
+        shoppers = asyncio.gather(*(shop() for _ in range(20)))
+        while not shoppers.done():
+            proxy.lose_answers = 1
+            await asyncio.wait([shoppers], timeout=0.15)
+        await shoppers
+        assert proxy.lost >= 3
+        assert await calls.level() == (880, 0)
+    await assert_clean(warehouse_database_url)
+
+
+async def test_one_command_with_impossible_data_spoils_no_other(calls: Calls, warehouse_database_url: str) -> None:
+    """The ledger already has the row that this change would write: nothing that an API call could bring about."""
+    await calls.keep({(2, 2): 10})
+    sql(
+        warehouse_database_url,
+        "INSERT INTO movements SELECT product_id, warehouse_id, sequence + 1, type, 0, on_hand_after, on_hand_after,"
+        " 0, 0, '', '', '', '', event_id, created_at FROM movements WHERE product_id = 2",
+    )
+    requests = [reserve((2, 2, 1) if number == 7 else (1, 1, 1)) for number in range(16)]
+    ends = await asyncio.gather(*(outcome(calls.holds.Reserve(request)) for request in requests))
+    failed = [number for number, ended in enumerate(ends) if isinstance(ended, No)]
+    assert failed == [7]
+    sql(warehouse_database_url, "DELETE FROM movements WHERE product_id = 2 AND sequence = 2")
+
+
+async def test_a_poisoned_hold_does_not_stop_the_sweep(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url, sweep_size_max=20) as calls:
+        await calls.keep({(1, 1): 1000, (2, 1): 10, (3, 1): 10})
+        poisoned = [await calls.hold((product, 1, 5)) for product in (2, 3)]
+        good = [await calls.hold((1, 1, 1)) for _ in range(100)]
+        sql(warehouse_database_url, "UPDATE stock_levels SET reserved = 1 WHERE product_id = 2")
+        sql(warehouse_database_url, "DELETE FROM stock_levels WHERE product_id = 3")
+        make_overdue(warehouse_database_url)
+        assert (await calls.holds.SweepExpired(pb.SweepExpiredRequest())).expired == 100
+        assert await calls.state(good[-1].reservation_id) == EXPIRED
+        assert [await calls.state(item.reservation_id) != EXPIRED for item in poisoned] == [True, True]
+        assert (await calls.holds.SweepExpired(pb.SweepExpiredRequest())).expired == 0
+        ended = await refused(calls.holds.Commit(commit(order_id=poisoned[0].order_id)))
+        assert (ended.code, ended.reason) == ("INTERNAL", "INTERNAL")
+
+
+async def test_many_sweepers_end_each_hold_once(warehouse_database_url: str) -> None:
+    async with (
+        serving(warehouse_database_url, sweep_seconds=0.02, sweep_size_max=7) as one,
+        serving(warehouse_database_url, sweep_seconds=0.02, sweep_size_max=7) as two,
+        serving(warehouse_database_url, sweep_size_max=50) as three,
+    ):
+        await one.keep({(1, 1): 300})
+        await asyncio.gather(*((one, two)[number % 2].hold((1, 1, 1)) for number in range(300)))
+        make_overdue(warehouse_database_url)
+        deadline = time.monotonic() + 20
+        while await one.level() != (300, 0):
+            await asyncio.gather(*(server.holds.SweepExpired(pb.SweepExpiredRequest()) for server in (one, two, three)))
+            assert time.monotonic() < deadline
+    assert scalar(warehouse_database_url, "SELECT COUNT(*) FROM movements WHERE type = 'EXPIRED'") == 300
+    await assert_clean(warehouse_database_url)
+
+
+@pytest.fixture(scope="module")
+def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+    """A database server that may be killed."""
+    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
+    with (
+        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
+        LocalServer(Path(folder), database_flavour, settings=settings) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def own_url(own_server: LocalServer) -> str:
+    own_server.start()
+    url = f"{own_server.url}/{fresh('warehouse').replace('-', '_')}"
+    migrating.upgrade(url, "warehouse")
+    return url
+
+
+async def _wait_for_health(calls: Calls, wanted: int) -> None:
+    deadline = time.monotonic() + 10
+    for service in ("", *SERVICES):
+        while await calls.status(service) != wanted:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_a_killed_database_is_told_and_survived(own_server: LocalServer, own_url: str) -> None:
+    async with serving(own_url, database=QUICK, health_check_seconds=0.2) as calls:
+        await calls.keep({(1, 1): 10})
+        request = reserve((1, 1, 3))
+        await _wait_for_health(calls, SERVING)
+        own_server.kill()
+        began = time.monotonic()
+        for call in (
+            calls.holds.Reserve(request),
+            calls.holds.CheckStock(pb.CheckStockRequest(items=request.lines)),
+            calls.holds.GetReservation(pb.GetReservationRequest(reservation_id="x")),
+            calls.holds.SweepExpired(pb.SweepExpiredRequest()),
+        ):
+            no = await refused(call)
+            assert (no.code, no.reason) == ("UNAVAILABLE", "DATABASE_AWAY")
+            assert no.retry_seconds
+            assert "127.0.0.1" not in no.message
+        assert time.monotonic() - began < 12
+        await _wait_for_health(calls, NOT_SERVING)
+        own_server.start()  # not in a thread of a pool: the server ends with the thread that started it
+        await _wait_for_health(calls, SERVING)
+        await calls.holds.Reserve(request)
+        assert await calls.level() == (10, 3)
+    await assert_clean(own_url)
+
+
+async def test_a_frozen_database_costs_a_bounded_time(own_server: LocalServer, own_url: str) -> None:
+    async with serving(own_url, database=QUICK, health_check_seconds=0.2) as calls:
+        await calls.keep({(1, 1): 10})
+        request = reserve((1, 1, 3))
+        assert own_server.pid is not None
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            ends = await asyncio.gather(
+                refused(calls.holds.Reserve(request)),
+                refused(calls.holds.CheckStock(pb.CheckStockRequest(items=request.lines))),
+                refused(calls.holds.GetReservation(pb.GetReservationRequest(reservation_id="x"))),
+            )
+            assert {(no.code, no.reason) for no in ends} == {("UNAVAILABLE", "DATABASE_AWAY")}
+            assert time.monotonic() - began < 8
+            await _wait_for_health(calls, NOT_SERVING)
+            hasty = await refused(calls.holds.Reserve(request, timeout=0.3))
+            assert hasty.code == "DEADLINE_EXCEEDED"
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        await _wait_for_health(calls, SERVING)
+        await calls.holds.Reserve(request)
+        assert await calls.level() == (10, 3)
+    await assert_clean(own_url)
+
+
+async def test_a_server_stops_in_time_though_its_database_is_frozen(own_server: LocalServer, own_url: str) -> None:
+    assert own_server.pid is not None
+    try:
+        async with serving(own_url, database=QUICK) as calls:
+            await calls.keep({(1, 1): 10})
+            os.kill(own_server.pid, signal.SIGSTOP)
+            pending = asyncio.ensure_future(outcome(calls.holds.Reserve(reserve((1, 1, 3)))))
+            await asyncio.wait([pending], timeout=0.2)
+            began = time.monotonic()
+        assert time.monotonic() - began < 8
+        await asyncio.gather(pending, return_exceptions=True)
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+
+
+async def test_a_server_starts_without_its_database_and_says_so(own_server: LocalServer, own_url: str) -> None:
+    own_server.kill()
+    async with serving(own_url, database=QUICK, health_check_seconds=0.2) as calls:
+        assert await calls.status() == NOT_SERVING
+        own_server.start()  # not in a thread of a pool: the server ends with the thread that started it
+        await _wait_for_health(calls, SERVING)
+        await calls.keep({(1, 1): 10})
