@@ -1,0 +1,77 @@
+"""Between this service and the warehouse's client library: options of calls, refusals and faults."""
+
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+
+from order_gateway.gateway import Call, GatewayFault, Refusal
+from warehouse.client import (
+    CallOptions,
+    DeadlineExceeded,
+    InsufficientStock,
+    InvalidRequest,
+    Refused,
+    RequestIdReused,
+    WarehouseError,
+    WarehouseOverloaded,
+)
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+RETRY_AFTER_DEFAULT_SECONDS = 1.0
+
+
+async def or_refusal(call: Awaitable[T]) -> T | Refusal:
+    """The answer of a call, or the warehouse's no as a value. Raises: GatewayFault."""
+    try:
+        with translated():
+            return await call
+    except InsufficientStock as refusal:
+        details = tuple(
+            {
+                "product_id": shortage.product_id,
+                "warehouse_id": shortage.warehouse_id,
+                "requested": shortage.requested,
+                "available": shortage.available,
+            }
+            for shortage in refusal.shortages
+        )
+        return Refusal(refusal.reason, "not enough stock", details)
+    except Refused as refusal:
+        return Refusal(refusal.reason, str(refusal), (dict(refusal.metadata),) if refusal.metadata else ())
+    except InvalidRequest as refusal:
+        violations = tuple({"field": field, "message": text} for field, text in refusal.violations.items())
+        return Refusal("INVALID_ARGUMENT", "the warehouse does not accept this", violations)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Faults become GatewayFault; refusals pass, but for the one that only a bug can cause."""
+    try:
+        yield
+    except DeadlineExceeded as error:
+        raise GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time") from error
+    except WarehouseOverloaded as error:
+        wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
+        raise GatewayFault("WAREHOUSE_OVERLOADED", "the warehouse is busy; try again shortly", wait) from error
+    except RequestIdReused as error:
+        log.exception("request_id_reused", reason=error.reason)
+        raise GatewayFault("WAREHOUSE_ERROR", "the warehouse did not accept this service's call") from error
+    except (Refused, InvalidRequest):
+        raise
+    except WarehouseError as error:
+        log.warning("warehouse_fault", reason=error.reason, error=str(error))
+        wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
+        raise GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait) from error
+
+
+def call_options(call: Call) -> CallOptions:
+    """What goes along with a call, as the client library takes it."""
+    options: CallOptions = {"correlation_id": call.correlation_id, "traceparent": call.traceparent}
+    if call.request_id:
+        options["request_id"] = call.request_id
+    if call.deadline_seconds is not None:
+        options["deadline_seconds"] = call.deadline_seconds
+    return options
