@@ -140,27 +140,37 @@ class Database:
 
         Raises: as `run_in_transaction`.
         """
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.settings.tries)
-            | tenacity.stop_after_delay(self.settings.retry_for_seconds),
-            wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
-            retry=tenacity.retry_if_exception(is_worth_retrying),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
 
         async def bounded() -> T:
             async with asyncio.timeout(self.settings.transaction_timeout_seconds):
                 return await attempt()
 
         try:
-            return await retrying(bounded)
+            try:
+                # Nearly all end here, without the cost of setting up the retries.
+                return await bounded()
+            except Exception as error:
+                if self.settings.tries == 1 or not is_worth_retrying(error):
+                    raise
+                log.info("transaction_retry", attempt=1, error=repr(error))
+            return await self._retrying()(bounded)
         except Exception as error:
             if is_connection_failure(error):
                 raise DatabaseAway("the database can't be reached") from error
             if is_worth_retrying(error):
                 raise LockRetriesSpent(f"no luck in {self.settings.tries} tries") from error
             raise
+
+    def _retrying(self) -> tenacity.AsyncRetrying:
+        """The tries after the first one."""
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.settings.tries - 1)
+            | tenacity.stop_after_delay(self.settings.retry_for_seconds),
+            wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
+            retry=tenacity.retry_if_exception(is_worth_retrying),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
 
     async def ping(self) -> None:
         """Ask the server for a sign of life. Raises: DatabaseAway."""
@@ -270,4 +280,5 @@ def _insist_on_tls(connection: Any, _record: object) -> None:
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.info("transaction_retry", attempt=state.attempt_number, error=repr(error))
+    # The first try was made before tenacity began to count.
+    log.info("transaction_retry", attempt=state.attempt_number + 1, error=repr(error))

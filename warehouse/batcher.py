@@ -1,8 +1,9 @@
 """A bounded micro-batcher: callers hand in items one by one, a worker takes them in batches. Knows nothing of stock.
 
-While a batch is being processed, the items that arrive form the next one. A lone item leaves at once. After a
-batch of more than a few, the next one waits until nearly as many have come again (callers that are answered
-together come back together), for `gather_seconds` at most: bigger batches cost less per item.
+While a batch is being processed, the items that arrive form the next one. A lone item leaves at once. Where more
+than a few callers were seen at the same time (in a batch, and waiting when it ended), the next batch waits until
+nearly as many have come: those that were answered together come back together, and bigger batches cost less per
+item. It waits no longer than the last batch took, and `gather_seconds` at most.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class BatcherSettings(BaseModel):
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")
     queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
     gather_seconds: float = Field(0.005, ge=0, le=0.1, description="longest wait for a batch to fill under load")
-    gather_from: int = Field(8, ge=1, le=4000, description="batches smaller than this are never waited for")
+    gather_from: int = Field(4, ge=2, le=4000, description="fewer callers at the same time are never waited for")
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -98,20 +99,21 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        last_size, last_end = 0, loop.time()
+        callers, duration, ended = 0, 0.0, loop.time()
         while True:
             if not self._waiting:
                 if self._closing:
                     return
                 await self._wait_for(1, None)
-            is_busy = loop.time() - last_end <= self.settings.gather_seconds
-            if is_busy and last_size >= self.settings.gather_from and not self._closing:
-                wanted = min(last_size * 9 // 10, self.settings.batch_size_max)
-                await self._wait_for(wanted, self.settings.gather_seconds)
+            patience = min(self.settings.gather_seconds, duration)
+            if callers >= self.settings.gather_from and loop.time() - ended <= patience and not self._closing:
+                await self._wait_for(min(callers * 9 // 10, self.settings.batch_size_max), patience)
             batch = self._take()
+            began = loop.time()
             if batch:
                 await self._process_batch(batch)
-            last_size, last_end = len(batch), loop.time()
+            ended = loop.time()
+            callers, duration = len(batch) + len(self._waiting), ended - began
 
     async def _wait_for(self, wanted: int, timeout_seconds: float | None) -> None:
         """Until `wanted` items wait, the time is over, or the batcher closes."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import grpc
 import structlog
@@ -29,6 +31,8 @@ SERVICES = (
     warehouse_pb2.DESCRIPTOR.services_by_name["WarehouseService"].full_name,
     stock_pb2.DESCRIPTOR.services_by_name["StockService"].full_name,
 )
+GC_THRESHOLD = 50_000
+"""New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -40,6 +44,7 @@ async def serve(settings: WarehouseSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as port:
+        _calm_garbage_collector()
         log.info("serving", address=f"{settings.listen.rpartition(':')[0]}:{port}")
         await stop.wait()
         log.info("stopping", grace_seconds=settings.stop_grace_seconds)
@@ -54,10 +59,11 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     levels: LevelBatcher = Batcher(reader.process, settings.reader)
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.calls_max)
-    _add_services(server, settings, database, batcher, levels, sweeper)
+    registry = cast("grpc.aio.Server", _ByName(server))
+    _add_services(registry, settings, database, batcher, levels, sweeper)
     servicer = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), registry)
     port = _bind(server, settings)
     batcher.start()
     levels.start()
@@ -78,6 +84,20 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
         await database.close()
 
 
+class _ByName:
+    """What generated code takes for a server, so that methods are found by name only.
+
+    grpc.aio waits for each method that is also registered with its core by a task of its own, and looks at all of
+    these tasks for every call: with our two dozen methods, that is a sixth of what a call costs.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, *_: object) -> None:
+        """Nothing: the generic handlers know all methods."""
+
+
 def _add_services(
     server: grpc.aio.Server,
     settings: WarehouseSettings,
@@ -92,6 +112,15 @@ def _add_services(
     administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
+
+
+def _calm_garbage_collector() -> None:
+    """A call makes a few hundred objects that die at once; by default Python looks through all of them for cycles
+    every 700, which takes an eighth of the processor time here.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
 def _options(settings: WarehouseSettings) -> list[tuple[str, int]]:

@@ -42,6 +42,10 @@ from warehouse.stock import Decision, Order, Stock, decide
 
 log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
+_read_level = msgspec.json.Decoder(Level).decode
+_read_reservation = msgspec.json.Decoder(Reservation).decode
+_read_line = msgspec.json.Decoder(tuple[str, int, int, int, int, int]).decode
+_read_answer = msgspec.json.Decoder(StoredAnswer).decode
 Rows = list[tuple[Any, ...]]
 LINES_MAX = 2000
 """Lines of commands in one transaction: more would hold their locks for seconds, and outgrow a packet."""
@@ -144,18 +148,20 @@ class StockStore:
             "orders": _singles(plan.orders),
         }
         results = (await self._session.execute(";".join(steps), values))[len(opening) :]
-        levels, *held, answers, orders, [(now,)] = results
+        level_rows, *held, answer_rows, order_rows, [(now,)] = results
+        levels = [_read_level(row) for (row,) in level_rows]
+        answers = [_read_answer(row) for (row,) in answer_rows]
         if _came_meanwhile(plan, answers):
             raise RaceLost("a Reserve was answered after its Cancel had looked for it")
-        found = {(row[0], row[1]): Level(*row) for row in levels}
+        found = {level.key: level for level in levels}
         products, warehouses = await self._explain_missing(plan.levels - found.keys())
         return Stock(
             now=now,
             entropy=randbits(48),
             levels=found,
-            reservations=reservations_from(*held) if held else {},
-            orders={row[0]: Order(row[1] or 0, row[2], tuple(plan.holds.get(row[0], ()))) for row in orders},
-            answers={row[0]: StoredAnswer(*row) for row in answers},
+            reservations=_reservations(*held) if held else {},
+            orders={key: _order(latest, plan.holds.get(key, ())) for key, latest in order_rows},
+            answers={answer.request_id: answer for answer in answers},
             products=products,
             warehouses=warehouses,
         )
@@ -182,9 +188,9 @@ class StockStore:
             plan.holds.setdefault(order_id, []).append(reservation_id)
             plan.reservations.add(reservation_id)
         plan.levels.update((row[0], row[1]) for row in lines_of_orders)
-        plan.levels.update((row[1], row[2]) for row in lines)
-        for row in answers:
-            for reservation in decode_answer(row[2]).reservations:
+        plan.levels.update(_read_line(row)[1:3] for (row,) in lines)
+        for (row,) in answers:
+            for reservation in decode_answer(_read_answer(row).answer).reservations:
                 plan.reservations.add(reservation.reservation_id)
                 plan.levels.update(line.key for line in reservation.lines)
 
@@ -236,7 +242,7 @@ class LevelReader:
             except BaseException:
                 await self._session.close()
                 raise
-            return {(row[0], row[1]): Level(*row) for row in rows}
+            return {level.key: level for level in (_read_level(row) for (row,) in rows)}
 
         return [await self._database.retry(attempt)] * len(wanted)
 
@@ -278,22 +284,32 @@ def _line_count(command: Command) -> int:
     return len(command.lines) if isinstance(command, Reserve | Commit) else 1
 
 
-def _came_meanwhile(plan: _Plan, answers: Rows) -> bool:
+def _came_meanwhile(plan: _Plan, answers: Iterable[StoredAnswer]) -> bool:
     """Whether a Reserve that is to be cancelled has taken a hold that was not there yet when it was looked for."""
     return any(
         reservation.reservation_id not in plan.reservations
-        for row in answers
-        if row[0] in plan.reserve_requests
-        for reservation in decode_answer(row[2]).reservations
+        for stored in answers
+        if stored.request_id in plan.reserve_requests
+        for reservation in decode_answer(stored.answer).reservations
     )
 
 
-def reservations_from(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
-    """Put reservations and their lines together, by reservation id, in the order of `rows`."""
+def _order(latest: str, reservation_ids: Iterable[str]) -> Order:
+    sequence, _, cancelled_at = latest.partition(" ")
+    return Order(int(sequence), int(cancelled_at) if cancelled_at else None, tuple(reservation_ids))
+
+
+def _reservations(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
+    """Put reservations and their lines together."""
     lines: dict[str, list[HeldLine]] = {}
-    for reservation_id, *line in line_rows:
+    for (row,) in line_rows:
+        reservation_id, *line = _read_line(row)
         lines.setdefault(reservation_id, []).append(HeldLine(*line))
-    return {row[0]: Reservation(*(*row[:3], State(row[3]), *row[4:], tuple(lines.get(row[0], ())))) for row in rows}
+    heads = [_read_reservation(row) for (row,) in rows]
+    return {
+        head.reservation_id: msgspec.structs.replace(head, lines=tuple(lines.get(head.reservation_id, ())))
+        for head in heads
+    }
 
 
 def _document(rows: Iterable[Any]) -> str:
