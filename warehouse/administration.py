@@ -16,6 +16,7 @@ from warehouse.settings import Limits
 from warehouse.validation import ID_MAX, KEYS_MAX, Checks
 
 LEVELS_OF_PRODUCT_MAX = 1000
+SKIP_MAX = 1_000_000
 
 
 class Administration(StockServiceServicer):
@@ -76,10 +77,13 @@ class Administration(StockServiceServicer):
     async def ListProducts(self, request: pb.ListProductsRequest, _caller: Caller) -> pb.ListProductsResponse:
         size = page_size(request.page_size, self._limits.page_size_default)
         cursor = read_token(request.page_token, ("products",), (int,))
-        found = await self._catalogue.products_after(int(cursor[0]) if cursor else 0, size + 1)
+        checks = Checks()
+        skip = checks.number("skip", request.skip, 0, SKIP_MAX)
+        checks.done()
+        found, total = await self._catalogue.products_after(int(cursor[0]) if cursor else 0, size + 1, skip)
         token = make_token(("products",), (found[size - 1].product_id,)) if len(found) > size else ""
         return pb.ListProductsResponse(
-            products=[wire.product(product) for product in found[:size]], next_page_token=token
+            products=[wire.product(product) for product in found[:size]], next_page_token=token, total_size=total
         )
 
     @rpc(Role.READER)

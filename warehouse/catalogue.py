@@ -73,10 +73,19 @@ class Catalogue:
         query = select(products).where(products.c.product_id.in_(product_ids)).order_by(products.c.product_id)
         return await self._read(query)
 
-    async def products_after(self, product_id: int, size: int) -> list[Product]:
-        """A page of the catalogue: the `size` products with the next greater ids."""
-        query = select(products).where(products.c.product_id > product_id).order_by(products.c.product_id).limit(size)
-        return await self._read(query)
+    async def products_after(self, product_id: int, size: int, skip: int = 0) -> tuple[list[Product], int]:
+        """A page of the catalogue: `size` products with the next greater ids, without the first `skip` of them.
+
+        Also how many products there are in all.
+        """
+        query = select(products).where(products.c.product_id > product_id).order_by(products.c.product_id)
+
+        async def read(connection: AsyncConnection) -> tuple[list[Product], int]:
+            page = [_product(row) for row in (await connection.execute(query.offset(skip).limit(size))).all()]
+            total = (await connection.execute(select(func.count()).select_from(products))).scalar_one()
+            return page, int(total)
+
+        return await self._database.run_in_transaction(read)
 
     async def _read(self, query: sqlalchemy.Select[Any]) -> list[Product]:
         async def read(connection: AsyncConnection) -> list[Product]:

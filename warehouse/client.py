@@ -268,10 +268,10 @@ class WarehouseClient:
         return {product.product_id: product for product in response.products}, list(response.missing_product_ids)
 
     async def list_products(
-        self, *, page_size: int = 0, page_token: str = "", **call: Unpack[CallOptions]
+        self, *, page_size: int = 0, page_token: str = "", skip: int = 0, **call: Unpack[CallOptions]
     ) -> stock_pb2.ListProductsResponse:
-        """A page of the catalogue, by product id."""
-        request = stock_pb2.ListProductsRequest(page_size=page_size, page_token=page_token)
+        """A page of the catalogue, by product id, `skip` products further on."""
+        request = stock_pb2.ListProductsRequest(page_size=page_size, page_token=page_token, skip=skip)
         return await self._call(self._stock.ListProducts, request, call)
 
     async def create_warehouse(
@@ -522,4 +522,6 @@ __all__ = [
     "WarehouseUnavailable",
     "line",
     "new_request_id",
+    "stock_pb2",
+    "warehouse_pb2",
 ]
