@@ -104,6 +104,8 @@ class CallOptions(TypedDict, total=False):
     """Travels into the warehouse's rows, events and logs."""
     traceparent: str
     """W3C trace context, passed on as it is."""
+    actor: str
+    """On whose behalf, in ASCII; the ledger names them after the key."""
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -418,6 +420,7 @@ class WarehouseClient:
             ("x-api-key", self.settings.api_key),
             ("x-correlation-id", call.get("correlation_id", "")),
             ("traceparent", call.get("traceparent", "")),
+            ("x-actor", call.get("actor", "")),
         )
         return [(name, value) for name, value in known if value]
 

@@ -19,6 +19,8 @@ from warehouse.validation import OPAQUE_ID_LENGTH_MAX, Checks
 
 log = structlog.get_logger(__name__)
 CORRELATION_HEADER = "x-correlation-id"
+ACTOR_HEADER = "x-actor"
+ACTOR_LENGTH_MAX = 64
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,17 +44,22 @@ class Edge:
 
     def admit(self, context: Context, role: Role) -> Caller:
         """Find out who calls. Raises: Unauthenticated, PermissionDenied, InvalidRequest."""
-        key, correlation_id = None, ""
+        key, correlation_id, behalf = None, "", ""
         for name, value in context.invocation_metadata() or ():
             if name == API_KEY_HEADER:
                 key = str(value)
             elif name == CORRELATION_HEADER:
                 correlation_id = str(value)
+            elif name == ACTOR_HEADER:
+                behalf = str(value)
         actor = self._keyring.identify(key, role)
         if correlation_id:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
             checks.done()
+        if behalf:
+            # Behind the name of the key, so that nobody can pass as somebody else.
+            actor = f"{actor}/{behalf}"[:ACTOR_LENGTH_MAX]
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         return Caller(actor, correlation_id.strip(), asyncio.get_running_loop().time() + seconds)

@@ -20,6 +20,7 @@ class Call:
     correlation_id: str
     traceparent: str = ""
     deadline_seconds: float | None = None
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ def call_options(call: Call) -> CallOptions:
     options: CallOptions = {"correlation_id": call.correlation_id, "traceparent": call.traceparent}
     if call.request_id:
         options["request_id"] = call.request_id
+    if call.actor:
+        options["actor"] = "".join(character if " " <= character <= "~" else "?" for character in call.actor)
     if call.deadline_seconds is not None:
         options["deadline_seconds"] = call.deadline_seconds
     return options
