@@ -48,10 +48,12 @@ class StockQueries:
         self, order_id: str, product_id: int, state: State | None, before: str, size: int
     ) -> list[Reservation]:
         """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty."""
+        # By product the ids are read from the lines' index, where they stand in order: a page is a few rows of it.
+        key = reservation_lines.c.reservation_id if product_id else reservations.c.reservation_id
         ids = _reservation_ids(order_id, product_id, state)
         if before:
-            ids = ids.where(reservations.c.reservation_id < _as_ascii(before))
-        ids = ids.order_by(reservations.c.reservation_id.desc()).limit(size)
+            ids = ids.where(key < _as_ascii(before))
+        ids = ids.order_by(key.desc()).limit(size)
         return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
 
     async def reservations_by_expiry(self, state: State, after: Cursor | None, size: int) -> list[Reservation]:
@@ -108,10 +110,12 @@ class StockQueries:
 
 def _reservation_ids(order_id: str, product_id: int, state: State | None) -> Select[Any]:
     table, lines = reservations.c, reservation_lines.c
-    ids = select(table.reservation_id).distinct()
-    if product_id:
-        same = lines.reservation_id == table.reservation_id
-        ids = ids.join(reservation_lines, same).where(lines.product_id == product_id)
+    if not product_id:
+        ids = select(table.reservation_id)
+    else:
+        ids = select(lines.reservation_id).distinct().where(lines.product_id == product_id)
+        if order_id or state is not None:
+            ids = ids.join(reservations, lines.reservation_id == table.reservation_id)
     if order_id:
         ids = ids.where(table.order_id == order_id)
     if state is not None:

@@ -1,0 +1,272 @@
+"""The server around the calls: who may, over which wire, until when, how many, and how it stops."""
+
+import asyncio
+import datetime
+import hashlib
+import ipaddress
+import json
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from generated.warehouse.v1 import stock_pb2 as stock
+from generated.warehouse.v1 import warehouse_pb2 as pb
+from tests.processes import Processes
+from tests.warehouse_kit import (
+    Calls,
+    No,
+    assert_clean,
+    calling,
+    connection,
+    no_of_status,
+    outcome,
+    refused,
+    reserve,
+    scalar,
+    serving,
+)
+from warehouse.auth import ApiKey, Role
+from warehouse.batcher import BatcherSettings
+from warehouse.server import SERVICES, running
+from warehouse.settings import WarehouseSettings
+
+pytestmark = pytest.mark.sql
+KEYS = tuple(
+    ApiKey(name=f"the {role}", role=role, sha256=hashlib.sha256(f"{role} key".encode()).hexdigest()) for role in Role
+)
+NEEDED = {
+    Role.READER: (
+        "CheckStock",
+        "GetReservation",
+        "ListReservations",
+        "BatchGetProducts",
+        "ListProducts",
+        "GetInventory",
+        "BatchGetInventory",
+        "ListInventory",
+        "ListMovements",
+    ),
+    Role.ORDER: ("Reserve", "BatchReserve", "Commit", "Cancel", "Extend"),
+    Role.ADMIN: ("SweepExpired", "CreateProduct", "CreateWarehouse", "AddStock", "RemoveStock", "UpdateInventory"),
+}
+LADDER = (Role.READER, Role.ORDER, Role.ADMIN)
+
+
+def methods() -> dict[str, tuple[str, type]]:
+    """Every method of both services: its path and the class of its request."""
+    found = {}
+    for module in (pb, stock):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                request = getattr(module, method.input_type.name)
+                found[method.name] = (f"/{service.full_name}/{method.name}", request)
+    return found
+
+
+async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> None:
+    needed = {method: role for role, names in NEEDED.items() for method in names}
+    assert needed.keys() == methods().keys()
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        for name, (path, request) in methods().items():
+            call = calls.channel.unary_unary(path, request_serializer=request.SerializeToString)
+            for metadata in ((), (("x-api-key", "wrong"),), (("x-api-key", ""),)):
+                no = await refused(call(request(), metadata=metadata))
+                assert (no.code, no.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED"), name
+            for role in LADDER:
+                ended = await outcome(call(request(), metadata=(("x-api-key", f"{role} key"),)))
+                denied = isinstance(ended, No) and ended.code == "PERMISSION_DENIED"
+                assert denied is (LADDER.index(role) < LADDER.index(needed[name])), (name, role)
+        assert await calls.status() == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_the_name_of_the_key_is_in_the_ledger(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 10})
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        await calls.holds.Reserve(reserve((1, 1, 1)), metadata=(("x-api-key", "order key"),))
+    query = "SELECT actor FROM movements ORDER BY sequence DESC LIMIT 1"
+    assert scalar(warehouse_database_url, query) == "the order"
+
+
+class Authority:
+    """Makes certificates, for as long as a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+        self.certificate = folder / "ca.pem"
+        folder.mkdir()
+        self._write(self.certificate, self.name, self.key, is_authority=True)
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1 and its key, in files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        self._write(certificate, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, is_authority=False)
+        key_path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate, key_path
+
+    def _write(self, path: Path, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+
+def client_credentials(ca: Path, pair: tuple[Path, Path] | None = None) -> grpc.ChannelCredentials:
+    chain, key = (pair[0].read_bytes(), pair[1].read_bytes()) if pair else (None, None)
+    return grpc.ssl_channel_credentials(ca.read_bytes(), key, chain)
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+async def test_tls(warehouse_database_url: str, tmp_path: Path, mutual: bool) -> None:
+    ours, strangers = Authority(tmp_path / "ours"), Authority(tmp_path / "strangers")
+    certificate, key = ours.issue("server")
+    settings = WarehouseSettings(
+        database_url=warehouse_database_url,
+        listen="127.0.0.1:0",
+        tls_certificate=certificate,
+        tls_key=key,
+        tls_client_ca=ours.certificate if mutual else None,
+    )
+    good = client_credentials(ours.certificate, ours.issue("client") if mutual else None)
+    bad = [None, client_credentials(strangers.certificate)]
+    if mutual:
+        bad += [
+            client_credentials(ours.certificate),
+            client_credentials(ours.certificate, strangers.issue("client")),
+        ]
+    request = pb.CheckStockRequest(items=[pb.Line(product_id=1, warehouse_id=1, quantity=1)])
+    async with running(settings) as port:
+        async with calling(f"127.0.0.1:{port}", credentials=good) as calls:
+            assert not (await calls.holds.CheckStock(request)).sufficient
+        for credentials in bad:
+            async with calling(f"127.0.0.1:{port}", credentials=credentials) as calls:
+                assert (await refused(calls.holds.CheckStock(request, timeout=5))).code == "UNAVAILABLE"
+
+
+async def test_a_caller_out_of_time_has_no_effect(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 10})
+        with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+            rival.begin()
+            cursor.execute("SELECT * FROM stock_levels FOR UPDATE")
+            first = asyncio.ensure_future(outcome(calls.holds.Reserve(reserve((1, 1, 1)))))
+            await asyncio.wait([first], timeout=0.2)
+            # These wait behind the first, which is at the locked row.
+            late = await asyncio.gather(
+                *(refused(calls.holds.Reserve(reserve((1, 1, 1)), timeout=0.2)) for _ in range(5))
+            )
+            given_up = calls.holds.Reserve(reserve((1, 1, 1)))
+            given_up.cancel()
+            rival.rollback()
+        assert {no.code for no in late} == {"DEADLINE_EXCEEDED"}
+        assert not isinstance(await first, No)
+        await calls.hold((1, 1, 1))
+        assert await calls.level() == (10, 2)
+
+
+async def test_too_many_are_turned_away_at_once(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url, batcher=BatcherSettings(queue_size_max=3, batch_size_max=2)) as calls:
+        await calls.keep({(1, 1): 100})
+        with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+            rival.begin()
+            cursor.execute("SELECT * FROM stock_levels FOR UPDATE")
+            pending = [asyncio.ensure_future(outcome(calls.holds.Reserve(reserve((1, 1, 1))))) for _ in range(20)]
+            while sum(item.done() for item in pending) < 15:
+                await asyncio.wait([item for item in pending if not item.done()], return_when="FIRST_COMPLETED")
+            rival.rollback()
+        ends = await asyncio.gather(*pending)
+        turned_away = [ended for ended in ends if isinstance(ended, No)]
+        assert {(no.code, no.reason) for no in turned_away} == {("RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS")}
+        assert all(no.retry_seconds for no in turned_away)
+        assert await calls.level() == (100, 20 - len(turned_away))
+        many = pb.BatchReserveRequest(requests=[reserve((1, 1, 1)) for _ in range(10)])
+        results = (await calls.holds.BatchReserve(many)).results
+        reasons = {no_of_status(item.error, "").reason for item in results if item.HasField("error")}
+        assert reasons == {"TOO_MANY_REQUESTS"}
+        assert await calls.level() == (
+            100,
+            20 - len(turned_away) + sum(item.HasField("reservation") for item in results),
+        )
+
+
+async def test_health_is_told_by_service_and_reflection_shows_them(warehouse_database_url: str) -> None:
+    settings = WarehouseSettings(database_url=warehouse_database_url, listen="127.0.0.1:0")
+    async with running(settings) as port:
+        async with calling(f"127.0.0.1:{port}") as calls:
+            for service in ("", *SERVICES):
+                assert await calls.status(service) == health_pb2.HealthCheckResponse.SERVING
+            assert (await refused(calls.health.Check(health_pb2.HealthCheckRequest(service="x")))).code == "NOT_FOUND"
+        names, methods_seen = await asyncio.to_thread(_reflect, f"127.0.0.1:{port}")
+        assert {*SERVICES, "grpc.health.v1.Health"} <= names
+        assert methods_seen == set(methods())
+
+
+def _reflect(target: str) -> tuple[set[str], set[str]]:
+    with grpc.insecure_channel(target) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        pool = DescriptorPool(database)
+        found = {method.name for name in SERVICES for method in pool.FindServiceByName(name).methods}
+        return set(database.get_services()), found
+
+
+async def test_a_stop_in_good_order(warehouse_database_url: str, processes: Processes) -> None:
+    """SIGTERM under load: calls in flight end well, new ones are turned away, the exit status is 0."""
+    server, target = processes.warehouse(warehouse_database_url)
+    async with calling(target) as calls:
+        await calls.keep({(1, 1): 100_000})
+        stopping = asyncio.Event()
+        answered: list[str] = []
+        refusals: list[No] = []
+
+        async def shop(calls: Calls) -> None:
+            while True:
+                ended = await outcome(calls.holds.Reserve(reserve((1, 1, 1))))
+                if isinstance(ended, No):
+                    refusals.append(ended)
+                    return
+                answered.append(ended.reservation.reservation_id)
+                if len(answered) > 200:
+                    stopping.set()
+
+        shoppers = asyncio.gather(*(shop(calls) for _ in range(30)))
+        await stopping.wait()
+        began = time.monotonic()
+        status = await asyncio.to_thread(server.stop)
+        await shoppers
+    assert status == 0
+    assert time.monotonic() - began < 5
+    # CANCELLED is what gRPC makes of calls that came in between; the client library takes both for the same.
+    assert {no.code for no in refusals} <= {"UNAVAILABLE", "CANCELLED"}
+    kept = scalar(warehouse_database_url, "SELECT COUNT(*) FROM reservations")
+    assert kept == len(answered)
+    lines = [json.loads(line) for line in server.log_path.read_text().splitlines()]
+    assert [line["event"] for line in lines][:1] == ["serving"]
+    await assert_clean(warehouse_database_url)
