@@ -14,8 +14,10 @@ from order_gateway.basket import Basket, Catalogue
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
+from order_gateway.http.observing import MetricsRoutes, observe_middleware
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.intents import Intents
+from order_gateway.metrics import GatewayMetrics, observed_calls
 from order_gateway.payments import PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
@@ -25,6 +27,7 @@ from service_kit.database import Database
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
 from service_kit.settings import load_settings_or_exit
+from service_kit.tracing import configure_tracing
 from warehouse.client import WarehouseClient
 
 log = structlog.get_logger("order_gateway")
@@ -55,17 +58,28 @@ async def run(settings: OrdersSettings) -> None:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url, settings.database)
         stack.push_async_callback(database.close)
-        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
+        tracing = configure_tracing("order_gateway")
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        metrics = GatewayMetrics(database, settings.metrics)
+        observe = observed_calls(metrics, tracing)
+        client = await stack.enter_async_context(WarehouseClient(settings.client_settings(), observe))
         gateway = GrpcGateway(client)
         store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
         saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
         basket = Basket(gateway, Catalogue(gateway, settings.price_cache_seconds))
         routes = [
             *HealthRoutes(database, gateway, PREFIX).routes(),
+            *MetricsRoutes(metrics).routes(),
             *OrderRoutes(store, saga, basket, PREFIX).routes(),
         ]
         answers = Answers(database, lease_seconds=_request_seconds_max(settings))
-        app = make_app(routes, settings.api_keys, answers, body_size_max_bytes=settings.body_size_max_bytes)
+        app = make_app(
+            routes,
+            settings.api_keys,
+            answers,
+            body_size_max_bytes=settings.body_size_max_bytes,
+            observers=[observe_middleware(metrics, tracing)],
+        )
         relay = Relay(store, Intents(database), saga, settings)
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)

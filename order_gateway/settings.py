@@ -52,6 +52,14 @@ class RelaySettings(BaseModel):
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
 
 
+class MetricsSettings(BaseModel):
+    """What /metrics may ask of the database."""
+
+    refresh_seconds: float = Field(5, ge=0, le=3600, description="how old the numbers from the database may be")
+    query_timeout_seconds: float = Field(3, gt=0, le=60, description="then /metrics answers without them")
+    counted_max: int = Field(100_000, ge=1, le=10_000_000, description="orders per status, and steps, counted")
+
+
 class OrdersSettings(BaseSettings):
     """The order service."""
 
@@ -82,6 +90,7 @@ class OrdersSettings(BaseSettings):
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -16,6 +16,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
@@ -63,6 +64,7 @@ from warehouse.client_errors import (
 )
 
 ResponseT = TypeVar("ResponseT")
+Observe = Callable[[str, list[tuple[str, str]]], AbstractContextManager[object]]
 
 
 class ClientSettings(BaseModel):
@@ -123,10 +125,14 @@ class WarehouseClient:
 
     Use it as an async context manager, or call `close`. Methods that change something are safe to repeat
     with the same `request_id`.
+
+    Args:
+        observe: gives a context manager for each call, which may add to its metadata and sees how it ended.
     """
 
-    def __init__(self, settings: ClientSettings | None = None) -> None:
+    def __init__(self, settings: ClientSettings | None = None, observe: Observe | None = None) -> None:
         self.settings = settings or ClientSettings()
+        self._observe = observe
         self._channels = [open_channel(self.settings) for _ in range(self.settings.connections)]
         self._stubs = [
             (warehouse_pb2_grpc.WarehouseServiceStub(channel), stock_pb2_grpc.StockServiceStub(channel))
@@ -377,9 +383,20 @@ class WarehouseClient:
     async def _call(
         self, method: Callable[..., Awaitable[ResponseT]], request: Message, call: CallOptions
     ) -> ResponseT:
-        deadline = time.monotonic() + call.get("deadline_seconds", self.settings.deadline_seconds)
         metadata = self._metadata(call)
+        deadline = time.monotonic() + call.get("deadline_seconds", self.settings.deadline_seconds)
+        if self._observe is None:
+            return await self._insist(method, request, metadata, deadline)
+        with self._observe(type(request).__name__.removesuffix("Request"), metadata):
+            return await self._insist(method, request, metadata, deadline)
 
+    async def _insist(
+        self,
+        method: Callable[..., Awaitable[ResponseT]],
+        request: Message,
+        metadata: list[tuple[str, str]],
+        deadline: float,
+    ) -> ResponseT:
         async def attempt() -> ResponseT:
             timeout = min(self.settings.attempt_timeout_seconds, deadline - time.monotonic())
             try:

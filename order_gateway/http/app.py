@@ -1,7 +1,6 @@
 """The HTTP application: what wraps every request, and where the routes are put together."""
 
 import re
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 
@@ -15,17 +14,26 @@ from order_gateway.http.errors import CORRELATION_ID, REQUEST_ID, error_middlewa
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.settings import ApiKey
 
-log = structlog.get_logger(__name__)
 PREFIX = "/api/v1"
 _ID = re.compile(r"[!-~]{1,64}")
 
 
 def make_app(
-    routes: Iterable[web.RouteDef], keys: Sequence[ApiKey], answers: Answers, *, body_size_max_bytes: int
+    routes: Iterable[web.RouteDef],
+    keys: Sequence[ApiKey],
+    answers: Answers,
+    *,
+    body_size_max_bytes: int,
+    observers: Sequence[Middleware] = (),
 ) -> web.Application:
-    """The application; `routes` are the handlers, without what is common to all of them."""
+    """The application; `routes` are the handlers, without what is common to all of them.
+
+    Args:
+        observers: see every request once it has its ids, and its answer as the client gets it.
+    """
     middlewares: list[Middleware] = [
         ids_middleware,
+        *observers,
         error_middleware,
         auth_middleware(keys),
         idempotency_middleware(answers),
@@ -39,17 +47,14 @@ def make_app(
 
 @web.middleware
 async def ids_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every request its ids, put them on every log line and into the answer, and log the request."""
+    """Give every request its ids, put them on every log line and into the answer."""
     request[REQUEST_ID] = _id(request.headers.get("X-Request-ID"))
     request[CORRELATION_ID] = _id(request.headers.get("X-Correlation-ID"))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=request[REQUEST_ID], correlation_id=request[CORRELATION_ID])
-    started = time.perf_counter()
     response = await handler(request)
     response.headers["X-Request-ID"] = request[REQUEST_ID]
     response.headers["X-Correlation-ID"] = request[CORRELATION_ID]
-    elapsed = round(time.perf_counter() - started, 6)
-    log.info("request", method=request.method, path=request.path, status=response.status, seconds=elapsed)
     return response
 
 

@@ -19,6 +19,8 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CORRELATION_ID: web.RequestKey[str] = web.RequestKey("correlation_id", str)
+ERROR_CODE: web.RequestKey[str] = web.RequestKey("error_code", str)
+"""What a request was refused with, for logs and metrics."""
 DATABASE_RETRY_AFTER_SECONDS = 1.0
 _INTERNAL = "something went wrong here; the request id helps to find out what"
 
@@ -89,6 +91,7 @@ def success(data: object, *, status: int = 200, headers: Mapping[str, str] | Non
 
 def failure(request: web.Request, error: ApiError) -> web.Response:
     """A refusal or fault in the envelope."""
+    request[ERROR_CODE] = error.code
     body = {
         "code": error.code,
         "message": error.message,

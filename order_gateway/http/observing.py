@@ -1,0 +1,79 @@
+"""What every request leaves behind: a log line, numbers for Prometheus, a span of its trace."""
+
+import time
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from order_gateway.http.errors import ERROR_CODE
+from order_gateway.metrics import GatewayMetrics
+from service_kit.tracing import Tracing, current_traceparent, trace_id
+
+log = structlog.get_logger(__name__)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNKNOWN = "(unknown)"
+CLIENT_GONE = 499
+"""As nginx has it: the client hung up before its answer. Only in logs and metrics."""
+
+
+def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:
+    """Count, time, trace and log every request; it belongs inside what gives a request its ids."""
+
+    @web.middleware
+    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+        method, route = known_method(request), route_of(request)
+        started, status = time.perf_counter(), CLIENT_GONE
+        attributes = {"http.request.method": method, "http.route": route}
+        metrics.in_flight += 1
+        with tracing.span(f"{method} {route}", "server", request.headers.get("traceparent", ""), attributes) as span:
+            structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
+            try:
+                response = await handler(request)
+                status = response.status
+                return response
+            finally:
+                metrics.in_flight -= 1
+                elapsed = time.perf_counter() - started
+                code = request.get(ERROR_CODE, "")
+                metrics.requests.add(method, route, str(status))
+                metrics.request_seconds.observe(elapsed, method, route)
+                if code:
+                    metrics.refusals.add(code)
+                span.set_attribute("http.response.status_code", status)
+                if status >= 500:
+                    span.set_failed(code)
+                log.info(
+                    "request", method=method, route=route, path=request.path, status=status,
+                    ms=round(elapsed * 1000, 3), **({"code": code} if code else {}),
+                )  # fmt: skip
+
+    return observe
+
+
+def known_method(request: web.Request) -> str:
+    """The method, if it is one: a label must not be the client's to make up."""
+    return request.method if request.method in METHODS else UNKNOWN
+
+
+def route_of(request: web.Request) -> str:
+    """The template of the route, as /api/v1/orders/{id}; never the path itself, which has no end of values."""
+    resource = request.match_info.route.resource
+    return UNKNOWN if resource is None else resource.canonical
+
+
+class MetricsRoutes:
+    """The handler of /metrics; no key needed."""
+
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where it is."""
+        return [web.get("/metrics", self.show, allow_head=False)]
+
+    async def show(self, request: web.Request) -> web.Response:
+        """GET /metrics, in the format that Prometheus asks for."""
+        await self._metrics.look()
+        body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})

@@ -1,0 +1,158 @@
+"""The numbers of the order service: what it counts as it goes, and what it finds in its database when asked."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_gateway.orders import Status, Step
+from order_gateway.settings import MetricsSettings
+from service_kit.database import Database, DatabaseFault
+from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
+from service_kit.tracing import Tracing, current_traceparent
+
+log = structlog.get_logger(__name__)
+PREFIX = "order_gateway"
+Metadata = list[tuple[str, str]]
+
+# Constant text, and no more than `most` entries of an index per status, however many orders there are.
+_COUNT_ORDERS = text(
+    " UNION ALL ".join(
+        f"SELECT '{status}', COUNT(*) FROM (SELECT 1 FROM orders WHERE status = '{status}' LIMIT :most) AS {status}"  # noqa: S608
+        for status in Status
+    )
+)
+_COUNT_INTENTS = text(
+    "SELECT step, COUNT(*), MAX(attempts), TIMESTAMPDIFF(MICROSECOND, MIN(created_at), SYSDATE(6)) / 1e6 FROM"
+    " (SELECT step, attempts, created_at FROM intents WHERE due_at IS NOT NULL ORDER BY due_at LIMIT :most) AS waiting"
+    " GROUP BY step"
+)
+
+
+class GatewayMetrics(Metrics):
+    """What this process counts, and what `look` finds.
+
+    Attributes:
+        in_flight: requests being worked on.
+    """
+
+    def __init__(self, database: Database, settings: MetricsSettings) -> None:
+        super().__init__()
+        self._database = database
+        self._settings = settings
+        self._found = _Found()
+        self._looked_at = -float("inf")
+        self._looking = asyncio.Lock()
+        self.in_flight = 0
+        self.requests = Tally(f"{PREFIX}_http_requests", "Requests answered.", ("method", "route", "status"))
+        self.request_seconds = Histogram(
+            f"{PREFIX}_http_request_duration_seconds", "From a request to its answer.", ("method", "route")
+        )
+        self.refusals = Tally(f"{PREFIX}_http_errors", "Answers that are refusals or faults, by code.", ("code",))
+        self.warehouse_calls = Tally(
+            f"{PREFIX}_warehouse_calls",
+            "Calls to the warehouse with all their repetitions; the outcome is OK, a refusal's or a fault's reason.",
+            ("method", "outcome"),
+        )
+        self.warehouse_call_seconds = Histogram(
+            f"{PREFIX}_warehouse_call_duration_seconds", "The time these calls took.", ("method",)
+        )
+        self.relay_steps = Tally(
+            f"{PREFIX}_relay_steps", "Steps that the relay tried: done, failed (it tries again).", ("step", "outcome")
+        )
+        self.add(self.requests, self.request_seconds, self.refusals, self.warehouse_calls)
+        self.add(self.warehouse_call_seconds, self.relay_steps, *self._gauges())
+
+    async def look(self) -> None:
+        """Ask the database, unless that was done a moment ago; not for long, and without failing."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at < self._settings.refresh_seconds:
+                return
+            try:
+                async with asyncio.timeout(self._settings.query_timeout_seconds):
+                    self._found = await self._database.run_in_transaction(self._count)
+            except (DatabaseFault, TimeoutError) as fault:
+                log.warning("metrics_without_database", error=str(fault))
+                self._found = _Found()
+            self._looked_at = time.monotonic()
+
+    async def _count(self, connection: AsyncConnection) -> "_Found":
+        most = {"most": self._settings.counted_max}
+        found = _Found(is_there=True)
+        for status, count in await connection.execute(_COUNT_ORDERS, most):
+            found.orders[status,] = count
+        for step in Step:
+            found.open[step,] = found.oldest[step,] = found.attempts[step,] = 0
+        for step, count, attempts, age in await connection.execute(_COUNT_INTENTS, most):
+            found.open[step,] = count
+            found.attempts[step,] = attempts
+            found.oldest[step,] = max(float(age), 0)
+        return found
+
+    def _gauges(self) -> list[Gauge]:
+        most = f" (no more than {self._settings.counted_max} are counted)"
+        return [
+            Gauge(f"{PREFIX}_http_requests_in_flight", "Requests being worked on.", lambda: self.in_flight),
+            Gauge(f"{PREFIX}_database_up", "1 if the order database could be asked.", lambda: self._found.is_there),
+            Gauge(f"{PREFIX}_orders", f"Orders by status{most}.", lambda: self._found.orders, ("status",)),
+            Gauge(f"{PREFIX}_intents_open", f"Steps still to be done{most}.", lambda: self._found.open, ("step",)),
+            Gauge(
+                f"{PREFIX}_intents_oldest_age_seconds",
+                "Age of the oldest step still to be done; 0 if there is none.",
+                lambda: self._found.oldest,
+                ("step",),
+            ),
+            Gauge(
+                f"{PREFIX}_intents_attempts_max",
+                "Tries of the step that failed most often and is still to be done.",
+                lambda: self._found.attempts,
+                ("step",),
+            ),
+        ]
+
+
+class _Found:
+    def __init__(self, *, is_there: bool = False) -> None:
+        self.is_there = is_there
+        self.orders: dict[Labels, float] = {}
+        self.open: dict[Labels, float] = {}
+        self.oldest: dict[Labels, float] = {}
+        self.attempts: dict[Labels, float] = {}
+
+
+def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> "Callable[[str, Metadata], ObservedCall]":
+    """What counts, times and traces the calls of a WarehouseClient."""
+    return lambda method, metadata: ObservedCall(metrics, tracing, method, metadata)
+
+
+class ObservedCall:
+    """One call to the warehouse with all its repetitions, for the time of a `with`."""
+
+    def __init__(self, metrics: GatewayMetrics, tracing: Tracing, method: str, metadata: Metadata) -> None:
+        self._metrics = metrics
+        self._method = method
+        self._metadata = metadata
+        self._span = tracing.span(
+            f"warehouse {method}", "client", attributes={"rpc.system": "grpc", "rpc.method": method}
+        )
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+        self._entered = self._span.__enter__()
+        traceparent = current_traceparent()
+        if traceparent and all(name != "traceparent" for name, _ in self._metadata):
+            self._metadata.append(("traceparent", traceparent))
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        outcome = "OK" if error is None else str(getattr(error, "reason", "") or type(error).__name__)
+        self._metrics.warehouse_calls.add(self._method, outcome)
+        self._metrics.warehouse_call_seconds.observe(time.perf_counter() - self._started, self._method)
+        self._entered.set_attribute("warehouse.outcome", outcome)
+        # A refusal is an answer, too: the span does not fail with it, and never sees its exception.
+        self._span.__exit__(None, None, None)
