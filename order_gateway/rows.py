@@ -30,12 +30,13 @@ async def load_order(connection: AsyncConnection, order_id: int, *, lock: bool) 
     held = await connection.execute(
         select(tables.reservations).where(tables.reservations.c.order_id == order_id).order_by(tables.reservations.c.id)
     )
-    return _order(row, items.all(), held.all()), _aware(row.now_)
+    return order_from_rows(row, items.all(), held.all()), _aware(row.now_)
 
 
-def _order(
+def order_from_rows(
     row: sqlalchemy.Row[Any], items: Sequence[sqlalchemy.Row[Any]], held: Sequence[sqlalchemy.Row[Any]]
 ) -> Order:
+    """An order from its rows; `row` also has the database's time, as `now_`."""
     reason = None if row.reason is None else Reason(row.reason)
     state = State(Status(row.status), Stock(row.stock), Payment(row.payment), reason)
     return Order(

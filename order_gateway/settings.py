@@ -1,24 +1,14 @@
 """What can be set from outside, each bound with its unit; read from ORDERS_... environment variables."""
 
-import hashlib
 from decimal import Decimal
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from order_gateway.access import AccessSettings
 from service_kit.database import DatabaseSettings, service_database_url
 from warehouse.client import ClientSettings
-
-DEVELOPMENT_KEY = "order-service-api-key"
-
-
-class ApiKey(BaseModel):
-    """A key that may call this service; only its hash is configured."""
-
-    name: str = Field(min_length=1, max_length=64)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hexadecimal SHA-256 of the key")
-    roles: frozenset[Literal["service", "admin"]] = frozenset({"service"})
 
 
 class Band(BaseModel):
@@ -60,18 +50,16 @@ class MetricsSettings(BaseModel):
     counted_max: int = Field(100_000, ge=1, le=10_000_000, description="orders per status, and steps, counted")
 
 
-class OrdersSettings(BaseSettings):
+class OrdersSettings(AccessSettings):
     """The order service."""
 
     model_config = SettingsConfigDict(env_prefix="ORDERS_", env_nested_delimiter="__")
 
-    profile: Literal["production", "development"] = "production"
     database_url: str = Field("", description="mysql://user:password@host:port/database")
     server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
     database: DatabaseSettings = DatabaseSettings()
     listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    api_keys: tuple[ApiKey, ...] = ()
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
     warehouse: ClientSettings = ClientSettings()
@@ -101,26 +89,7 @@ class OrdersSettings(BaseSettings):
                     "or DATABASE_URL=mysql://user:password@host:port for all services"
                 )
             self.database_url = service_database_url(self.server_url, "orders")
-        self._check_keys()
         return self
-
-    def _check_keys(self) -> None:
-        development_hash = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
-        if self.profile == "development":
-            if not self.api_keys:
-                self.api_keys = (
-                    ApiKey(name="development", sha256=development_hash, roles=frozenset({"service", "admin"})),
-                )
-            return
-        if any(key.sha256 == development_hash for key in self.api_keys):
-            raise ValueError(
-                "ORDERS_API_KEYS holds the development key; make a secret one, or ORDERS_PROFILE=development"
-            )
-        if not self.api_keys:
-            raise ValueError(
-                'set ORDERS_API_KEYS=[{"name": "shop", "sha256": "<SHA-256 of a secret key>"}], '
-                f"or ORDERS_PROFILE=development to try it out with the key {DEVELOPMENT_KEY}"
-            )
 
     def client_settings(self) -> ClientSettings:
         """How to reach the warehouse."""

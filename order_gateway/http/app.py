@@ -8,11 +8,11 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from order_gateway.access import ApiKey
 from order_gateway.answers import Answers
 from order_gateway.http.auth import auth_middleware
 from order_gateway.http.errors import CORRELATION_ID, REQUEST_ID, error_middleware
 from order_gateway.http.idempotency import idempotency_middleware
-from order_gateway.settings import ApiKey
 
 PREFIX = "/api/v1"
 _ID = re.compile(r"[!-~]{1,64}")

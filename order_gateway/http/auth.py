@@ -8,8 +8,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from order_gateway.access import ApiKey
 from order_gateway.http.errors import ApiError
-from order_gateway.settings import ApiKey
 
 CALLER: web.RequestKey[ApiKey] = web.RequestKey("caller", ApiKey)
 OPEN_PATHS = frozenset(

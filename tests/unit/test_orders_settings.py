@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
+from order_gateway.access import DEVELOPMENT_KEY
 from order_gateway.http.auth import find_key
-from order_gateway.settings import DEVELOPMENT_KEY, OrdersSettings
+from order_gateway.settings import OrdersSettings
 from service_kit.settings import InvalidSettings, load_settings
 
 SECRET = "a-long-secret"

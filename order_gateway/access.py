@@ -1,0 +1,132 @@
+"""Settings of the HTTP facade's guards: who may call, how often, and how long a request may take."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic_settings import BaseSettings
+
+DEVELOPMENT_KEY = "order-service-api-key"
+DEVELOPMENT_JWT_SECRET = "development-only: no secret at all, for nobody"  # noqa: S105 - and refused elsewhere
+JWT_SECRET_LENGTH_MIN = 32
+WAIT_SECONDS_MAX = 30
+
+
+class ApiKey(BaseModel):
+    """A key that may call this service; only its hash is configured."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[!-.0-~]+$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hexadecimal SHA-256 of the key")
+    roles: frozenset[Literal["service", "admin"]] = frozenset({"service"})
+
+
+class UserAccount(BaseModel):
+    """A person who may ask for a token with a password."""
+
+    name: str = Field(min_length=1, max_length=64)
+    user_id: str = Field(min_length=1, max_length=64, description="the user_id of this person's orders")
+    role: Literal["customer", "admin"] = "customer"
+    password_hash: str = Field(pattern=r"^\$argon2", repr=False, description="Argon2 hash, with its parameters")
+
+
+DEVELOPMENT_USERS = (
+    # The password is "admin".
+    UserAccount(
+        name="admin",
+        user_id="admin",
+        role="admin",
+        password_hash="$argon2id$v=19$m=65536,t=3,p=4$eB5kzIBXyHLPKnIv2QWAVA$"  # noqa: S106
+        "VF6aTGT1QbuZnTpi5HtGdUw+Hdq+nKY3QH+kAqTZxPI",
+    ),
+    # The password is "customer".
+    UserAccount(
+        name="customer",
+        user_id="7",
+        password_hash="$argon2id$v=19$m=65536,t=3,p=4$PzMWj6Bf2ppnWjm7Ad2fzw$"  # noqa: S106
+        "XtcRTgRFxcBul8V6iWeEFc0ZB7mTAM56NQR9XuC5cRY",
+    ),
+)
+_DEVELOPMENT_KEY_HASH = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+_KEYS: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(tuple[ApiKey, ...])
+
+
+class AccessSettings(BaseSettings):
+    """The part of the order service's settings that guards its door."""
+
+    profile: Literal["production", "development"] = "production"
+    api_keys: tuple[ApiKey, ...] = ()
+    api_keys_file: Path | None = Field(None, description="JSON list of further keys; read again when it changes")
+    api_keys_check_seconds: float = Field(2, gt=0, le=3600, description="how often the file is looked at")
+    jwt_secret: SecretStr = Field(SecretStr(""), description="for HS256; at least 32 bytes")
+    jwt_jwks_file: Path | None = Field(None, description="public keys for RS256 and ES256, as a JWK set")
+    jwt_issuer: str = Field("order-service", min_length=1)
+    jwt_audience: str = Field("order-service", min_length=1)
+    jwt_leeway_seconds: float = Field(10, ge=0, le=300, description="how far clocks may differ")
+    token_lifetime_seconds: int = Field(3600, ge=60, le=86_400, description="of tokens issued here")
+    users: tuple[UserAccount, ...] = ()
+    logins_per_minute_max: int = Field(30, ge=1, le=10_000, description="attempts to get a token, per address")
+    requests_per_second_max: float = Field(5000, gt=0, le=1_000_000, description="per key and process")
+    requests_in_flight_max: int = Field(1000, ge=1, le=100_000, description="per process; more are refused at once")
+    request_seconds_max: float = Field(60, gt=WAIT_SECONDS_MAX, le=3600, description="a request that takes longer ends")
+    event_streams_max: int = Field(200, ge=1, le=100_000, description="open streams of order events per process")
+    event_stream_seconds_max: float = Field(3600, gt=0, le=86_400, description="then the client connects anew")
+    event_heartbeat_seconds: float = Field(15, gt=0, le=300, description="a silent stream shows that it lives")
+    event_poll_seconds: float = Field(0.25, gt=0, le=60, description="how often watched orders are looked at")
+    cors_origins: tuple[str, ...] = Field((), description='origins of browsers that may call; ("*",): all')
+    cors_max_age_seconds: int = Field(600, ge=0, le=86_400)
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        keys = (*self.api_keys, *(read_keys(self.api_keys_file) if self.api_keys_file else ()))
+        if self.profile == "development":
+            self._fill_in_development(keys)
+        else:
+            self._refuse_development(keys)
+        secret = self.jwt_secret.get_secret_value()
+        if secret and len(secret.encode()) < JWT_SECRET_LENGTH_MIN:
+            raise ValueError(f"ORDERS_JWT_SECRET is too short: take at least {JWT_SECRET_LENGTH_MIN} random bytes")
+        if self.users and not secret:
+            raise ValueError("ORDERS_USERS get tokens signed with ORDERS_JWT_SECRET: set it, or no users")
+        return self
+
+    def _fill_in_development(self, keys: tuple[ApiKey, ...]) -> None:
+        if not keys:
+            roles: frozenset[Literal["service", "admin"]] = frozenset({"service", "admin"})
+            self.api_keys = (ApiKey(name="development", sha256=_DEVELOPMENT_KEY_HASH, roles=roles),)
+        if not self.jwt_secret.get_secret_value():
+            self.jwt_secret = SecretStr(DEVELOPMENT_JWT_SECRET)
+        self.users = self.users or DEVELOPMENT_USERS
+
+    def _refuse_development(self, keys: tuple[ApiKey, ...]) -> None:
+        if not keys:
+            raise ValueError(
+                'set ORDERS_API_KEYS=[{"name": "shop", "sha256": "<SHA-256 of a secret key>"}], '
+                f"or ORDERS_PROFILE=development to try it out with the key {DEVELOPMENT_KEY}"
+            )
+        refuse_development_key(keys)
+        if self.jwt_secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
+            raise ValueError("ORDERS_JWT_SECRET is the one of the development profile; make a secret one")
+        known = {user.password_hash for user in DEVELOPMENT_USERS}
+        if any(user.password_hash in known for user in self.users):
+            raise ValueError("ORDERS_USERS holds a password of the development profile; make secret ones")
+
+
+def refuse_development_key(keys: Iterable[ApiKey]) -> None:
+    """Raises: ValueError, if everybody knows one of `keys`."""
+    if any(key.sha256 == _DEVELOPMENT_KEY_HASH for key in keys):
+        raise ValueError("ORDERS_API_KEYS holds the development key; make a secret one, or ORDERS_PROFILE=development")
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """The keys in a file. Raises: ValueError, saying what is wrong with the file."""
+    try:
+        return _KEYS.validate_python(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        example = '[{"name": "shop", "sha256": "<SHA-256 of a secret key>", "roles": ["service"]}]'
+        raise ValueError(
+            f"ORDERS_API_KEYS_FILE {path} can't be used: {problem}; it must look like {example}"
+        ) from error
