@@ -7,6 +7,8 @@ from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from order_gateway.access import AccessSettings
+from order_gateway.gateway import Mode
+from order_gateway.gateway.breaker import BreakerSettings
 from service_kit.database import DatabaseSettings, service_database_url
 from warehouse.client import ClientSettings
 
@@ -35,7 +37,7 @@ class RelaySettings(BaseModel):
     """The background task that finishes what was begun."""
 
     poll_seconds: float = Field(0.5, gt=0, le=60, description="how often it looks for work when there is none")
-    concurrency: int = Field(16, ge=1, le=1000, description="steps done at the same time")
+    concurrency: int = Field(64, ge=1, le=1000, description="steps done at the same time")
     lease_seconds: float = Field(30, gt=0, le=3600, description="after this another process takes a step over")
     retry_wait_initial_seconds: float = Field(0.5, gt=0, le=60)
     retry_wait_max_seconds: float = Field(30, gt=0, le=3600)
@@ -63,6 +65,13 @@ class OrdersSettings(AccessSettings):
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
     warehouse: ClientSettings = ClientSettings()
+    gateway: Mode = Field(
+        Mode.GRPC,
+        validation_alias=AliasChoices("ORDERS_GATEWAY", "WAREHOUSE_GATEWAY", "gateway"),
+        description="how new orders reach the warehouse; an admin can switch it at run time",
+    )
+    gateway_poll_seconds: float = Field(1, gt=0, le=60, description="how soon every process follows a switch")
+    breaker: BreakerSettings = BreakerSettings()
 
     payment_window_seconds: float = Field(900, gt=0, le=7 * 86_400, description="from reservation to payment_deadline")
     hold_grace_seconds: float = Field(120, ge=1, le=86_400, description="how long the hold outlives the deadline")

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, Protocol
+
+
+class Mode(StrEnum):
+    """How orders reach the warehouse: by calls, by the queue, or by calls while the warehouse answers."""
+
+    GRPC = "grpc"
+    QUEUED = "queued"
+    AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,122 @@
+"""A circuit breaker around the gateway: while the warehouse is away, calls fail at once instead of waiting for it."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pybreaker
+import structlog
+from pydantic import BaseModel, Field
+
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine, WarehouseGateway
+
+log = structlog.get_logger(__name__)
+AWAY = frozenset({"WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT"})
+"""Faults that count; a refusal or an overloaded warehouse is an answer."""
+
+
+class BreakerSettings(BaseModel):
+    """When the breaker opens, and how it heals."""
+
+    failures_max: int = Field(5, ge=1, le=1000, description="calls in a row without an answer that open it")
+    probe_seconds: float = Field(0.5, gt=0, le=60, description="how often an open one asks for the warehouse's health")
+    open_seconds_max: float = Field(30, gt=0, le=3600, description="then a call is tried, whatever the health says")
+
+
+class GuardedGateway:
+    """WarehouseGateway around another one.
+
+    Customers are not sent to find out whether the warehouse is back: `watch` asks for its health.
+    """
+
+    def __init__(self, gateway: WarehouseGateway, settings: BreakerSettings) -> None:
+        self._gateway = gateway
+        self._settings = settings
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=settings.failures_max,
+            reset_timeout=settings.open_seconds_max,
+            exclude=[_is_an_answer],
+            listeners=[_Log()],
+            name="warehouse",
+            throw_new_error_on_trip=False,
+        )
+
+    @property
+    def state(self) -> str:
+        """closed, open or half-open."""
+        return str(self._breaker.current_state)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls fail without being tried."""
+        return self.state == pybreaker.STATE_OPEN
+
+    async def watch(self) -> None:
+        """Let calls through again once the warehouse says that it serves; runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.probe_seconds)
+            if self.is_open and await self._gateway.is_serving() and self.is_open:
+                self._breaker.half_open()
+
+    async def reserve(
+        self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
+    ) -> Hold | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.reserve(order_id, lines, ttl_seconds, call)
+
+    async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.commit(reservation_id, call)
+
+    async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Done | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.cancel(reserve_request_id, reason, call)
+
+    async def give_back(self, line: StockLine, reference: str, call: Call) -> Done:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.give_back(line, reference, call)
+
+    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.products(product_ids, call)
+
+    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        """As the gateway within. Raises: GatewayFault."""
+        with self._guard():
+            return await self._gateway.available(product_id, call)
+
+    async def is_serving(self) -> bool:
+        """Whether the warehouse answers that it serves; asked whatever the breaker's state."""
+        return await self._gateway.is_serving()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            with self._breaker.calling():
+                yield
+        except pybreaker.CircuitBreakerError as error:
+            raise away() from error
+
+
+def away() -> GatewayFault:
+    """What a call meets while the breaker is open."""
+    return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly")
+
+
+def _is_an_answer(error: BaseException) -> bool:
+    return not (isinstance(error, GatewayFault) and error.code in AWAY)
+
+
+class _Log(pybreaker.CircuitBreakerListener):
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,
+        old_state: pybreaker.CircuitBreakerState | None,
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        log.warning("circuit_breaker", before=old_state.name if old_state else "", after=new_state.name)
