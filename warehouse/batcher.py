@@ -1,9 +1,11 @@
 """A bounded micro-batcher: callers hand in items one by one, a worker takes them in batches. Knows nothing of stock.
 
 While a batch is being processed, the items that arrive form the next one. A lone item leaves at once. Where more
-than a few callers were seen at the same time (in a batch, and waiting when it ended), the next batch waits until
-nearly as many have come: those that were answered together come back together, and bigger batches cost less per
-item. It waits no longer than the last batch took, and `gather_seconds` at most.
+than a few callers were seen at the same time (in a batch, and waiting when it ended), the next batch waits for a
+share of them: those that were answered together come back together, and bigger batches cost less per item. The
+other share is answered meanwhile, so that neither side of the batcher stands idle. The wait ends when nobody has
+come for `gather_pause_seconds`, and after `gather_seconds` at most. (The first item after a burst may so wait for
+others that do not come any more, once.)
 """
 
 import asyncio
@@ -32,7 +34,9 @@ class BatcherSettings(BaseModel):
 
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")
     queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
-    gather_seconds: float = Field(0.005, ge=0, le=0.1, description="longest wait for a batch to fill under load")
+    gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
+    gather_pause_seconds: float = Field(0.005, gt=0, le=0.1, description="the wait ends when nobody came for so long")
+    gather_share: float = Field(0.5, ge=0, le=1, description="of the callers seen together, how many are waited for")
     gather_from: int = Field(4, ge=2, le=4000, description="fewer callers at the same time are never waited for")
 
 
@@ -98,22 +102,27 @@ class Batcher(Generic[ItemT, ResultT]):
             await self._worker
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        callers, duration, ended = 0, 0.0, loop.time()
+        callers = 0
         while True:
             if not self._waiting:
                 if self._closing:
                     return
                 await self._wait_for(1, None)
-            patience = min(self.settings.gather_seconds, duration)
-            if callers >= self.settings.gather_from and loop.time() - ended <= patience and not self._closing:
-                await self._wait_for(min(callers * 9 // 10, self.settings.batch_size_max), patience)
+            if callers >= self.settings.gather_from:
+                await self._gather(min(int(callers * self.settings.gather_share), self.settings.batch_size_max))
             batch = self._take()
-            began = loop.time()
             if batch:
                 await self._process_batch(batch)
-            ended = loop.time()
-            callers, duration = len(batch) + len(self._waiting), ended - began
+            callers = len(batch) + len(self._waiting)
+
+    async def _gather(self, wanted: int) -> None:
+        """Until `wanted` items wait, nobody comes any more, or it takes too long."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.settings.gather_seconds
+        before = 0
+        while before < len(self._waiting) < wanted and loop.time() < give_up and not self._closing:
+            before = len(self._waiting)
+            await self._wait_for(wanted, self.settings.gather_pause_seconds)
 
     async def _wait_for(self, wanted: int, timeout_seconds: float | None) -> None:
         """Until `wanted` items wait, the time is over, or the batcher closes."""

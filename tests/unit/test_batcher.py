@@ -116,9 +116,9 @@ async def test_closing_finishes_what_waits_and_takes_no_more(recorder: Recorder,
     assert (await first, await waiting) == (0, 2)
 
 
-async def test_under_load_the_next_batch_gathers(recorder: Recorder) -> None:
+async def test_under_load_the_next_batch_waits_for_a_share_of_the_callers(recorder: Recorder) -> None:
     batcher: Batcher[int, int] = Batcher(
-        recorder.process, BatcherSettings(batch_size_max=100, gather_seconds=0.1, gather_from=8)
+        recorder.process, BatcherSettings(batch_size_max=100, gather_seconds=0.5, gather_pause_seconds=0.1)
     )
     batcher.start()
     await asyncio.gather(*(batcher.submit(number) for number in range(20)))
@@ -128,7 +128,29 @@ async def test_under_load_the_next_batch_gathers(recorder: Recorder) -> None:
         await asyncio.sleep(0)
     await asyncio.gather(*trickle)
     await batcher.close()
-    assert [len(batch) for batch in recorder.batches] == [20, 18, 2]
+    assert [len(batch) for batch in recorder.batches][:2] == [20, 10]
+
+
+async def test_the_wait_ends_when_nobody_comes(recorder: Recorder) -> None:
+    batcher: Batcher[int, int] = Batcher(
+        recorder.process, BatcherSettings(gather_seconds=0.5, gather_pause_seconds=0.01)
+    )
+    batcher.start()
+    await asyncio.gather(*(batcher.submit(number) for number in range(20)))
+    async with asyncio.timeout(0.4):
+        assert await batcher.submit(1) == 2
+    await batcher.close()
+
+
+async def test_a_lone_caller_never_waits(recorder: Recorder) -> None:
+    batcher: Batcher[int, int] = Batcher(
+        recorder.process, BatcherSettings(gather_seconds=0.5, gather_pause_seconds=0.1)
+    )
+    batcher.start()
+    async with asyncio.timeout(0.1):
+        for number in range(20):
+            assert await batcher.submit(number) == number * 2
+    await batcher.close()
 
 
 @settings(max_examples=30, deadline=None)
