@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warehouse.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings
+from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings
 
 
 class Recorder:

@@ -1,0 +1,171 @@
+"""A bounded micro-batcher: callers hand in items one by one, a worker takes them in batches.
+
+While a batch is being processed, the items that arrive form the next one. A lone item leaves at once. Where more
+than a few callers were seen at the same time (in a batch, and waiting when it ended), the next batch waits for a
+share of them: those that were answered together come back together, and bigger batches cost less per item. The
+other share is answered meanwhile, so that neither side of the batcher stands idle. The wait ends when nobody has
+come for `gather_pause_seconds`, and after `gather_seconds` at most. (The first item after a burst may so wait for
+others that do not come any more, once.)
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+from pydantic import BaseModel, Field
+
+log = structlog.get_logger(__name__)
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class BatcherFull(Exception):
+    """More items wait than the batcher may hold; ask again a little later."""
+
+
+class BatcherClosed(Exception):
+    """The batcher is shutting down and takes no more items."""
+
+
+class BatcherSettings(BaseModel):
+    """Bounds of a batcher."""
+
+    batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")
+    queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
+    gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
+    gather_pause_seconds: float = Field(0.005, gt=0, le=0.1, description="the wait ends when nobody came for so long")
+    gather_share: float = Field(0.5, ge=0, le=1, description="of the callers seen together, how many are waited for")
+    gather_from: int = Field(4, ge=2, le=4000, description="fewer callers at the same time are never waited for")
+
+
+class Batcher(Generic[ItemT, ResultT]):
+    """Calls `process` with at most `batch_size_max` items at a time, one batch in flight.
+
+    Args:
+        process: returns one result per item, in order; an exception instance as a result is raised for its caller
+            only, an exception raised by `process` for all callers of the batch.
+        settings: the bounds.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]],
+        settings: BatcherSettings | None = None,
+    ) -> None:
+        self.settings = settings or BatcherSettings()
+        self._process = process
+        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT], float | None]] = deque()
+        self._wakeup: asyncio.Future[None] | None = None
+        self._wanted = 1
+        self._closing = False
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to process; needs a running event loop."""
+        self._worker = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+
+    def submit(self, item: ItemT, deadline: float | None = None) -> asyncio.Future[ResultT]:
+        """Hand in an item; the future brings its result.
+
+        Args:
+            item: what to process.
+            deadline: the loop time after which nobody waits for the result any more; an item still waiting then is
+                dropped with TimeoutError, as is one whose future was cancelled. An item that was dropped has had
+                no effect.
+
+        Raises:
+            BatcherFull, BatcherClosed: at once, without an effect.
+        """
+        if self._closing:
+            raise BatcherClosed
+        if len(self._waiting) >= self.settings.queue_size_max:
+            raise BatcherFull
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future, deadline))
+        if self._wakeup is not None and len(self._waiting) >= self._wanted and not self._wakeup.done():
+            self._wakeup.set_result(None)
+        return future
+
+    async def close(self) -> None:
+        """Turn new items away, process those that wait, and stop."""
+        self._closing = True
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+        if self._worker is not None:
+            await self._worker
+
+    async def _run(self) -> None:
+        callers = 0
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                await self._wait_for(1, None)
+            if callers >= self.settings.gather_from:
+                await self._gather(min(int(callers * self.settings.gather_share), self.settings.batch_size_max))
+            batch = self._take()
+            if batch:
+                await self._process_batch(batch)
+            callers = len(batch) + len(self._waiting)
+
+    async def _gather(self, wanted: int) -> None:
+        """Until `wanted` items wait, nobody comes any more, or it takes too long."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.settings.gather_seconds
+        before = 0
+        while before < len(self._waiting) < wanted and loop.time() < give_up and not self._closing:
+            before = len(self._waiting)
+            await self._wait_for(wanted, self.settings.gather_pause_seconds)
+
+    async def _wait_for(self, wanted: int, timeout_seconds: float | None) -> None:
+        """Until `wanted` items wait, the time is over, or the batcher closes."""
+        if len(self._waiting) >= wanted:
+            return
+        loop = asyncio.get_running_loop()
+        self._wanted, self._wakeup = wanted, loop.create_future()
+        wakeup = self._wakeup
+        timer = loop.call_later(timeout_seconds, _wake, wakeup) if timeout_seconds is not None else None
+        await wakeup
+        if timer is not None:
+            timer.cancel()
+        self._wakeup = None
+
+    def _take(self) -> list[tuple[ItemT, asyncio.Future[ResultT]]]:
+        now = asyncio.get_running_loop().time()
+        batch: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+        while self._waiting and len(batch) < self.settings.batch_size_max:
+            item, future, deadline = self._waiting.popleft()
+            if future.done():
+                continue
+            if deadline is not None and deadline <= now:
+                future.set_exception(TimeoutError("the caller's time was over before its turn came"))
+                continue
+            batch.append((item, future))
+        return batch
+
+    async def _process_batch(self, batch: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+        results: Sequence[ResultT | Exception]
+        try:
+            results = await self._process([item for item, _ in batch])
+        except Exception as error:
+            log.exception("batch_failed", size=len(batch))
+            results = [error] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
