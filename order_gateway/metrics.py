@@ -65,7 +65,7 @@ class GatewayMetrics(Metrics):
             f"{PREFIX}_relay_steps", "Steps that the relay tried: done, failed (it tries again).", ("step", "outcome")
         )
         self.add(self.requests, self.request_seconds, self.refusals, self.warehouse_calls)
-        self.add(self.warehouse_call_seconds, self.relay_steps, *self._gauges())
+        self.add(self.warehouse_call_seconds, self.relay_steps, *self._gauges(), *database.measures)
 
     async def look(self) -> None:
         """Ask the database, unless that was done a moment ago; not for long, and without failing."""

@@ -12,6 +12,7 @@ request id) whether an earlier try of it was committed after all.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ import tenacity
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from service_kit.metrics import Gauge, Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -118,6 +122,22 @@ class Database:
         self.settings = settings or DatabaseSettings()
         self.url = make_url(url).set(drivername="mysql+aiomysql")
         self.engine: AsyncEngine = _create_engine(self.url, self.settings)
+        self._tries = Histogram(
+            "database_transaction_duration_seconds", "The time that each try of a transaction took."
+        )
+        self._tries_seconds = self._tries.series()
+        self._retries = Tally("database_transaction_retries", "Transactions tried again, by cause.", ("cause",))
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What it counts, for metrics."""
+        pool = self.engine.pool
+        in_use = Gauge(
+            "database_connections_in_use",
+            f"Connections in use, of {self.settings.pool_size}.",
+            lambda: pool.checkedout() if isinstance(pool, QueuePool) else 0,
+        )
+        return [self._tries, self._retries, in_use]
 
     async def run_in_transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in a READ COMMITTED transaction, commit, and return its result.
@@ -142,8 +162,12 @@ class Database:
         """
 
         async def bounded() -> T:
-            async with asyncio.timeout(self.settings.transaction_timeout_seconds):
-                return await attempt()
+            started = time.perf_counter()
+            try:
+                async with asyncio.timeout(self.settings.transaction_timeout_seconds):
+                    return await attempt()
+            finally:
+                self._tries_seconds.observe(time.perf_counter() - started)
 
         try:
             try:
@@ -152,7 +176,7 @@ class Database:
             except Exception as error:
                 if self.settings.tries == 1 or not is_worth_retrying(error):
                     raise
-                log.info("transaction_retry", attempt=1, error=repr(error))
+                self._note_retry(1, error)
             return await self._retrying()(bounded)
         except Exception as error:
             if is_connection_failure(error):
@@ -168,9 +192,16 @@ class Database:
             | tenacity.stop_after_delay(self.settings.retry_for_seconds),
             wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
             retry=tenacity.retry_if_exception(is_worth_retrying),
-            before_sleep=_log_retry,
+            # The first try was made before tenacity began to count.
+            before_sleep=lambda state: self._note_retry(
+                state.attempt_number + 1, state.outcome.exception() if state.outcome else None
+            ),
             reraise=True,
         )
+
+    def _note_retry(self, attempt: int, error: BaseException | None) -> None:
+        self._retries.add(_cause(error))
+        log.info("transaction_retry", attempt=attempt, error=repr(error))
 
     async def ping(self) -> None:
         """Ask the server for a sign of life. Raises: DatabaseAway."""
@@ -278,7 +309,9 @@ def _insist_on_tls(connection: Any, _record: object) -> None:
         raise pymysql.err.OperationalError(2026, "the database did not encrypt the connection, and tls=on asks for it")
 
 
-def _log_retry(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    # The first try was made before tenacity began to count.
-    log.info("transaction_retry", attempt=state.attempt_number + 1, error=repr(error))
+def _cause(error: BaseException | None) -> str:
+    """Why a transaction is tried again, in one of a few words: an error number of the server, race or connection."""
+    number = error_number(error) if error is not None else None
+    if number is not None:
+        return str(number)
+    return "race" if isinstance(error, RaceLost) else "connection"

@@ -36,7 +36,7 @@ def serve(
     settings = _settings()
     count = workers or settings.workers
     if count > 1:
-        worker_processes.supervise(settings.listen, count, settings.stop_grace_seconds)
+        worker_processes.supervise(settings.listen, count, settings.stop_grace_seconds, settings.metrics_listen)
     else:
         uvloop.run(serve_one(settings))
 

@@ -5,26 +5,35 @@ Plain wrapping instead of a gRPC interceptor: grpc.aio's interceptors cost as mu
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
+from time import monotonic, perf_counter
 from typing import Any, Protocol, TypeVar
 
 import grpc
 import msgspec
 import structlog
 
+from service_kit.logging import call_details
+from service_kit.tracing import Tracing, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role
+from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
-from warehouse.status import status_of_error, trailing, trailing_refusal
+from warehouse.status import Metadata, status_of_error, trailing, trailing_refusal
 from warehouse.validation import OPAQUE_ID_LENGTH_MAX, Checks
 
 log = structlog.get_logger(__name__)
 CORRELATION_HEADER = "x-correlation-id"
+TRACEPARENT_HEADER = "traceparent"
 ACTOR_HEADER = "x-actor"
 ACTOR_LENGTH_MAX = 64
+DETAIL_LENGTH_MAX = 128
+"""Characters of what a caller sent that a log line repeats."""
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 Context = grpc.aio.ServicerContext[Any, Any]
+Ending = tuple[grpc.StatusCode, str, Metadata]
 _INTERNAL = grpc.StatusCode.INTERNAL
+_FAULTS = frozenset({grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -38,9 +47,22 @@ class Caller(msgspec.Struct, frozen=True):
 class Edge:
     """What the wrapped methods of a servicer need to know of the configuration."""
 
-    def __init__(self, keyring: Keyring, call_seconds_max: float) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        call_seconds_max: float,
+        calls: CallMetrics | None = None,
+        tracing: Tracing | None = None,
+        *,
+        refusal_lines_per_second_max: int = 100,
+        logs_answers: bool = False,
+    ) -> None:
         self._keyring = keyring
         self._call_seconds_max = call_seconds_max
+        self.calls = calls or CallMetrics()
+        self.tracing = tracing if tracing is not None and tracing.exports else None
+        self.logs_answers = logs_answers
+        self._lines = CallLines(refusal_lines_per_second_max)
 
     def admit(self, context: Context, role: Role) -> Caller:
         """Find out who calls. Raises: Unauthenticated, PermissionDenied, InvalidRequest."""
@@ -64,6 +86,64 @@ class Edge:
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         return Caller(actor, correlation_id.strip(), asyncio.get_running_loop().time() + seconds)
 
+    def answered(self, method: str, seconds: float) -> None:
+        """A call that got its answer: counted."""
+        self.calls.answered[method].observe(seconds)
+        if self.logs_answers:
+            log.debug("call_answered", ms=round(seconds * 1000, 3))
+
+    def refused(self, method: str, refusal: Refusal) -> Ending:
+        """A business refusal: how the call ends; counted and logged."""
+        ending = trailing_refusal(refusal)
+        self.calls.ended.add(method, ending[0].name)
+        self.calls.refusals.add(refusal.reason)
+        if self._lines.has_room():
+            log.info("call_refused", code=ending[0].name, reason=refusal.reason, message=refusal.message)
+        return ending
+
+    def failed(self, method: str, error: Exception) -> Ending:
+        """A fault, or a caller's mistake: how the call ends; counted and logged."""
+        ending = trailing(status_of_error(error))
+        code = ending[0].name
+        self.calls.ended.add(method, code)
+        if ending[0] is _INTERNAL:
+            log.error("call_failed", code=code, exc_info=error)
+        elif not self._lines.has_room():
+            pass
+        elif ending[0] in _FAULTS:
+            log.error("call_failed", code=code, error=repr(error), cause=repr(error.__cause__))
+        else:
+            log.info("call_refused", code=code, message=ending[1])
+        return ending
+
+
+class CallLines:
+    """A log line per refused call, but no flood of them: a sold-out product is refused thousands of times a second.
+
+    Args:
+        per_second_max: lines written; the first one after more than these tells how many were left out.
+    """
+
+    def __init__(self, per_second_max: int) -> None:
+        self._per_second_max = per_second_max
+        self._second = 0.0
+        self._written = 0
+        self._left_out = 0
+
+    def has_room(self) -> bool:
+        """Whether one more line may be written; it is counted either way."""
+        now = monotonic()
+        if now - self._second >= 1:
+            self._second, self._written = now, 0
+        if self._written >= self._per_second_max:
+            self._left_out += 1
+            return False
+        self._written += 1
+        if self._left_out:
+            log.info("lines_left_out", count=self._left_out, why="too many calls were refused")
+            self._left_out = 0
+        return True
+
 
 class HasEdge(Protocol):
     """A servicer whose methods can be wrapped by `rpc`."""
@@ -84,20 +164,63 @@ def rpc(role: Role) -> Callable[[Method[ServicerT, RequestT, ResponseT]], Handle
     """
 
     def wrap(method: Method[ServicerT, RequestT, ResponseT]) -> Handler[ServicerT, RequestT, ResponseT]:
+        name = method.__name__
+
+        async def outcome(self: ServicerT, request: RequestT, context: Context) -> ResponseT | Ending:
+            edge = self.edge
+            # The task ends with the call, and the variable with the task.
+            call_details.set(partial(_describe, name, request, context))
+            started = perf_counter()
+            try:
+                answer = await method(self, request, edge.admit(context, role))
+            except Exception as error:
+                return edge.failed(name, error)
+            except asyncio.CancelledError:
+                edge.calls.ended.add(name, "CANCELLED")
+                raise
+            if isinstance(answer, Refusal):
+                return edge.refused(name, answer)
+            edge.answered(name, perf_counter() - started)
+            return answer
+
         @wraps(method)
         async def handle(self: ServicerT, request: RequestT, context: Context) -> ResponseT:
-            try:
-                answer = await method(self, request, self.edge.admit(context, role))
-            except Exception as error:
-                ending = trailing(status_of_error(error))
-                if ending[0] is _INTERNAL:
-                    log.exception("call_failed", method=method.__name__)
-            else:
-                if not isinstance(answer, Refusal):
-                    return answer
-                ending = trailing_refusal(answer)
-            return await context.abort(*ending)
+            tracing, answering = self.edge.tracing, outcome(self, request, context)
+            answer = await (answering if tracing is None else _traced(tracing, name, context, answering))
+            if isinstance(answer, tuple):
+                return await context.abort(*answer)
+            return answer
 
         return handle
 
     return wrap
+
+
+async def _traced(
+    tracing: Tracing, name: str, context: Context, outcome: Awaitable[ResponseT | Ending]
+) -> ResponseT | Ending:
+    parent = _metadata(context).get(TRACEPARENT_HEADER, "")
+    with tracing.span(f"warehouse.v1/{name}", "server", parent, {"rpc.system": "grpc", "rpc.method": name}) as span:
+        answer = await outcome
+        if isinstance(answer, tuple):
+            span.set_attribute("rpc.grpc.status_code", answer[0].value[0])
+            if answer[0] in _FAULTS or answer[0] is _INTERNAL:
+                span.set_failed(answer[1])
+        return answer
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {name: str(value) for name, value in context.invocation_metadata() or ()}
+
+
+def _describe(method: str, request: object, context: Context) -> dict[str, str]:
+    """What log lines say about the call that they belong to."""
+    metadata = _metadata(context)
+    known = {
+        "method": method,
+        "request_id": str(getattr(request, "request_id", "")),
+        "correlation_id": metadata.get(CORRELATION_HEADER) or str(getattr(request, "correlation_id", "")),
+        "trace_id": trace_id(valid_traceparent(metadata.get(TRACEPARENT_HEADER))),
+        "peer": context.peer(),
+    }
+    return {name: value[:DETAIL_LENGTH_MAX] for name, value in known.items() if value}

@@ -6,14 +6,17 @@ and left alone; the sweep goes on behind it.
 """
 
 import asyncio
+import time
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import structlog
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service_kit.batcher import Batcher, BatcherFull
 from service_kit.database import Database, DatabaseFault
-from warehouse.batcher import Batcher, BatcherFull
 from warehouse.commands import Answer, Command, Expire
 from warehouse.records import State
 from warehouse.refusals import Refusal
@@ -31,6 +34,11 @@ class Sweeper:
         batcher: the door.
         size_max: how many holds are ended together.
         pause_seconds: between two sweeps of `run`.
+
+    Attributes:
+        expired: holds that it ended so far.
+        lag_seconds: how long the oldest overdue hold had been overdue when the last sweep found it.
+        swept_at: monotonic time of the last sweep's end.
     """
 
     def __init__(
@@ -40,6 +48,9 @@ class Sweeper:
         self._batcher = batcher
         self._size_max = size_max
         self._pause_seconds = pause_seconds
+        self.expired = 0
+        self.lag_seconds = 0.0
+        self.swept_at = time.monotonic()
 
     async def run(self) -> None:
         """Sweep, pause, sweep, until cancelled."""
@@ -68,6 +79,8 @@ class Sweeper:
                 break
             expired += await self._expire([reservation_id for _, reservation_id in overdue])
             position = overdue[-1]
+        self.expired += expired
+        self.swept_at = time.monotonic()
         return expired
 
     async def _expire(self, ids: list[str]) -> int:
@@ -89,7 +102,7 @@ class Sweeper:
     async def _overdue(self, after: _Position | None) -> list[_Position]:
         """The next overdue holds behind `after`, without those that somebody is working on."""
         table = reservations.c
-        query = select(table.expires_at, table.reservation_id).where(
+        query = select(table.expires_at, table.reservation_id, func.utc_timestamp(6).label("now")).where(
             table.state == State.RESERVED, table.expires_at <= func.utc_timestamp(6)
         )
         if after is not None:
@@ -97,8 +110,10 @@ class Sweeper:
             query = query.where(table.expires_at >= after[0], or_(table.expires_at > after[0], same))
         query = query.order_by(table.expires_at, table.reservation_id).limit(self._size_max)
 
-        async def read(connection: AsyncConnection) -> list[_Position]:
-            rows = (await connection.execute(query.with_for_update(skip_locked=True))).all()
-            return [(row[0], row[1]) for row in rows]
+        async def read(connection: AsyncConnection) -> Sequence[Row[Any, Any, Any]]:
+            return (await connection.execute(query.with_for_update(skip_locked=True))).all()
 
-        return await self._database.run_in_transaction(read)
+        rows = await self._database.run_in_transaction(read)
+        if after is None:
+            self.lag_seconds = (rows[0].now - rows[0].expires_at).total_seconds() if rows else 0.0
+        return [(row.expires_at, row.reservation_id) for row in rows]

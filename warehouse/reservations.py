@@ -7,9 +7,9 @@ from google.rpc.status_pb2 import Status
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1.warehouse_pb2_grpc import WarehouseServiceServicer
+from service_kit.batcher import Batcher
 from warehouse import wire
 from warehouse.auth import Role
-from warehouse.batcher import Batcher
 from warehouse.commands import Answer, Command, Line
 from warehouse.edge import Caller, Edge, rpc
 from warehouse.expiry import Sweeper
@@ -69,6 +69,7 @@ class Reservations(WarehouseServiceServicer):
         pending = [self._begin(item, caller) for item in request.requests]
         futures = [item for item in pending if not isinstance(item, Exception)]
         await asyncio.gather(*futures, return_exceptions=True)
+        self.edge.calls.count_refusals(futures)
         return pb.BatchReserveResponse(results=[_result(item) for item in pending])
 
     def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:

@@ -14,13 +14,16 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
+from service_kit.batcher import Batcher
 from service_kit.database import Database, DatabaseAway
+from service_kit.metrics import Metrics
+from service_kit.tracing import configure_tracing
 from warehouse.administration import Administration
 from warehouse.auth import Keyring
-from warehouse.batcher import Batcher
 from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
 from warehouse.expiry import Sweeper
+from warehouse.metrics import BatchMetrics, CallMetrics, warehouse_metrics
 from warehouse.queries import StockQueries
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
@@ -55,12 +58,22 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     """A server that takes calls inside the `async with`; gives its port."""
     database = Database(settings.database_url, settings.database)
     store, reader = StockStore(database), LevelReader(database)
-    batcher: StockBatcher = Batcher(store.process, settings.batcher)
-    levels: LevelBatcher = Batcher(reader.process, settings.reader)
+    calls, batches = CallMetrics(), BatchMetrics()
+    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher)
+    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader)
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.calls_max)
     registry = cast("grpc.aio.Server", _ByName(server))
-    _add_services(registry, settings, database, batcher, levels, sweeper)
+    tracing = configure_tracing("warehouse")
+    edge = Edge(
+        Keyring(settings.api_keys),
+        settings.call_seconds_max,
+        calls,
+        tracing,
+        refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
+        logs_answers=settings.log_level == "DEBUG",
+    )
+    _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     servicer = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), registry)
@@ -73,8 +86,10 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
         asyncio.create_task(_watch_health(servicer, database, settings.health_check_seconds), name="health"),
         asyncio.create_task(sweeper.run(), name="sweeper"),
     ]
+    metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
     try:
-        yield port
+        async with _metrics_exposed(metrics, settings.metrics_listen):
+            yield port
     finally:
         await servicer.enter_graceful_shutdown()
         await server.stop(settings.stop_grace_seconds)
@@ -82,6 +97,20 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
         await asyncio.gather(batcher.close(), levels.close())
         await asyncio.gather(store.close(), reader.close())
         await database.close()
+        await asyncio.to_thread(tracing.close)
+
+
+@contextlib.asynccontextmanager
+async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]:
+    if not listen:
+        yield
+        return
+    # An HTTP server is only imported where one is wanted.
+    from service_kit.exposition import exposed
+
+    async with exposed(metrics, listen) as port:
+        log.info("metrics", address=f"{listen.rpartition(':')[0]}:{port}")
+        yield
 
 
 class _ByName:
@@ -100,13 +129,13 @@ class _ByName:
 
 def _add_services(
     server: grpc.aio.Server,
+    edge: Edge,
     settings: WarehouseSettings,
     database: Database,
     batcher: StockBatcher,
     levels: LevelBatcher,
     sweeper: Sweeper,
 ) -> None:
-    edge = Edge(Keyring(settings.api_keys), settings.call_seconds_max)
     queries = StockQueries(database)
     reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits)
     administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)

@@ -36,6 +36,12 @@ class WarehouseSettings(BaseSettings):
     listen: str = Field("127.0.0.1:50051", pattern=r"^.+:\d+$", description="address and port; port 0: any free one")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    refusal_lines_per_second_max: int = Field(
+        100, ge=0, le=100_000, description="log lines about refused calls; past it they are only counted"
+    )
+    metrics_listen: str = Field(
+        "", pattern=r"^(.+:\d+)?$", description="address and port of GET /metrics, worker n adds n to it; empty: none"
+    )
 
     tls_certificate: Path | None = Field(None, description="PEM file; without it the server speaks plain text")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key")

@@ -1,0 +1,153 @@
+"""The numbers of the warehouse. What is counted for every call costs less than a microsecond."""
+
+import time
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, Metric
+
+from service_kit.database import Database
+from service_kit.metrics import SIZES, Gauge, Histogram, Labels, Metrics, Series, Tally
+from warehouse.commands import Answer
+from warehouse.refusals import Refusal
+
+PREFIX = "warehouse"
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+Process = Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]]
+
+
+class CallMetrics:
+    """What is counted where calls come in.
+
+    Attributes:
+        answered: seconds that answered calls took, by method.
+        ended: calls that were not answered, by method and status.
+        refusals: by reason; those inside a BatchReserve, too.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = Histogram(f"{PREFIX}_call_duration_seconds", "The time that answered calls took.", ("method",))
+        self.answered = _PerMethod(self._seconds)
+        self.ended = Tally(f"{PREFIX}_calls", "Calls by method and status.", ("method", "code"))
+        self.refusals = Tally(f"{PREFIX}_refusals", "Refusals by reason.", ("reason",))
+
+    def count_refusals(self, answers: Iterable[Future[Answer | Refusal]]) -> None:
+        """Those among answers that have come in."""
+        for answer in answers:
+            if answer.exception() is None and isinstance(refusal := answer.result(), Refusal):
+                self.refusals.add(refusal.reason)
+
+    def read(self) -> Iterable[Metric]:
+        """All of them."""
+        calls = CounterMetricFamily(self.ended.name, self.ended.text, labels=self.ended.labels)
+        for method, series in self.answered.items():
+            calls.add_metric((method, "OK"), sum(series.counts))
+        for labels, count in self.ended.values.items():
+            calls.add_metric(labels, count)
+        yield calls
+        yield from self._seconds.read()
+        yield from self.refusals.read()
+
+
+class _PerMethod(dict[str, Series]):
+    def __init__(self, histogram: Histogram) -> None:
+        super().__init__()
+        self._histogram = histogram
+
+    def __missing__(self, method: str) -> Series:
+        self[method] = series = self._histogram.series(method)
+        return series
+
+
+class BatchMetrics:
+    """What is counted per batch, by the batcher's name."""
+
+    def __init__(self) -> None:
+        self._sizes = Histogram(f"{PREFIX}_batch_size", "Commands or questions per batch.", ("batcher",), SIZES)
+        self._seconds = Histogram(
+            f"{PREFIX}_batch_duration_seconds",
+            "From a batch's start to its answers, repetitions included.",
+            ("batcher",),
+        )
+
+    def timed(self, name: str, process: Process[ItemT, ResultT]) -> Process[ItemT, ResultT]:
+        """`process`, counted."""
+        sizes, seconds = self._sizes.series(name), self._seconds.series(name)
+
+        async def counted(items: Sequence[ItemT]) -> Sequence[ResultT]:
+            started = time.perf_counter()
+            try:
+                return await process(items)
+            finally:
+                sizes.observe(len(items))
+                seconds.observe(time.perf_counter() - started)
+
+        return counted
+
+    def read(self) -> Iterable[Metric]:
+        """All of them."""
+        yield from self._sizes.read()
+        yield from self._seconds.read()
+
+
+class HasDepth(Protocol):
+    """A queue."""
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        ...
+
+
+class Sweeps(Protocol):
+    """What a sweeper tells about itself."""
+
+    expired: int
+    lag_seconds: float
+    swept_at: float
+
+
+def warehouse_metrics(
+    database: Database,
+    calls: CallMetrics,
+    batches: BatchMetrics,
+    queues: dict[str, HasDepth],
+    sweeper: Sweeps,
+) -> Metrics:
+    """Everything that a server process tells about itself."""
+    metrics = Metrics()
+
+    def depths() -> dict[Labels, float]:
+        return {(name,): queue.depth for name, queue in queues.items()}
+
+    metrics.add(
+        calls,
+        batches,
+        Gauge(f"{PREFIX}_queue_depth", "Commands or questions that wait for a batch.", depths, ("batcher",)),
+        *database.measures,
+        _Expired(sweeper),
+        Gauge(
+            f"{PREFIX}_sweep_lag_seconds",
+            "How long the oldest overdue hold had been overdue when the last sweep found it; 0 if it found none.",
+            lambda: sweeper.lag_seconds,
+        ),
+        Gauge(
+            f"{PREFIX}_sweep_age_seconds",
+            "Time since a sweep last came to its end.",
+            lambda: time.monotonic() - sweeper.swept_at,
+        ),
+    )
+    return metrics
+
+
+class _Expired:
+    def __init__(self, sweeper: Sweeps) -> None:
+        self._sweeper = sweeper
+
+    def read(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            f"{PREFIX}_holds_expired", "Holds that this process ended because their time was over.",
+            value=self._sweeper.expired,
+        )  # fmt: skip
