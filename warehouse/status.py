@@ -13,9 +13,9 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database import DatabaseAway, LockRetriesSpent
 from warehouse.auth import PermissionDenied, Unauthenticated
-from warehouse.batcher import BatcherClosed, BatcherFull
 from warehouse.refusals import Reason, Refusal
 from warehouse.validation import InvalidRequest
 

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.batcher import BatcherSettings
 from tests.processes import Processes
 from tests.warehouse_kit import (
     Calls,
@@ -35,7 +36,6 @@ from tests.warehouse_kit import (
     serving,
 )
 from warehouse.auth import ApiKey, Role
-from warehouse.batcher import BatcherSettings
 from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
 

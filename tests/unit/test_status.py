@@ -5,9 +5,9 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database import DatabaseAway, LockRetriesSpent
 from warehouse.auth import PermissionDenied, Unauthenticated
-from warehouse.batcher import BatcherClosed, BatcherFull
 from warehouse.refusals import Reason, Refusal, Shortage
 from warehouse.status import REFUSAL_CODES, status_of_error, status_of_refusal, trailing
 from warehouse.validation import InvalidRequest
