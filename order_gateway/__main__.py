@@ -12,17 +12,25 @@ from aiohttp import web
 from order_gateway.answers import Answers
 from order_gateway.basket import Basket, Catalogue
 from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.inventory import Inventory
 from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
+from order_gateway.http.inventory import InventoryRoutes
 from order_gateway.http.observing import MetricsRoutes, observe_middleware
+from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.http.products import ProductRoutes
+from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.intents import Intents
+from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, observed_calls
 from order_gateway.payments import PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
+from order_gateway.watching import Watching
 from service_kit.database import Database
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -67,19 +75,28 @@ async def run(settings: OrdersSettings) -> None:
         store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
         saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
         basket = Basket(gateway, Catalogue(gateway, settings.price_cache_seconds))
-        routes = [
-            *HealthRoutes(database, gateway, PREFIX).routes(),
-            *MetricsRoutes(metrics).routes(),
-            *OrderRoutes(store, saga, basket, PREFIX).routes(),
+        listing = Listing(database)
+        watching = Watching(listing, settings.event_poll_seconds)
+        streams = Streams(store, listing, watching, settings)
+        inventory = Inventory(client, settings.step_deadline_seconds)
+        operations = [
+            *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
+            *OrderListRoutes(store, listing, streams, PREFIX).operations(),
+            *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
+            *InventoryRoutes(inventory, PREFIX).operations(),
+            *ProductRoutes(inventory, PREFIX).operations(),
+            *HealthRoutes(database, gateway, PREFIX).operations(),
         ]
         answers = Answers(database, lease_seconds=_request_seconds_max(settings))
         app = make_app(
-            routes,
-            settings.api_keys,
+            operations,
             answers,
+            settings,
             body_size_max_bytes=settings.body_size_max_bytes,
+            routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
         )
+        streams.attach(app)
         relay = Relay(store, Intents(database), saga, settings)
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)

@@ -2,60 +2,89 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from order_gateway.access import ApiKey
+from order_gateway.access import AccessSettings
 from order_gateway.answers import Answers
 from order_gateway.http.auth import auth_middleware
+from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, REQUEST_ID, error_middleware
 from order_gateway.http.idempotency import idempotency_middleware
+from order_gateway.http.keys import Keyring
+from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware, load_middleware
+from order_gateway.http.login import LoginRoutes
+from order_gateway.http.openapi import document
+from order_gateway.http.operations import Operation
+from order_gateway.http.tokens import Tokens
 
 PREFIX = "/api/v1"
+SECONDS_PER_MINUTE = 60
 _ID = re.compile(r"[!-~]{1,64}")
 
 
 def make_app(
-    routes: Iterable[web.RouteDef],
-    keys: Sequence[ApiKey],
+    operations: Iterable[Operation],
     answers: Answers,
+    settings: AccessSettings,
     *,
     body_size_max_bytes: int,
+    routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
 ) -> web.Application:
-    """The application; `routes` are the handlers, without what is common to all of them.
+    """The application.
 
     Args:
+        operations: what the API can do; tokens and its own document are added here.
+        routes: what is not part of the API's document.
         observers: see every request once it has its ids, and its answer as the client gets it.
     """
+    keyring, tokens = Keyring(settings), Tokens(settings)
+    attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
+    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX)
+    every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
         ids_middleware,
         *observers,
+        *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
-        auth_middleware(keys),
+        load_middleware(settings.requests_in_flight_max, settings.request_seconds_max),
+        auth_middleware(keyring, tokens, RateLimit(settings.requests_per_second_max, 1)),
         idempotency_middleware(answers),
         # Once more, so that the answers to keep are those that the client sees.
         error_middleware,
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)
-    app.add_routes(routes)
+    app.add_routes([*(operation.route() for operation in every), *routes])
+    app.add_routes(DocumentRoutes(document(every, PREFIX), PREFIX).routes())
+    app.on_response_prepare.append(_common_headers(settings.cors_origins))
+    app.cleanup_ctx.append(keyring.watch)
     return app
 
 
 @web.middleware
 async def ids_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every request its ids, put them on every log line and into the answer."""
+    """Give every request its ids, and put them on every log line."""
     request[REQUEST_ID] = _id(request.headers.get("X-Request-ID"))
     request[CORRELATION_ID] = _id(request.headers.get("X-Correlation-ID"))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=request[REQUEST_ID], correlation_id=request[CORRELATION_ID])
-    response = await handler(request)
-    response.headers["X-Request-ID"] = request[REQUEST_ID]
-    response.headers["X-Correlation-ID"] = request[CORRELATION_ID]
-    return response
+    return await handler(request)
+
+
+def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """What every answer carries; a stream sends its headers before its handler ends."""
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
+        response.headers["X-Correlation-ID"] = request.get(CORRELATION_ID, "")
+        if origins:
+            response.headers.update(cors_headers(request, origins))
+
+    return add
 
 
 def _id(given: str | None) -> str:

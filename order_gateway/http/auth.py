@@ -1,8 +1,7 @@
-"""Who may call: API keys, known only by their hashes."""
+"""Who calls, and what they may do: an API key for the calling service, and beside it a token for a person."""
 
-import hashlib
-import hmac
-from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 from aiohttp import web
@@ -10,36 +9,96 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import ApiKey
 from order_gateway.http.errors import ApiError
+from order_gateway.http.keys import Keyring, find_key
+from order_gateway.http.limits import RateLimit
+from order_gateway.http.tokens import Person, Tokens
 
-CALLER: web.RequestKey[ApiKey] = web.RequestKey("caller", ApiKey)
 OPEN_PATHS = frozenset(
-    {"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1/openapi.json", "/api/v1/auth/token"}
+    {
+        "/health",
+        "/ready",
+        "/metrics",
+        "/swagger",
+        "/api/v1/health",
+        "/api/v1/ready",
+        "/api/v1/openapi.json",
+        "/api/v1/auth/token",
+    }
 )
 OPEN_PREFIXES = ("/swagger/",)
+ACTOR_LENGTH_MAX = 64
 
 
-def auth_middleware(keys: Sequence[ApiKey]) -> Middleware:
-    """Let only callers with one of `keys` through, and remember which."""
+class Access(Enum):
+    """Who may call an operation."""
+
+    OPEN = auto()
+    """Everybody, without a key."""
+    CALLER = auto()
+    """Everybody with a key; a customer sees and changes only their own orders."""
+    SERVICE = auto()
+    """Services, and admins; no customers."""
+    ADMIN = auto()
+    """Only admins: a person with this role, or a key with it that comes without a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A key, and the person behind the request if it says so."""
+
+    key: ApiKey
+    person: Person | None = None
+
+    @property
+    def actor(self) -> str:
+        """For the records of who changed what."""
+        name = self.key.name if self.person is None else f"{self.key.name}/{self.person.user_id}"
+        return name[:ACTOR_LENGTH_MAX]
+
+    @property
+    def is_admin(self) -> bool:
+        """With a person, the person counts; otherwise the key."""
+        return "admin" in self.key.roles if self.person is None else self.person.role == "admin"
+
+    @property
+    def only_user(self) -> str | None:
+        """The one user whose orders this caller may see; None: all."""
+        return self.person.user_id if self.person is not None and self.person.role == "customer" else None
+
+    def must_have(self, access: Access) -> None:
+        """Raises: ApiError, if this caller may not do what needs `access`."""
+        if access is Access.ADMIN and not self.is_admin:
+            raise ApiError("PERMISSION_DENIED", "this needs the role admin")
+        if access is Access.SERVICE and self.only_user is not None:
+            raise ApiError("PERMISSION_DENIED", "customers can't do this; it is for services and admins")
+
+    def must_be(self, user_id: str) -> None:
+        """Raises: ApiError, if this caller may not act for `user_id`."""
+        if self.only_user not in (None, user_id):
+            raise ApiError("PERMISSION_DENIED", "customers see and change only their own orders")
+
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+
+def auth_middleware(keyring: Keyring, tokens: Tokens, rate: RateLimit) -> Middleware:
+    """Let only callers with a valid key through, no faster than they may, and remember who they are."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES):
             return await handler(request)
-        caller = find_key(keys, request.headers.get("X-API-Key", ""))
-        if caller is None:
+        key = keyring.find(request.headers.get("X-API-Key", ""))
+        if key is None:
             raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
+        await rate.count(key.name)
+        authorization = request.headers.get("Authorization")
+        caller = Caller(key, None if authorization is None else tokens.read(authorization))
         request[CALLER] = caller
-        structlog.contextvars.bind_contextvars(caller=caller.name)
+        structlog.contextvars.bind_contextvars(caller=caller.actor)
         return await handler(request)
 
     return check
 
 
-def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
-    """The configured key that was presented; takes as long for a wrong one as for a right one."""
-    digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
-    found = None
-    for key in keys:
-        if hmac.compare_digest(key.sha256, digest):
-            found = key
-    return found
+__all__ = ["CALLER", "Access", "Caller", "auth_middleware", "find_key"]

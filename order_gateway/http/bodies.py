@@ -1,72 +1,41 @@
-"""What clients send: the types that validate it, and how a body becomes one of them."""
+"""What clients send: the types that validate it, and describe it in the API's document."""
 
-import json
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from order_gateway.http.errors import ApiError
-
-INT64_MAX = 2**63 - 1
-QUANTITY_MAX = 1_000_000
-ITEMS_MAX = 100
-PRICE_MAX = Decimal("9999999999.99")
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-def _money(value: object) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        raise ValueError("must be a number or a decimal string")  # noqa: TRY004 - pydantic turns it into a violation
-    try:
-        amount = Decimal(value)
-    except InvalidOperation:
-        raise ValueError("must be a decimal number") from None
-    if not amount.is_finite():
-        raise ValueError("must be a finite number")
-    if not 0 <= amount <= PRICE_MAX:
-        raise ValueError(f"must be from 0 to {PRICE_MAX}")
-    if amount != round(amount, 2):
-        raise ValueError("must have at most two decimal places")
-    return amount
-
-
-def _user(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
-        return str(value)
-    if isinstance(value, str) and len(value.strip()) > 0 and len(value) <= 64 and value.isprintable():
-        return value
-    raise ValueError("must be a positive integer, or a string of 1 to 64 printable characters")
-
-
-Id = Annotated[int, Field(ge=1, le=INT64_MAX)]
-Money = Annotated[Decimal, BeforeValidator(_money, json_schema_input_type=float | str)]
-UserId = Annotated[str, BeforeValidator(_user, json_schema_input_type=int | str)]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"\S")]
-
-
-class Body(BaseModel):
-    """Exact types, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from order_gateway.http.fields import (
+    ITEMS_MAX,
+    Address,
+    Body,
+    Count,
+    Id,
+    Instant,
+    Money,
+    Note,
+    OrderReference,
+    Quantity,
+    Reference,
+    UserId,
+    Uuid,
+    Word,
+)
 
 
 class ItemBody(Body):
     """A line of an order to be placed."""
 
     product_id: Id
-    warehouse_id: Id | None = None
-    quantity: Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
-    unit_price: Money | None = None
+    warehouse_id: Id | None = Field(None, description="unset: a warehouse that has enough")
+    quantity: Quantity
+    unit_price: Money | None = Field(None, description="must be the list price, where the product has one")
 
 
 class OrderBody(Body):
     """An order to be placed."""
 
     user_id: UserId
-    shipping_address: Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"\S")]
+    shipping_address: Address
     payment_method: Word
     items: Annotated[list[ItemBody], Field(min_length=1, max_length=ITEMS_MAX)]
 
@@ -75,58 +44,126 @@ class PaymentBody(Body):
     """A payment; unset fields are those of the order."""
 
     payment_method: Word | None = None
-    payment_reference: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    payment_reference: Reference | None = None
 
 
 class StatusBody(Body):
     """A wish to move an order on."""
 
     status: Literal["paid", "cancelled", "shipped", "completed"]
-    reason: Annotated[str, StringConstraints(max_length=255)] | None = None
+    reason: Note | None = None
 
 
 class CancelBody(Body):
     """A wish to cancel an order."""
 
-    reason: Annotated[str, StringConstraints(max_length=255)] | None = None
+    reason: Note | None = None
 
 
-async def read_body(request: web.Request, kind: type[ModelT]) -> ModelT:
-    """The request's body as `kind`; an empty one counts as {}. Raises: ApiError, naming each field that is wrong."""
-    raw = await request.read()
-    try:
-        # Floats would lose cents; Python's JSON also takes NaN and Infinity, which are not JSON.
-        value = json.loads(raw, parse_float=Decimal, parse_constant=_no_constant) if raw.strip() else {}
-    except (ValueError, RecursionError, InvalidOperation) as error:
-        text = "nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
-        raise ApiError("INVALID_ARGUMENT", "the body is not valid", [{"field": "body", "message": text}]) from error
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise ApiError("INVALID_ARGUMENT", "the request is not valid", violations(error)) from error
+class ReservationBody(Body):
+    """A hold to be taken."""
+
+    order_id: OrderReference
+    product_id: Id
+    warehouse_id: Id
+    quantity: Quantity
+    expires_at: Instant
 
 
-def violations(error: ValidationError) -> list[dict[str, str]]:
-    """Each field that is wrong, by its place in the body, and what is wrong with it."""
-    return [
-        {"field": ".".join(str(part) for part in item["loc"]) or "body", "message": _text(item)}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+class LevelBody(Body):
+    """Names a stock level."""
+
+    product_id: Id
+    warehouse_id: Id
 
 
-def path_id(request: web.Request, name: str = "id") -> int:
-    """The id in the request's path. Raises: ApiError."""
-    raw = request.match_info[name]
-    if raw.isascii() and raw.isdigit() and len(raw) <= 19 and 1 <= int(raw) <= INT64_MAX:
-        return int(raw)
-    raise ApiError(
-        "INVALID_ARGUMENT", "the request is not valid", [{"field": name, "message": "must be a positive integer"}]
-    )
+class LevelsBody(Body):
+    """Names stock levels."""
+
+    items: Annotated[list[LevelBody], Field(min_length=1, max_length=ITEMS_MAX)]
 
 
-def _text(item: Any) -> str:
-    return str(item["msg"]).removeprefix("Value error, ")
+class WantedBody(Body):
+    """Units that somebody would like to have."""
+
+    product_id: Id
+    warehouse_id: Id | None = Field(None, description="unset: in any one warehouse")
+    quantity: Quantity
 
 
-def _no_constant(name: str) -> Decimal:
-    raise ValueError(f"{name} is not JSON")
+class AvailabilityBody(Body):
+    """A question for what is free."""
+
+    items: Annotated[list[WantedBody], Field(min_length=1, max_length=ITEMS_MAX)]
+
+
+class LineBody(Body):
+    """Units of a product in a warehouse."""
+
+    product_id: Id
+    warehouse_id: Id
+    quantity: Quantity
+
+
+Lines = Annotated[list[LineBody], Field(min_length=1, max_length=ITEMS_MAX)]
+
+
+def _one_of_items(schema: dict[str, Any]) -> None:
+    schema["oneOf"] = [{"required": ["items"]}, {"required": ["order_items"]}]
+    for name in ("items", "order_items"):
+        field = schema["properties"][name]
+        array = next(kind for kind in field.pop("anyOf") if kind.get("type") == "array")
+        field.pop("default", None)
+        field.update(array)
+
+
+class ReserveBody(Body):
+    """A hold of several lines to be taken."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_items)
+
+    order_id: OrderReference
+    items: Lines | None = None
+    order_items: Lines | None = Field(None, description="another name for items")
+    reserve_until: Instant
+
+    @model_validator(mode="after")
+    def _has_items(self) -> Self:
+        if (self.items is None) == (self.order_items is None):
+            raise ValueError("give items, or order_items, and not both")
+        return self
+
+    @property
+    def lines(self) -> list[LineBody]:
+        """The lines, whatever they were called."""
+        return self.items if self.items is not None else self.order_items or []
+
+
+class HoldBody(Body):
+    """Names a hold of an order."""
+
+    order_id: OrderReference
+    reservation_id: Uuid
+
+
+class CountBody(Body):
+    """The result of a count."""
+
+    product_id: Id
+    warehouse_id: Id
+    quantity: Count
+    reserved_quantity: Count | None = Field(None, description="if given, it must be what is held")
+    notes: Note | None = None
+
+
+class ModeBody(Body):
+    """The way that orders shall take to the warehouse."""
+
+    mode: Literal["grpc", "queued", "auto"]
+
+
+class LoginBody(Body):
+    """A person's name and password."""
+
+    username: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    password: Annotated[str, StringConstraints(min_length=1, max_length=256)]

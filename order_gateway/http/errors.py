@@ -42,6 +42,7 @@ STATUS: Mapping[str, int] = {
     "RESERVE_CANCELLED": 409,
     "REQUEST_ID_REUSED": 409,
     "REQUEST_IN_PROGRESS": 409,
+    "RESERVED_MISMATCH": 409,
     "PRICE_MISMATCH": 409,
     "INVALID_ORDER_STATE": 409,
     "ORDER_CANCELLED": 409,
@@ -50,12 +51,15 @@ STATUS: Mapping[str, int] = {
     "PAYMENT_IN_PROGRESS": 409,
     "BODY_TOO_LARGE": 413,
     "PAYMENT_DECLINED": 422,
+    "RATE_LIMITED": 429,
+    "TOO_MANY_REQUESTS": 429,
     "WAREHOUSE_OVERLOADED": 429,
     "INTERNAL": 500,
     "WAREHOUSE_ERROR": 503,
     "WAREHOUSE_UNAVAILABLE": 503,
     "PAYMENT_PENDING": 503,
     "DATABASE_UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
     "WAREHOUSE_TIMEOUT": 504,
 }
 """What each code is answered with; codes that are not here are 409."""
@@ -87,6 +91,12 @@ class ApiError(Exception):
 def success(data: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer in the envelope."""
     return _response({"success": True, "data": data}, status, headers)
+
+
+def success_page(data: Sequence[object], page: int, limit: int, total: int) -> web.Response:
+    """A page of a list in the envelope."""
+    meta = {"page": page, "limit": limit, "total": total, "total_page": -(-total // limit)}
+    return _response({"success": True, "data": data, "meta": meta}, 200, None)
 
 
 def failure(request: web.Request, error: ApiError) -> web.Response:

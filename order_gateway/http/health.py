@@ -3,44 +3,72 @@
 import asyncio
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from order_gateway.gateway import WarehouseGateway
+from order_gateway.http.auth import Access
 from order_gateway.http.errors import success
+from order_gateway.http.operations import Operation
 from service_kit.database import Database, DatabaseAway
 
 
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The process lives."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether something is there, and how long its answer took."""
+
+    ok: bool
+    latency_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the service can work."""
+
+    status: str
+    checks: dict[str, Check]
+
+
 class HealthRoutes:
-    """The handlers of /health and /ready; no key needed."""
+    """The operations /health and /ready; no key needed."""
 
     def __init__(self, database: Database, gateway: WarehouseGateway, prefix: str) -> None:
         self._database = database
         self._gateway = gateway
         self._prefix = prefix
 
-    def routes(self) -> list[web.RouteDef]:
-        """Where they are."""
+    def operations(self) -> list[Operation]:
+        """All of them."""
         return [
-            web.get("/health", self.health, allow_head=False),
-            web.get(f"{self._prefix}/health", self.health, allow_head=False),
-            web.get("/ready", self.ready, allow_head=False),
+            Operation("GET", path, handler, answer, "operations", statuses, access=Access.OPEN)
+            for path, handler, answer, statuses in (
+                ("/health", self.health, Alive, (200,)),
+                (f"{self._prefix}/health", self.health, Alive, (200,)),
+                ("/ready", self.ready, Readiness, (200, 503)),
+                (f"{self._prefix}/ready", self.ready, Readiness, (200, 503)),
+            )
         ]
 
     async def health(self, _request: web.Request) -> web.Response:
-        """GET /health: the process lives."""
-        return success({"status": "ok"})
+        """Tell that the process lives."""
+        return success(Alive("ok"))
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """GET /ready: what it needs is there; 503 if not."""
+        """Tell whether what the service needs is there; 503 if not."""
         database, warehouse = await asyncio.gather(
             _measured(self._database_is_there()), _measured(self._gateway.is_serving())
         )
-        is_ready = database["ok"] and warehouse["ok"]
-        checks = {"database": database, "warehouse": warehouse}
-        return success(
-            {"status": "ready" if is_ready else "not ready", "checks": checks}, status=200 if is_ready else 503
-        )
+        is_ready = database.ok and warehouse.ok
+        view = Readiness("ready" if is_ready else "not ready", {"database": database, "warehouse": warehouse})
+        return success(view, status=200 if is_ready else 503)
 
     async def _database_is_there(self) -> bool:
         try:
@@ -50,7 +78,7 @@ class HealthRoutes:
         return True
 
 
-async def _measured(check: Awaitable[bool]) -> dict[str, bool | float]:
+async def _measured(check: Awaitable[bool]) -> Check:
     started = time.perf_counter()
     ok = await check
-    return {"ok": ok, "latency_seconds": round(time.perf_counter() - started, 6)}
+    return Check(ok, round(time.perf_counter() - started, 6))

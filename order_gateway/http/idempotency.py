@@ -7,12 +7,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
-from order_gateway.http.auth import CALLER
+from order_gateway.http.auth import CALLER, Caller
 from order_gateway.http.errors import ApiError
 from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
 KEY_LENGTH_MAX = 128
+OWNER_LENGTH_MAX = 64
 METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 KEY: web.RequestKey[tuple[str, str]] = web.RequestKey("idempotency_key", tuple)
@@ -30,7 +31,7 @@ def idempotency_middleware(answers: Answers) -> Middleware:
         if not (0 < len(key) <= KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
             violation = {"field": "Idempotency-Key", "message": f"must be 1 to {KEY_LENGTH_MAX} printable characters"}
             raise ApiError("INVALID_ARGUMENT", "the request is not valid", [violation])
-        owner = request[CALLER].name
+        owner = _owner(request[CALLER])
         found = await answers.begin(owner, key, await _hash(request))
         match found:
             case Answer():
@@ -75,6 +76,12 @@ def _again(answer: Answer) -> web.Response:
     return web.Response(
         body=body, status=answer.status, headers=headers, content_type="application/json", charset="utf-8"
     )
+
+
+def _owner(caller: Caller) -> str:
+    """Whose key it is: persons don't see each other's answers."""
+    name = caller.key.name if caller.person is None else f"{caller.key.name}/{caller.person.user_id}"
+    return name if len(name) <= OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
 
 
 async def _hash(request: web.Request) -> str:

@@ -1,45 +1,66 @@
 """Orders over HTTP."""
 
+import asyncio
+
 import structlog
 from aiohttp import web
+from pydantic import Field
 
+from order_gateway.access import WAIT_SECONDS_MAX
 from order_gateway.basket import Basket, Wish
 from order_gateway.gateway import Call, Refusal
-from order_gateway.http.auth import CALLER
-from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody, path_id, read_body
+from order_gateway.http.auth import CALLER, Access
+from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody
 from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, from_refusal, success
+from order_gateway.http.fields import ById, Query, Seconds
 from order_gateway.http.idempotency import BEGUN, KEY
-from order_gateway.http.views import order_view
-from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, Reason, Status
+from order_gateway.http.operations import Operation
+from order_gateway.http.views import OrderView, order_view
+from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, Reason, Reservation, Status
+from order_gateway.rows import OrderNotFound
 from order_gateway.saga import Saga
 from order_gateway.store import Applied, Store
+from order_gateway.watching import Watching
+
+PLACED = ("INSUFFICIENT_STOCK", "PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND", "PRICE_MISMATCH")
+ORDER = ("ORDER_NOT_FOUND", "PERMISSION_DENIED")
+CHANGED = (*ORDER, "INVALID_ORDER_STATE", "PAYMENT_IN_PROGRESS")
+PAID = (*CHANGED, "PAYMENT_EXPIRED", "PAYMENT_DECLINED", "RESERVATION_EXPIRED", "PAYMENT_PENDING")
+
+
+class WaitQuery(Query):
+    """How long to wait."""
+
+    wait: Seconds = Field(0, le=WAIT_SECONDS_MAX, description="seconds to wait until it leaves pending_reservation")
 
 
 class OrderRoutes:
-    """The handlers of /orders."""
+    """The operations that make, show and change one order."""
 
-    def __init__(self, store: Store, saga: Saga, basket: Basket, prefix: str) -> None:
+    def __init__(self, store: Store, saga: Saga, basket: Basket, watching: Watching, prefix: str) -> None:
         self._store = store
         self._saga = saga
         self._basket = basket
+        self._watching = watching
         self._prefix = prefix
 
-    def routes(self) -> list[web.RouteDef]:
-        """Where they are."""
+    def operations(self) -> list[Operation]:
+        """All of them."""
         orders = f"{self._prefix}/orders"
+        one = f"{orders}/{{id}}"
         return [
-            web.post(orders, self.place),
-            web.get(f"{orders}/{{id}}", self.show, allow_head=False),
-            web.post(f"{orders}/{{id}}/payment", self.pay),
-            web.post(f"{orders}/{{id}}/pay", self.pay),
-            web.post(f"{orders}/{{id}}/cancel", self.cancel),
-            web.get(f"{orders}/{{id}}/reservations", self.reservations, allow_head=False),
-            web.patch(f"{orders}/{{id}}/status", self.move),
+            Operation("POST", orders, self.place, OrderView, "orders", (201, 202), PLACED),
+            Operation("GET", one, self.show, OrderView, "orders", codes=ORDER),
+            Operation("POST", f"{one}/payment", self.pay, OrderView, "orders", codes=PAID),
+            Operation("POST", f"{one}/pay", self.pay, OrderView, "orders", codes=PAID),
+            Operation("POST", f"{one}/cancel", self.cancel, OrderView, "orders", codes=CHANGED),
+            Operation("PATCH", f"{one}/status", self.move, OrderView, "orders", codes=(*PAID, "ORDER_NOT_SETTLED")),
+            Operation("GET", f"{one}/reservations", self.reservations, list[Reservation], "orders", codes=ORDER),
         ]
 
-    async def place(self, request: web.Request) -> web.Response:
-        """POST /orders."""
-        body = await read_body(request, OrderBody)
+    async def place(self, request: web.Request, body: OrderBody) -> web.Response:
+        """Place an order: its stock is held and it waits for its payment; 202 if the hold is still to come."""
+        request[CALLER].must_be(body.user_id)
         earlier = await self._earlier(request)
         if earlier is not None:
             return self._placed(earlier)
@@ -49,40 +70,66 @@ class OrderRoutes:
             raise from_refusal(lines)
         return self._placed(await self._saga.place(_new_order(request, body, lines), request.get(KEY)))
 
-    async def show(self, request: web.Request) -> web.Response:
-        """GET /orders/{id}."""
-        return success(order_view(await self._store.read(path_id(request))))
+    async def show(self, request: web.Request, path: ById, query: WaitQuery) -> web.Response:
+        """Show an order, at once or when its stock is held or refused."""
+        order = await self._visible(request, path.id)
+        if query.wait and order.state.status is Status.PENDING_RESERVATION:
+            order = await self._decided(order, query.wait)
+        return success(order_view(order))
 
-    async def reservations(self, request: web.Request) -> web.Response:
-        """GET /orders/{id}/reservations."""
-        return success((await self._store.read(path_id(request))).reservations)
+    async def reservations(self, request: web.Request, path: ById) -> web.Response:
+        """Show what the warehouse holds for an order."""
+        return success((await self._visible(request, path.id)).reservations)
 
-    async def pay(self, request: web.Request) -> web.Response:
-        """POST /orders/{id}/payment."""
-        body = await read_body(request, PaymentBody)
-        return await self._pay(request, path_id(request), body.payment_method, body.payment_reference)
+    async def pay(self, request: web.Request, path: ById, body: PaymentBody) -> web.Response:
+        """Pay an order; if the payment is declined the order is cancelled."""
+        await self._changeable(request, path.id)
+        return await self._pay(request, path.id, body.payment_method, body.payment_reference)
 
-    async def cancel(self, request: web.Request) -> web.Response:
-        """POST /orders/{id}/cancel."""
-        body = await read_body(request, CancelBody)
-        return await self._cancel(request, path_id(request), body.reason)
+    async def cancel(self, request: web.Request, path: ById, body: CancelBody) -> web.Response:
+        """Cancel an order that is not shipped; what was paid is refunded, the stock goes back."""
+        await self._changeable(request, path.id)
+        return await self._cancel(request, path.id, body.reason)
 
-    async def move(self, request: web.Request) -> web.Response:
-        """PATCH /orders/{id}/status."""
-        body = await read_body(request, StatusBody)
-        order_id, actor = path_id(request), request[CALLER].name
+    async def move(self, request: web.Request, path: ById, body: StatusBody) -> web.Response:
+        """Move an order on."""
+        await self._changeable(request, path.id)
         if body.status == "paid":
-            return await self._pay(request, order_id, None, None)
+            return await self._pay(request, path.id, None, None)
         if body.status == "cancelled":
-            return await self._cancel(request, order_id, body.reason)
+            return await self._cancel(request, path.id, body.reason)
+        request[CALLER].must_have(Access.SERVICE)
         event = Event.SHIP if body.status == "shipped" else Event.COMPLETE
-        return success(order_view(_legal(await self._saga.move(order_id, event, actor, body.reason))))
+        _bind(path.id)
+        return success(order_view(_legal(await self._saga.move(path.id, event, request[CALLER].actor, body.reason))))
+
+    async def _visible(self, request: web.Request, order_id: int) -> Order:
+        return await visible_order(self._store, request, order_id)
+
+    async def _changeable(self, request: web.Request, order_id: int) -> None:
+        # Services may change all orders, so theirs need no look at whose it is.
+        if request[CALLER].only_user is not None:
+            request[CALLER].must_be((await self._store.read(order_id)).user_id)
+
+    async def _decided(self, order: Order, seconds: float) -> Order:
+        """The order when it has left pending_reservation, or after `seconds`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while order.state.status is Status.PENDING_RESERVATION and (left := until - loop.time()) > 0:
+            after = await self._watching.newest(order.id)
+            # What happened before that look must not be waited for.
+            order = await self._store.read(order.id)
+            if order.state.status is Status.PENDING_RESERVATION:
+                if not await self._watching.wait(order.id, after, left):
+                    break
+                order = await self._store.read(order.id)
+        return order
 
     async def _pay(
         self, request: web.Request, order_id: int, method: str | None, reference: str | None
     ) -> web.Response:
         _bind(order_id)
-        applied = await self._saga.pay(order_id, request[CALLER].name, method, reference)
+        applied = await self._saga.pay(order_id, request[CALLER].actor, method, reference)
         begun = request.get(BEGUN)
         if isinstance(applied.result, Illegal) and not (begun and begun.resumed and _payment_ended(applied.order)):
             raise from_illegal(applied.result)
@@ -96,8 +143,9 @@ class OrderRoutes:
 
     async def _cancel(self, request: web.Request, order_id: int, reason: str | None) -> web.Response:
         _bind(order_id)
-        why = Reason.ADMIN if reason == Reason.ADMIN else Reason.CUSTOMER
-        applied = await self._saga.cancel(order_id, request[CALLER].name, why, reason)
+        caller = request[CALLER]
+        why = Reason.ADMIN if caller.is_admin and (caller.person or reason == Reason.ADMIN) else Reason.CUSTOMER
+        applied = await self._saga.cancel(order_id, caller.actor, why, reason)
         return success(order_view(_legal(applied)))
 
     async def _earlier(self, request: web.Request) -> Order | None:
@@ -121,6 +169,15 @@ class OrderRoutes:
         return success(order_view(order), status=201, headers=headers)
 
 
+async def visible_order(store: Store, request: web.Request, order_id: int) -> Order:
+    """An order, if the caller may see it; a stranger's is as if it did not exist. Raises: OrderNotFound."""
+    _bind(order_id)
+    order = await store.read(order_id)
+    if request[CALLER].only_user not in (None, order.user_id):
+        raise OrderNotFound(f"there is no order {order_id}")
+    return order
+
+
 def _new_order(request: web.Request, body: OrderBody, lines: tuple[NewItem, ...]) -> NewOrder:
     return NewOrder(
         user_id=body.user_id,
@@ -128,7 +185,7 @@ def _new_order(request: web.Request, body: OrderBody, lines: tuple[NewItem, ...]
         payment_method=body.payment_method,
         items=lines,
         correlation_id=request[CORRELATION_ID],
-        actor=request[CALLER].name,
+        actor=request[CALLER].actor,
     )
 
 

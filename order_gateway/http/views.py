@@ -5,7 +5,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from order_gateway.gateway import StockLine
+from order_gateway.gateway.inventory import DirectHold
 from order_gateway.orders import Item, Order, Reservation, Status
+
+DIGITS_MAX = 18
+"""Longer numbers don't fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,52 @@ class OrderView:
     reservations: tuple[Reservation, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HoldView:
+    """A reservation of the warehouse; the fields of its line are null if it has several."""
+
+    id: str
+    reservation_id: str
+    order_id: int | str
+    status: str
+    product_id: int | None
+    warehouse_id: int | None
+    quantity: int | None
+    items: tuple[StockLine, ...]
+    expires_at: datetime
+    is_active: bool
+    is_confirmed: bool
+    reason: str | None
+    created_at: datetime
+    closed_at: datetime | None
+
+
+def hold_view(hold: DirectHold) -> HoldView:
+    """A reservation as clients see it."""
+    only = hold.items[0] if len(hold.items) == 1 else None
+    return HoldView(
+        id=hold.reservation_id,
+        reservation_id=hold.reservation_id,
+        order_id=plain_id(hold.order_id),
+        status=hold.status,
+        product_id=only.product_id if only else None,
+        warehouse_id=only.warehouse_id if only else None,
+        quantity=only.quantity if only else None,
+        items=hold.items,
+        expires_at=hold.expires_at,
+        is_active=hold.status == "reserved",
+        is_confirmed=hold.status == "committed",
+        reason=hold.reason,
+        created_at=hold.created_at,
+        closed_at=hold.closed_at,
+    )
+
+
 def order_view(order: Order) -> OrderView:
     """An order as clients see it."""
     return OrderView(
         id=order.id,
-        user_id=_user_id(order.user_id),
+        user_id=plain_id(order.user_id),
         status=order.state.status,
         total_amount=order.total_amount,
         shipping_address=order.shipping_address,
@@ -48,6 +94,7 @@ def order_view(order: Order) -> OrderView:
     )
 
 
-def _user_id(text: str) -> int | str:
+def plain_id(text: str) -> int | str:
     """Ids that came as integers go out as integers."""
-    return int(text) if text.isascii() and text.isdigit() and text == str(int(text)) else text
+    is_plain = text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX and text == str(int(text))
+    return int(text) if is_plain else text

@@ -15,7 +15,9 @@ from order_gateway.gateway import Call, Product, StockLine
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.listing import Listing
 from order_gateway.payments import Declined
+from order_gateway.watching import Watching
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
 
 pytestmark = pytest.mark.sql
@@ -63,12 +65,13 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
     outside = Stocked()
     world = World(orders_database_url, outside)
     basket = Basket(outside, Catalogue(outside, 0))
-    routes = [
-        *HealthRoutes(world.database, outside, PREFIX).routes(),
-        *OrderRoutes(world.store, world.saga, basket, PREFIX).routes(),
+    watching = Watching(Listing(world.database), world.settings.event_poll_seconds)
+    operations = [
+        *HealthRoutes(world.database, outside, PREFIX).operations(),
+        *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
     ]
     answers = Answers(world.database, lease_seconds=30)
-    app = make_app(routes, world.settings.api_keys, answers, body_size_max_bytes=1024 * 1024)
+    app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
     async with TestClient(TestServer(app)) as client:
         yield Api(world, outside, client)
     await world.database.close()

@@ -1,0 +1,29 @@
+"""Calls to the warehouse on behalf of a request."""
+
+import hashlib
+import uuid
+
+from aiohttp import web
+
+from order_gateway.gateway import Call
+from order_gateway.http.auth import CALLER
+from order_gateway.http.errors import CORRELATION_ID
+from order_gateway.http.idempotency import BEGUN, KEY
+
+
+def reading(request: web.Request) -> Call:
+    """What goes along with a call that changes nothing."""
+    return Call("", request[CORRELATION_ID], actor=request[CALLER].actor)
+
+
+def changing(request: web.Request) -> Call:
+    """What goes along with a call that changes something: repetitions of the request have the same effect, once."""
+    key = request.get(KEY)
+    request_id = uuid.uuid4().hex if key is None else hashlib.sha256("\0".join(key).encode()).hexdigest()[:40]
+    return Call(f"http-{request_id}", request[CORRELATION_ID], actor=request[CALLER].actor)
+
+
+def is_resumed(request: web.Request) -> bool:
+    """Whether an earlier request with the same Idempotency-Key died before it could answer."""
+    begun = request.get(BEGUN)
+    return begun is not None and begun.resumed

@@ -1,0 +1,125 @@
+"""Server-sent events of one order: all that happened so far, then what happens, as it happens.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from order_gateway.access import AccessSettings
+from order_gateway.http.auth import Caller
+from order_gateway.http.errors import ApiError
+from order_gateway.http.limits import TIME_LIMIT
+from order_gateway.http.reading import invalid
+from order_gateway.listing import Happening, Listing
+from order_gateway.orders import Status, is_settled
+from order_gateway.store import Store
+from order_gateway.watching import Watching, end
+
+BATCH = 100
+HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+ENDED = frozenset({Status.COMPLETED, Status.CANCELLED, Status.REJECTED})
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """Something that happened to an order; `actor` is not shown to customers."""
+
+    id: int
+    order_id: int
+    event: str
+    status_before: Status | None
+    status: Status
+    note: str | None
+    actor: str | None
+    at: datetime
+
+
+class Streams:
+    """The open streams of this process."""
+
+    def __init__(self, store: Store, listing: Listing, watching: Watching, settings: AccessSettings) -> None:
+        self._store = store
+        self._listing = listing
+        self._watching = watching
+        self._settings = settings
+        self._open = 0
+
+    def attach(self, app: web.Application) -> None:
+        """Look at the watched orders while the application runs, and end the streams when it stops."""
+
+        async def watch(_app: web.Application) -> AsyncIterator[None]:
+            task = asyncio.create_task(self._watching.run())
+            yield
+            await end(task)
+
+        async def stop(_app: web.Application) -> None:
+            self._watching.stop()
+
+        app.cleanup_ctx.append(watch)
+        app.on_shutdown.append(stop)
+
+    async def serve(self, request: web.Request, order_id: int, caller: Caller) -> web.StreamResponse:
+        """Stream until nothing can happen any more, or the client, the service or the time limit ends it."""
+        last = _last_event_id(request)
+        if last and await self._is_over(order_id, last):
+            # This tells a browser not to connect again.
+            return web.Response(status=204)
+        if self._open >= self._settings.event_streams_max:
+            raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
+        self._open += 1
+        try:
+            request[TIME_LIMIT].reschedule(None)
+            response = web.StreamResponse(headers=HEADERS)
+            await response.prepare(request)
+            async with asyncio.timeout(self._settings.event_stream_seconds_max):
+                await self._stream(response, order_id, last, caller)
+        except (TimeoutError, ConnectionResetError):
+            # Both are ends of a stream like any other: the client comes back with its Last-Event-ID.
+            return response
+        finally:
+            self._open -= 1
+        return response
+
+    async def _stream(self, response: web.StreamResponse, order_id: int, last: int, caller: Caller) -> None:
+        while not self._watching.is_stopping:
+            happened = await self._listing.history(order_id, last, BATCH)
+            for happening in happened:
+                await response.write(_frame(happening, caller))
+                last = happening.id
+            if len(happened) == BATCH:
+                continue
+            if await self._is_over(order_id, last):
+                return
+            if not await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds):
+                await response.write(b": still here\n\n")
+
+    async def _is_over(self, order_id: int, last: int) -> bool:
+        """Whether `last` is the last that will ever happen to the order."""
+        state = (await self._store.read(order_id)).state
+        if state.status not in ENDED or not is_settled(state):
+            return False
+        return not await self._listing.history(order_id, last, 1)
+
+
+def event_view(happening: Happening, caller: Caller) -> EventView:
+    """A happening as this caller may see it."""
+    known = {**asdict(happening), "actor": None if caller.only_user is not None else happening.actor}
+    return EventView(**known)
+
+
+def _frame(happening: Happening, caller: Caller) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (happening.id, _encode(event_view(happening, caller)))
+
+
+def _last_event_id(request: web.Request) -> int:
+    raw = request.headers.get("Last-Event-ID", "0")
+    if raw.isascii() and raw.isdigit() and len(raw) <= 18:
+        return int(raw)
+    raise invalid("Last-Event-ID", "must be the id of an event of this stream")

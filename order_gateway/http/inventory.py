@@ -1,0 +1,178 @@
+"""Stock over HTTP: what there is, what is free, and holds that come without an order of this service."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from aiohttp import web
+
+from order_gateway.gateway import Refusal, StockLine
+from order_gateway.gateway.inventory import Availability, DirectHold, Inventory, Level, LevelKey, Wanted
+from order_gateway.http.auth import Access
+from order_gateway.http.bodies import (
+    AvailabilityBody,
+    CountBody,
+    HoldBody,
+    LevelBody,
+    LevelsBody,
+    LineBody,
+    ReserveBody,
+)
+from order_gateway.http.calls import changing, is_resumed, reading
+from order_gateway.http.errors import ApiError, from_refusal, success
+from order_gateway.http.fields import IdText, Query
+from order_gateway.http.operations import Operation
+from order_gateway.http.views import HoldView, hold_view, plain_id
+
+T = TypeVar("T")
+LEVEL = ("PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND")
+HELD = (*LEVEL, "INSUFFICIENT_STOCK", "RESERVE_CANCELLED")
+CLOSED = ("RESERVATION_NOT_FOUND", "RESERVATION_EXPIRED", "RESERVATION_COMMITTED", "RESERVATION_CANCELLED")
+
+
+class LevelPath(Query):
+    """The path of a stock level."""
+
+    product_id: IdText
+    warehouse_id: IdText
+
+
+@dataclass(frozen=True, slots=True)
+class LevelsView:
+    """The stock levels that exist, and the keys of those that don't."""
+
+    items: Sequence[Level]
+    missing: Sequence[LevelKey]
+
+
+@dataclass(frozen=True, slots=True)
+class AvailabilityView:
+    """What is free now: advice only, nothing is held."""
+
+    items: Sequence[Availability]
+    sufficient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedView:
+    """A hold just taken."""
+
+    reservation_id: str
+    order_id: int | str
+    reserved_until: datetime
+    items: Sequence[StockLine]
+    message: str
+
+
+class InventoryRoutes:
+    """The operations on stock."""
+
+    def __init__(self, inventory: Inventory, prefix: str) -> None:
+        self._inventory = inventory
+        self._prefix = prefix
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        at, tag, service = f"{self._prefix}/inventory", "inventory", Access.SERVICE
+        return [
+            Operation("POST", f"{at}/get", self.get, Level, tag, codes=LEVEL),
+            Operation("POST", f"{at}/batch", self.batch, LevelsView, tag),
+            Operation("POST", f"{at}/check-availability", self.check, AvailabilityView, tag),
+            Operation("POST", f"{at}/reserve", self.reserve, ReservedView, tag, (201,), HELD, service),
+            *(
+                Operation("POST", f"{at}/{name}", self.confirm, HoldView, tag, codes=CLOSED, access=service)
+                for name in ("confirm", "commit")
+            ),
+            *(
+                Operation("POST", f"{at}/{name}", self.release, HoldView, tag, codes=CLOSED, access=service)
+                for name in ("release", "cancel")
+            ),
+            Operation(
+                "POST",
+                f"{at}/update",
+                self.update,
+                Level,
+                tag,
+                codes=(*LEVEL, "INSUFFICIENT_STOCK", "RESERVED_MISMATCH"),
+                access=Access.ADMIN,
+            ),
+            Operation("GET", f"{at}/{{product_id}}/{{warehouse_id}}", self.show, Level, tag, codes=LEVEL),
+        ]
+
+    async def show(self, request: web.Request, path: LevelPath) -> web.Response:
+        """Show the stock of a product in a warehouse."""
+        key = LevelKey(path.product_id, path.warehouse_id)
+        return success(agreed(await self._inventory.level(key, reading(request))))
+
+    async def get(self, request: web.Request, body: LevelBody) -> web.Response:
+        """Show the stock of a product in a warehouse, asked for in the body."""
+        key = LevelKey(body.product_id, body.warehouse_id)
+        return success(agreed(await self._inventory.level(key, reading(request))))
+
+    async def batch(self, request: web.Request, body: LevelsBody) -> web.Response:
+        """Show many stock levels; those that don't exist are named."""
+        keys = [LevelKey(item.product_id, item.warehouse_id) for item in body.items]
+        return success(LevelsView(*await self._inventory.levels(keys, reading(request))))
+
+    async def check(self, request: web.Request, body: AvailabilityBody) -> web.Response:
+        """Check what is free now; nothing is held."""
+        wanted = [Wanted(item.product_id, item.warehouse_id, item.quantity) for item in body.items]
+        found = await self._inventory.availability(wanted, reading(request))
+        return success(AvailabilityView(found, all(item.sufficient for item in found)))
+
+    async def reserve(self, request: web.Request, body: ReserveBody) -> web.Response:
+        """Hold stock until an instant."""
+        lines = stock_lines(body.lines)
+        hold = await take_hold(self._inventory, request, body.order_id, lines, body.reserve_until, "reserve_until")
+        view = ReservedView(
+            hold.reservation_id, plain_id(hold.order_id), hold.expires_at, hold.items, "the stock is held"
+        )
+        return success(view, status=201)
+
+    async def confirm(self, request: web.Request, body: HoldBody) -> web.Response:
+        """Sell what is held."""
+        await self._check_order(request, body)
+        return success(hold_view(agreed(await self._inventory.confirm(body.reservation_id, changing(request)))))
+
+    async def release(self, request: web.Request, body: HoldBody) -> web.Response:
+        """Give back what is held."""
+        await self._check_order(request, body)
+        return success(hold_view(agreed(await self._inventory.release(body.reservation_id, "", changing(request)))))
+
+    async def update(self, request: web.Request, body: CountBody) -> web.Response:
+        """Set the counted quantity of a stock level, through an ADJUSTMENT in its ledger."""
+        key = LevelKey(body.product_id, body.warehouse_id)
+        answer = await self._inventory.count(
+            key, body.quantity, body.reserved_quantity, body.notes or "", changing(request)
+        )
+        return success(agreed(answer))
+
+    async def _check_order(self, request: web.Request, body: HoldBody) -> None:
+        hold = agreed(await self._inventory.reservation(body.reservation_id, reading(request)))
+        if hold.order_id != body.order_id:
+            details = {"reservation_id": body.reservation_id, "order_id": body.order_id}
+            raise ApiError("RESERVATION_NOT_FOUND", "this order has no such reservation", [details])
+
+
+def stock_lines(lines: Sequence[LineBody]) -> list[StockLine]:
+    """Lines as the warehouse takes them."""
+    return [StockLine(line.product_id, line.warehouse_id, line.quantity) for line in lines]
+
+
+async def take_hold(
+    inventory: Inventory, request: web.Request, order_id: str, lines: Sequence[StockLine], until: datetime, field: str
+) -> DirectHold:
+    """Hold stock until an instant that the client gave in `field`. Raises: ApiError, GatewayFault."""
+    answer = await inventory.reserve(order_id, lines, until, changing(request), resumed=is_resumed(request))
+    if isinstance(answer, Refusal) and answer.code == "INVALID_ARGUMENT":
+        renamed = [{**item, "field": field} if item.get("field") == "ttl" else item for item in answer.details]
+        raise ApiError(answer.code, answer.message, renamed)
+    return agreed(answer)
+
+
+def agreed(answer: T | Refusal) -> T:
+    """What the warehouse answered. Raises: ApiError, if it said no."""
+    if isinstance(answer, Refusal):
+        raise from_refusal(answer)
+    return answer

@@ -1,0 +1,105 @@
+"""How much may come in: requests per second of a key, at the same time, seconds per request, and from where."""
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Collection
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from aiolimiter import AsyncLimiter
+
+from order_gateway.http.errors import ApiError
+
+TIME_LIMIT: web.RequestKey[asyncio.Timeout] = web.RequestKey("time_limit", asyncio.Timeout)
+"""A handler that streams may reschedule it."""
+NAMES_MAX = 10_000
+CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
+CORS_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Correlation-ID, X-Request-ID, "
+    "traceparent"
+)
+CORS_EXPOSED = "Idempotent-Replayed, Location, Retry-After, X-Correlation-ID, X-Request-ID"
+
+
+class RateLimit:
+    """A leaky bucket for each name: up to a period's worth at once, then one by one.
+
+    Args:
+        amount: how many in `seconds`.
+    """
+
+    def __init__(self, amount: float, seconds: float) -> None:
+        self._amount = amount
+        self._seconds = seconds
+        self._buckets: OrderedDict[str, AsyncLimiter] = OrderedDict()
+
+    async def count(self, name: str) -> None:
+        """Take note of one. Raises: ApiError, if it is one too many."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = AsyncLimiter(max(self._amount, 1), self._seconds)
+            if len(self._buckets) > NAMES_MAX:
+                self._buckets.popitem(last=False)
+        if not bucket.has_capacity():
+            wait = math.ceil(self._seconds / self._amount)
+            message = f"more than {self._amount:g} requests in {self._seconds:g} s; wait a little"
+            raise ApiError("RATE_LIMITED", message, (), {"Retry-After": str(wait)})
+        await bucket.acquire()
+
+
+def load_middleware(in_flight_max: int, seconds_max: float) -> Middleware:
+    """Refuse what is too many at once, and end what takes too long."""
+    in_flight = 0
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal in_flight
+        if in_flight >= in_flight_max:
+            message = f"{in_flight_max} requests are being worked on; try again shortly"
+            raise ApiError("TOO_MANY_REQUESTS", message, (), {"Retry-After": "1"})
+        in_flight += 1
+        try:
+            async with asyncio.timeout(seconds_max) as limit:
+                request[TIME_LIMIT] = limit
+                return await handler(request)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            message = f"this took longer than {seconds_max:g} s; what was begun will be finished, look again"
+            raise ApiError("DEADLINE_EXCEEDED", message) from error
+        finally:
+            in_flight -= 1
+
+    return check
+
+
+def cors_middleware(max_age_seconds: int) -> Middleware:
+    """Answer what browsers ask before they send a request to another origin."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            headers = {
+                "Access-Control-Allow-Methods": CORS_METHODS,
+                "Access-Control-Allow-Headers": CORS_HEADERS,
+                "Access-Control-Max-Age": str(max_age_seconds),
+            }
+            return web.Response(status=204, headers=headers)
+        return await handler(request)
+
+    return check
+
+
+def cors_headers(request: web.Request, origins: Collection[str]) -> dict[str, str]:
+    """What tells a browser that this page may read the answer; nothing for a page from elsewhere."""
+    origin = request.headers.get("Origin")
+    if origin is None or not origins:
+        return {}
+    if origin not in origins and "*" not in origins:
+        return {"Vary": "Origin"}
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Expose-Headers": CORS_EXPOSED,
+        "Vary": "Origin",
+    }

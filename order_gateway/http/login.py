@@ -1,0 +1,49 @@
+"""Tokens for people, for a name and a password."""
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from order_gateway.http.auth import Access
+from order_gateway.http.bodies import LoginBody
+from order_gateway.http.errors import ApiError, success
+from order_gateway.http.limits import RateLimit
+from order_gateway.http.operations import Operation
+from order_gateway.http.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A token, to be sent as Authorization: Bearer beside the API key."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+    user_id: str
+    role: str
+
+
+class LoginRoutes:
+    """The operation that issues tokens."""
+
+    def __init__(self, tokens: Tokens, attempts: RateLimit, lifetime_seconds: int, prefix: str) -> None:
+        self._tokens = tokens
+        self._attempts = attempts
+        self._lifetime_seconds = lifetime_seconds
+        self._prefix = prefix
+
+    def operations(self) -> list[Operation]:
+        """It, whether or not it is switched on."""
+        codes = ("UNAUTHENTICATED", "NOT_FOUND", "RATE_LIMITED")
+        at = f"{self._prefix}/auth/token"
+        return [Operation("POST", at, self.log_in, TokenView, "auth", codes=codes, access=Access.OPEN)]
+
+    async def log_in(self, request: web.Request, body: LoginBody) -> web.Response:
+        """Get a token for a name and a password."""
+        if not self._tokens.are_issued:
+            raise ApiError("NOT_FOUND", "tokens are not issued here: no users are configured")
+        await self._attempts.count(request.remote or "")
+        user = await self._tokens.log_in(body.username, body.password)
+        token = self._tokens.issue(user)
+        view = TokenView(token, "Bearer", self._lifetime_seconds, user.user_id, user.role)
+        return success(view, headers={"Cache-Control": "no-store"})

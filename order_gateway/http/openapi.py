@@ -1,0 +1,250 @@
+"""The API's document, OpenAPI 3.1: made of the operations, and of the same types that validate and answer."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
+
+from order_gateway.http.auth import Access
+from order_gateway.http.errors import STATUS
+from order_gateway.http.idempotency import KEY_LENGTH_MAX
+from order_gateway.http.operations import Operation
+
+VERSION = "1"
+Schema = dict[str, Any]
+_REF = "#/components/schemas/{model}"
+_NAME_OF_STATUS = {
+    400: "The request is not valid; details name the fields",
+    401: "No valid API key, or no valid token",
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible as things are",
+    413: "The body is too large",
+    422: "The payment was declined",
+    429: "Too much at once; try again after Retry-After seconds",
+    503: "Something that is needed is away; try again after Retry-After seconds",
+    504: "It took too long",
+}
+_COMMON = ("INVALID_ARGUMENT", "RATE_LIMITED", "TOO_MANY_REQUESTS", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED")
+_COMMON_GUARDED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT")
+_COMMON_CHANGING = ("BODY_TOO_LARGE", "REQUEST_ID_REUSED", "REQUEST_IN_PROGRESS")
+
+
+class _Json(GenerateJsonSchema):
+    """Amounts go out as numbers."""
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        return {"type": "number"} if self.mode == "serialization" else super().decimal_schema(schema)
+
+
+def document(operations: Sequence[Operation], prefix: str) -> Schema:
+    """The document of these operations."""
+    schemas, definitions = _schemas(operations)
+    paths: dict[str, Schema] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Order service",
+            "version": VERSION,
+            "description": "Orders that always end in agreement with the warehouse. Every JSON answer comes in an "
+            "envelope: success with data, or an error with a code, a message, details and the request id.",
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in operations)],
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions, "Error": _ERROR, "Meta": _META},
+            "headers": _HEADERS,
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "of the calling service"},
+                "person": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": f"beside the key: the person behind the request, by POST {prefix}/auth/token",
+                },
+            },
+        },
+    }
+
+
+Key = tuple[int, str]
+_ANSWER = "answer"
+
+
+def _schemas(operations: Sequence[Operation]) -> tuple[Mapping[Key, Schema], Mapping[str, Schema]]:
+    """The schema of each operation's inputs and answer, and what those refer to."""
+    wanted: list[tuple[Key, JsonSchemaMode, TypeAdapter[Any]]] = []
+    for operation in operations:
+        if operation.answer is not None:
+            wanted.append(((id(operation), _ANSWER), "serialization", TypeAdapter(operation.answer)))
+        for name, kind in operation.inputs.items():
+            wanted.append(((id(operation), name), "validation", TypeAdapter(kind)))
+    found, rest = TypeAdapter.json_schemas(wanted, ref_template=_REF, schema_generator=_Json)
+    definitions: dict[str, Schema] = _without_titles(rest.get("$defs", {}))
+    return {key: _without_titles(schema) for (key, _mode), schema in found.items()}, definitions
+
+
+def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
+    parameters = [_CORRELATION]
+    for place in ("path", "query"):
+        if kind := operation.inputs.get(place):
+            parameters += _parameters(place, kind)
+    if operation.method != "GET" and operation.access is not Access.OPEN:
+        parameters.append(_IDEMPOTENCY)
+    described: Schema = {
+        "operationId": _id(operation),
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "parameters": parameters,
+        "responses": _responses(operation, schemas.get((id(operation), _ANSWER))),
+        "security": [] if operation.access is Access.OPEN else [{"key": []}, {"key": [], "person": []}],
+    }
+    if "body" in operation.inputs:
+        schema = schemas[id(operation), "body"]
+        described["requestBody"] = {
+            "required": any(field.is_required() for field in operation.inputs["body"].model_fields.values()),
+            "content": {"application/json": {"schema": schema}},
+        }
+    return described
+
+
+def _parameters(place: str, kind: type[BaseModel]) -> list[Schema]:
+    schema = _without_titles(TypeAdapter(kind).json_schema(ref_template=_REF, schema_generator=_Json))
+    definitions = schema.get("$defs", {})
+    found = []
+    for name, described in schema["properties"].items():
+        plain = _plain(described, definitions)
+        text = plain.pop("description", None)
+        parameter = {"name": name, "in": place, "required": name in schema.get("required", ()), "schema": plain}
+        found.append({**parameter, "description": text} if text else parameter)
+    return found
+
+
+def _plain(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """Without null, which a query can't say, and with what it refers to in its place."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {name: value for name, value in schema.items() if name != "anyOf" and (name, value) != ("default", None)}
+    plain = {**rest, **kinds[0]} if len(kinds) == 1 else {**rest, "anyOf": kinds} if kinds else rest
+    if reference := plain.pop("$ref", None):
+        meant = definitions[reference.rpartition("/")[2]]
+        plain = {**{name: value for name, value in meant.items() if name != "description"}, **plain}
+    return plain
+
+
+def _responses(operation: Operation, answer: Schema | None) -> dict[str, Schema]:
+    responses = {str(status): _success(operation, status, answer) for status in operation.statuses}
+    for status, codes in sorted(_codes_by_status(operation).items()):
+        responses.setdefault(
+            str(status),
+            {
+                "description": f"{_NAME_OF_STATUS[status]}: {', '.join(sorted(codes))}",
+                "headers": _headers("Retry-After") if status in (429, 503) else _headers(),
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            },
+        )
+    return responses
+
+
+def _success(operation: Operation, status: int, answer: Schema | None) -> Schema:
+    described: Schema = {"description": "As asked", "headers": _headers()}
+    if status == 204 or answer is None:
+        return described
+    if operation.media_type != "application/json":
+        described["content"] = {operation.media_type: {"schema": {"type": "string"}, "x-event-data": answer}}
+        return described
+    data = {"type": "array", "items": answer} if operation.is_list else answer
+    properties: Schema = {"success": {"const": True}, "data": data}
+    if operation.is_list:
+        properties["meta"] = {"$ref": "#/components/schemas/Meta"}
+    envelope = {"type": "object", "properties": properties, "required": list(properties)}
+    described["content"] = {"application/json": {"schema": envelope}}
+    if 201 in operation.statuses:
+        described["headers"] = _headers("Location")
+    return described
+
+
+def _codes_by_status(operation: Operation) -> dict[int, set[str]]:
+    codes = {*_COMMON, *operation.codes}
+    if operation.access is not Access.OPEN:
+        codes |= {*_COMMON_GUARDED}
+    if operation.method != "GET":
+        codes |= {*_COMMON_CHANGING}
+    found: dict[int, set[str]] = {}
+    for code in codes:
+        found.setdefault(STATUS[code], set()).add(code)
+    return found
+
+
+def _headers(*more: str) -> Schema:
+    names = ("X-Request-ID", "X-Correlation-ID", *more)
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _id(operation: Operation) -> str:
+    words = re.findall(r"[a-z0-9]+", operation.path.removeprefix("/api/v1"))
+    return "_".join([operation.method.lower(), *words])
+
+
+def _without_titles(schema: Any) -> Any:
+    """pydantic's titles only repeat the names; a field may itself be called title."""
+    if isinstance(schema, list):
+        return [_without_titles(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        name: {key: _without_titles(item) for key, item in value.items()}
+        if name in ("properties", "$defs")
+        else _without_titles(value)
+        for name, value in schema.items()
+        if not (name == "title" and isinstance(value, str))
+    }
+
+
+_CORRELATION = {
+    "name": "X-Correlation-ID",
+    "in": "header",
+    "required": False,
+    "description": "travels through all services; one is made if there is none",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,64}$"},
+}
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "the same key and request get the same answer, and have one effect, however often they come",
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX, "pattern": "^[!-~]+$"},
+}
+_HEADERS = {
+    "X-Request-ID": {"schema": {"type": "string"}},
+    "X-Correlation-ID": {"schema": {"type": "string"}},
+    "Location": {"schema": {"type": "string"}, "description": "of what was made"},
+    "Retry-After": {"schema": {"type": "string", "pattern": "^[0-9]+$"}, "description": "seconds"},
+}
+_META = {
+    "type": "object",
+    "properties": {name: {"type": "integer", "minimum": 0} for name in ("page", "limit", "total", "total_page")},
+    "required": ["page", "limit", "total", "total_page"],
+}
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "success": {"const": False},
+        "error": {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {"type": "array", "items": {"type": "object"}},
+                "request_id": {"type": "string"},
+            },
+            "required": ["code", "message", "details", "request_id"],
+        },
+    },
+    "required": ["success", "error"],
+}

@@ -1,0 +1,36 @@
+"""The catalogue over HTTP."""
+
+from aiohttp import web
+
+from order_gateway.gateway.inventory import CatalogueProduct, Inventory
+from order_gateway.http.calls import reading
+from order_gateway.http.errors import success, success_page
+from order_gateway.http.fields import ById, PageQuery
+from order_gateway.http.inventory import agreed
+from order_gateway.http.operations import Operation
+
+
+class ProductRoutes:
+    """The operations on products."""
+
+    def __init__(self, inventory: Inventory, prefix: str) -> None:
+        self._inventory = inventory
+        self._prefix = prefix
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        at, tag = f"{self._prefix}/products", "products"
+        return [
+            Operation("GET", at, self.list, CatalogueProduct, tag, is_list=True),
+            Operation("GET", f"{at}/{{id}}", self.show, CatalogueProduct, tag, codes=("PRODUCT_NOT_FOUND",)),
+        ]
+
+    async def list(self, request: web.Request, query: PageQuery) -> web.Response:
+        """List products by id."""
+        skip = (query.page - 1) * query.limit
+        found, total = await self._inventory.products(skip, query.limit, reading(request))
+        return success_page(found, query.page, query.limit, total)
+
+    async def show(self, request: web.Request, path: ById) -> web.Response:
+        """Show a product."""
+        return success(agreed(await self._inventory.product(path.id, reading(request))))

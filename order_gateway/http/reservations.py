@@ -1,0 +1,109 @@
+"""Single holds over HTTP."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import StringConstraints
+
+from order_gateway.gateway import StockLine
+from order_gateway.gateway.inventory import DirectHold, Inventory
+from order_gateway.http.auth import CALLER, Access
+from order_gateway.http.bodies import CancelBody, ReservationBody
+from order_gateway.http.calls import changing, reading
+from order_gateway.http.errors import ApiError, success
+from order_gateway.http.fields import Query
+from order_gateway.http.inventory import CLOSED, HELD, agreed, take_hold
+from order_gateway.http.operations import Operation
+from order_gateway.http.views import HoldView, hold_view
+from order_gateway.listing import Listing
+from order_gateway.rows import OrderNotFound
+from order_gateway.store import Store
+
+DIGITS_MAX = 18
+
+
+class HoldPath(Query):
+    """The path of a hold: the warehouse's id, or the number under which an order shows it."""
+
+    id: Annotated[
+        str, StringConstraints(pattern=r"^([1-9][0-9]{0,17}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupView:
+    """How many holds were overdue."""
+
+    expired: int
+
+
+class ReservationRoutes:
+    """The operations on single holds."""
+
+    def __init__(self, inventory: Inventory, store: Store, listing: Listing, prefix: str) -> None:
+        self._inventory = inventory
+        self._store = store
+        self._listing = listing
+        self._prefix = prefix
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        at, tag = f"{self._prefix}/reservations", "reservations"
+        return [
+            Operation("POST", at, self.reserve, HoldView, tag, (201,), HELD, Access.SERVICE),
+            Operation("POST", f"{at}/cleanup", self.clean_up, CleanupView, tag, access=Access.ADMIN),
+            Operation("GET", f"{at}/{{id}}", self.show, HoldView, tag, codes=("RESERVATION_NOT_FOUND",)),
+            Operation(
+                "POST", f"{at}/{{id}}/deactivate", self.release, HoldView, tag, codes=CLOSED, access=Access.SERVICE
+            ),
+        ]
+
+    async def reserve(self, request: web.Request, body: ReservationBody) -> web.Response:
+        """Hold units of a product until an instant."""
+        line = StockLine(body.product_id, body.warehouse_id, body.quantity)
+        hold = await take_hold(self._inventory, request, body.order_id, [line], body.expires_at, "expires_at")
+        headers = {"Location": f"{self._prefix}/reservations/{hold.reservation_id}"}
+        return success(hold_view(hold), status=201, headers=headers)
+
+    async def show(self, request: web.Request, path: HoldPath) -> web.Response:
+        """Show a hold; customers see those of their own orders."""
+        reservation_id = await self._reservation_id(path)
+        hold = agreed(await self._inventory.reservation(reservation_id, reading(request)))
+        user = request[CALLER].only_user
+        if user is not None and not await self._is_of(hold, user):
+            raise _not_found(path.id)
+        return success(hold_view(hold))
+
+    async def release(self, request: web.Request, path: HoldPath, body: CancelBody) -> web.Response:
+        """Give back what is held."""
+        reservation_id = await self._reservation_id(path)
+        answer = await self._inventory.release(reservation_id, body.reason or "", changing(request))
+        return success(hold_view(agreed(answer)))
+
+    async def clean_up(self, request: web.Request) -> web.Response:
+        """Expire overdue holds now instead of at the warehouse's next sweep."""
+        return success(CleanupView(await self._inventory.sweep(changing(request))))
+
+    async def _reservation_id(self, path: HoldPath) -> str:
+        if not path.id.isdigit():
+            return path.id.lower()
+        found = await self._listing.reservation_id(int(path.id))
+        if found is None:
+            raise _not_found(path.id)
+        return found
+
+    async def _is_of(self, hold: DirectHold, user_id: str) -> bool:
+        """Whether a hold is for an order of this service and this user, and not just for one of the same number."""
+        if not hold.order_id.isdigit() or len(hold.order_id) > DIGITS_MAX:
+            return False
+        try:
+            order = await self._store.read(int(hold.order_id))
+        except OrderNotFound:
+            return False
+        ids = {reservation.reservation_id for reservation in order.reservations}
+        return order.user_id == user_id and hold.reservation_id in ids
+
+
+def _not_found(id_: str) -> ApiError:
+    return ApiError("RESERVATION_NOT_FOUND", f"there is no reservation {id_}", [{"reservation_id": id_}])

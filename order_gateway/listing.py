@@ -1,0 +1,145 @@
+"""Reads orders in numbers: pages of a list, what happened to an order, which order a hold belongs to."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_gateway import tables
+from order_gateway.orders import Order, Status
+from order_gateway.rows import order_from_rows
+from service_kit.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which orders; None: any. `since` is included, `before` is not."""
+
+    user_id: str | None = None
+    status: Status | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened to an order."""
+
+    id: int
+    order_id: int
+    event: str
+    status_before: Status | None
+    status: Status
+    note: str | None
+    actor: str
+    at: datetime
+
+
+class Listing:
+    """Reads; all methods raise DatabaseFault."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[Order], int]:
+        """A page of orders, newest first, and how many there are in all."""
+        conditions = _conditions(wanted)
+        orders = tables.orders
+        count = select(func.count()).select_from(orders).where(*conditions)
+        ids = (
+            select(orders.c.id).where(*conditions).order_by(orders.c.id.desc()).limit(limit).offset((page - 1) * limit)
+        )
+
+        async def work(connection: AsyncConnection) -> tuple[list[Order], int]:
+            total = int((await connection.execute(count)).scalar_one())
+            found = [int(row.id) for row in await connection.execute(ids)] if total else []
+            return (await _orders(connection, found) if found else []), total
+
+        return await self._database.run_in_transaction(work)
+
+    async def history(self, order_id: int, after: int, limit: int) -> list[Happening]:
+        """What happened to an order after the happening with the id `after`, oldest first."""
+        columns = tables.history.c
+        query = (
+            select(tables.history)
+            .where(columns.order_id == order_id, columns.id > after)
+            .order_by(columns.id)
+            .limit(limit)
+        )
+
+        async def work(connection: AsyncConnection) -> list[Happening]:
+            return [_happening(row) for row in await connection.execute(query)]
+
+        return await self._database.run_in_transaction(work)
+
+    async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
+        """The id of the latest happening of each order."""
+        columns = tables.history.c
+        newest = func.max(columns.id).label("newest")
+        query = select(columns.order_id, newest).where(columns.order_id.in_(order_ids)).group_by(columns.order_id)
+
+        async def work(connection: AsyncConnection) -> dict[int, int]:
+            return {int(row.order_id): int(row.newest) for row in await connection.execute(query)}
+
+        return await self._database.run_in_transaction(work)
+
+    async def reservation_id(self, id_: int) -> str | None:
+        """The warehouse's id of the hold that an order shows under the number `id_`."""
+        query = select(tables.reservations.c.reservation_id).where(tables.reservations.c.id == id_)
+
+        async def work(connection: AsyncConnection) -> str | None:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+        return await self._database.run_in_transaction(work)
+
+
+def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
+    columns = tables.orders.c
+    conditions: list[sqlalchemy.ColumnElement[bool]] = []
+    if wanted.user_id is not None:
+        conditions.append(columns.user_id == wanted.user_id)
+    if wanted.status is not None:
+        conditions.append(columns.status == wanted.status)
+    if wanted.since is not None:
+        conditions.append(columns.created_at >= _naive(wanted.since))
+    if wanted.before is not None:
+        conditions.append(columns.created_at < _naive(wanted.before))
+    return conditions
+
+
+async def _orders(connection: AsyncConnection, ids: Sequence[int]) -> list[Order]:
+    orders, items, held = tables.orders, tables.items, tables.reservations
+    rows = await connection.execute(select(orders, text("SYSDATE(6) AS now_")).where(orders.c.id.in_(ids)))
+    items_of = _by_order(await connection.execute(select(items).where(items.c.order_id.in_(ids)).order_by(items.c.id)))
+    held_of = _by_order(await connection.execute(select(held).where(held.c.order_id.in_(ids)).order_by(held.c.id)))
+    found = {int(row.id): order_from_rows(row, items_of[row.id], held_of[row.id]) for row in rows}
+    return [found[order_id] for order_id in ids]
+
+
+def _by_order(rows: sqlalchemy.CursorResult[Any]) -> defaultdict[int, list[sqlalchemy.Row[Any]]]:
+    grouped: defaultdict[int, list[sqlalchemy.Row[Any]]] = defaultdict(list)
+    for row in rows:
+        grouped[int(row.order_id)].append(row)
+    return grouped
+
+
+def _happening(row: sqlalchemy.Row[Any]) -> Happening:
+    return Happening(
+        id=int(row.id),
+        order_id=int(row.order_id),
+        event=row.event,
+        status_before=None if row.status_before is None else Status(row.status_before),
+        status=Status(row.status_after),
+        note=row.note,
+        actor=row.actor,
+        at=row.created_at.replace(tzinfo=UTC),
+    )
+
+
+def _naive(instant: datetime) -> datetime:
+    return instant.astimezone(UTC).replace(tzinfo=None)
