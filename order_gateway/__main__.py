@@ -11,8 +11,10 @@ from aiohttp import web
 
 from order_gateway.answers import Answers
 from order_gateway.basket import Basket, Catalogue
+from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.inventory import Inventory
+from order_gateway.gateway.modes import Modes
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
@@ -30,7 +32,7 @@ from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
-from order_gateway.watching import Watching
+from order_gateway.watching import Watching, end
 from service_kit.database import Database
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -71,9 +73,14 @@ async def run(settings: OrdersSettings) -> None:
         metrics = GatewayMetrics(database, settings.metrics)
         observe = observed_calls(metrics, tracing)
         client = await stack.enter_async_context(WarehouseClient(settings.client_settings(), observe))
-        gateway = GrpcGateway(client)
-        store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
-        saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
+        gateway = GuardedGateway(GrpcGateway(client), settings.breaker)
+        modes = Modes(database, gateway, settings.gateway, settings.gateway_poll_seconds)
+        await modes.load()
+        bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
+        store = Store(database, bounds, settings.batches)
+        stack.push_async_callback(store.close)
+        payments = PaymentSimulator(settings.simulator)
+        saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
         basket = Basket(gateway, Catalogue(gateway, settings.price_cache_seconds))
         listing = Listing(database)
         watching = Watching(listing, settings.event_poll_seconds)
@@ -98,6 +105,9 @@ async def run(settings: OrdersSettings) -> None:
         )
         streams.attach(app)
         relay = Relay(store, Intents(database), saga, settings)
+        saga.nudge = relay.nudge
+        for background in (gateway.watch(), modes.run()):
+            stack.push_async_callback(end, asyncio.create_task(background))
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)
         await _listen(app, settings, stack)

@@ -1,11 +1,9 @@
 """What remains to be done outside: each step is written here with the change that asks for it, and marked when done."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, text, update
+import msgspec
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
@@ -14,7 +12,17 @@ from service_kit.database import Database
 
 ERROR_LENGTH_MAX = 500
 # SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since.
-_NOW = text("SELECT SYSDATE(6)")
+_TAKE = text(
+    "UPDATE JSON_TABLE(:steps, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', "
+    "step VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]')) AS j "
+    "STRAIGHT_JOIN intents AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id AND t.step = j.step "
+    "SET t.due_at = TIMESTAMPADD(MICROSECOND, :lease, SYSDATE(6)), t.attempts = t.attempts + 1"
+)
+_OPEN_STEP = "WHERE order_id = :order_id AND step = :step AND due_at IS NOT NULL"
+_POSTPONE = text(
+    f"UPDATE intents SET due_at = TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6)), last_error = :error {_OPEN_STEP}"
+)
+_FORGET = text(f"UPDATE intents SET due_at = NULL, done_at = SYSDATE(6) {_OPEN_STEP}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,7 @@ class Intent:
     order_id: int
     step: Step
     attempts: int
+    traceparent: str = ""
 
 
 class Intents:
@@ -38,22 +47,19 @@ class Intents:
         async def work(connection: AsyncConnection) -> list[Intent]:
             columns = tables.intents.c
             due = (
-                select(columns.order_id, columns.step, columns.attempts)
+                select(columns.order_id, columns.step, columns.attempts, columns.traceparent)
                 .where(columns.due_at <= func.now(6))
                 .order_by(columns.due_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
             claimed = [
-                Intent(int(row.order_id), Step(row.step), row.attempts + 1) for row in await connection.execute(due)
+                Intent(int(row.order_id), Step(row.step), row.attempts + 1, row.traceparent or "")
+                for row in await connection.execute(due)
             ]
             if claimed:
-                await connection.execute(
-                    update(tables.intents)
-                    .where(columns.order_id == bindparam("of_order"), columns.step == bindparam("of_step"))
-                    .values(due_at=bindparam("until"), attempts=columns.attempts + 1),
-                    _claim_values(claimed, await now_of(connection) + timedelta(seconds=lease_seconds)),
-                )
+                steps = msgspec.json.encode([(intent.order_id, intent.step) for intent in claimed]).decode()
+                await connection.execute(_TAKE, {"steps": steps, "lease": round(lease_seconds * 1e6)})
             return claimed
 
         return await self._database.run_in_transaction(work)
@@ -62,13 +68,8 @@ class Intents:
         """A step did not succeed: it is due again after a while, unless someone else concluded it meanwhile."""
 
         async def work(connection: AsyncConnection) -> None:
-            columns = tables.intents.c
-            due_at = await now_of(connection) + timedelta(seconds=delay_seconds)
-            await connection.execute(
-                update(tables.intents)
-                .where(columns.order_id == intent.order_id, columns.step == intent.step, columns.due_at.is_not(None))
-                .values(due_at=due_at, last_error=error[:ERROR_LENGTH_MAX])
-            )
+            values = {"delay": round(delay_seconds * 1e6), "error": error[:ERROR_LENGTH_MAX]}
+            await connection.execute(_POSTPONE, {**values, "order_id": intent.order_id, "step": intent.step})
 
         await self._database.run_in_transaction(work)
 
@@ -76,39 +77,6 @@ class Intents:
         """Mark a step as done that its order no longer waits for."""
 
         async def work(connection: AsyncConnection) -> None:
-            await end(connection, intent.order_id, (intent.step,), await now_of(connection))
+            await connection.execute(_FORGET, {"order_id": intent.order_id, "step": intent.step})
 
         await self._database.run_in_transaction(work)
-
-
-async def now_of(connection: AsyncConnection) -> datetime:
-    """The database's clock, in UTC."""
-    now = (await connection.execute(_NOW)).scalar_one()
-    assert isinstance(now, datetime)
-    return now
-
-
-async def begin(
-    connection: AsyncConnection, order_id: int, steps: Sequence[Step], now: datetime, lease_seconds: float
-) -> None:
-    """Write down steps, left to the caller for `lease_seconds`; part of a transaction."""
-    due_at = now + timedelta(seconds=lease_seconds)
-    for step in steps:
-        await connection.execute(
-            insert(tables.intents).values(order_id=order_id, step=step, due_at=due_at, attempts=0, created_at=now)
-        )
-
-
-async def end(connection: AsyncConnection, order_id: int, steps: Sequence[Step], now: datetime) -> None:
-    """Mark steps as done; part of a transaction."""
-    columns = tables.intents.c
-    for step in steps:
-        await connection.execute(
-            update(tables.intents)
-            .where(columns.order_id == order_id, columns.step == step, columns.due_at.is_not(None))
-            .values(due_at=None, done_at=now)
-        )
-
-
-def _claim_values(claimed: Sequence[Intent], until: datetime) -> list[dict[str, Any]]:
-    return [{"of_order": intent.order_id, "of_step": intent.step, "until": until} for intent in claimed]

@@ -89,6 +89,7 @@ class Event(StrEnum):
     RESERVED = "reserved"
     RESERVE_REFUSED = "reserve_refused"
     RESERVE_ABANDONED = "reserve_abandoned"
+    DEFERRED = "deferred"
     PAY = "pay"
     CHARGED = "charged"
     DECLINED = "declined"
@@ -186,6 +187,8 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
             begins=(Step.CANCEL,),
         ),
     ),
+    # It goes on by the queue; the RESERVE step stays open, under the same request id.
+    Event.DEFERRED: (_Rule(Status.PENDING_RESERVATION),),
     Event.PAY: (_Rule(_PENDING, payment=Payment.NONE, to_payment=Payment.CHARGING, begins=(Step.CHARGE,)),),
     Event.CHARGED: (
         _Rule(
@@ -293,7 +296,7 @@ def advance(state: State, event: Event, reason: Reason | None = None) -> Transit
                 after = replace(after, reason=rule.reason or reason or Reason.CUSTOMER)
                 ends = (*ends, *((Step.RESERVE,) if state.stock is Stock.RESERVING and not ends else ()))
             return Transition(after, rule.begins, ends)
-    if ends or event is Event.DEADLINE_PASSED:
+    if ends or event in (Event.DEADLINE_PASSED, Event.DEFERRED):
         return Transition(state, (), ends)
     return _illegal(state, event)
 

@@ -5,32 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway import tables
 from order_gateway.orders import Item, Order, Payment, Reason, Reservation, State, Status, Stock, Way
 
 
 class OrderNotFound(Exception):
     """There is no such order."""
-
-
-async def load_order(connection: AsyncConnection, order_id: int, *, lock: bool) -> tuple[Order, datetime]:
-    """An order and what time it is in the database; part of a transaction. Raises: OrderNotFound."""
-    query = select(tables.orders, text("SYSDATE(6) AS now_")).where(tables.orders.c.id == order_id)
-    if lock:
-        query = query.with_for_update()
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        raise OrderNotFound(f"there is no order {order_id}")
-    items = await connection.execute(
-        select(tables.items).where(tables.items.c.order_id == order_id).order_by(tables.items.c.id)
-    )
-    held = await connection.execute(
-        select(tables.reservations).where(tables.reservations.c.order_id == order_id).order_by(tables.reservations.c.id)
-    )
-    return order_from_rows(row, items.all(), held.all()), _aware(row.now_)
 
 
 def order_from_rows(

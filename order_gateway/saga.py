@@ -5,11 +5,13 @@ every one goes out under the same key each time, so the outside does it once, an
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import structlog
 
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway
+from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Charged, PaymentProvider, ProviderFault
 from order_gateway.store import Applied, Change, Store
@@ -43,15 +45,29 @@ class StepFault(Exception):
 
 
 class Saga:
-    """What customers and the relay do with orders."""
+    """What customers and the relay do with orders.
+
+    Args:
+        choose: how the next order goes to the warehouse; unless given, as the order says.
+
+    Attributes:
+        nudge: called when there is work for the relay.
+    """
 
     def __init__(
-        self, store: Store, gateway: WarehouseGateway, payments: PaymentProvider, settings: SagaSettings
+        self,
+        store: Store,
+        gateway: WarehouseGateway,
+        payments: PaymentProvider,
+        settings: SagaSettings,
+        choose: Callable[[], Choice] | None = None,
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._payments = payments
         self._settings = settings
+        self._choose = choose
+        self.nudge: Callable[[], None] = _nobody
 
     async def place(self, new: NewOrder, key: tuple[str, str] | None = None) -> Order:
         """Make an order and hold its stock.
@@ -59,19 +75,39 @@ class Saga:
         Args:
             key: owner and Idempotency-Key of the request.
 
-        Returns: the order, pending; or rejected, with the refusal in it; or cancelled, if someone was faster.
+        Returns: the order, pending; or rejected, with the refusal in it; or cancelled, if someone was faster; or in
+            pending_reservation, if it goes by the queue.
 
-        Raises: StepFault, and the order is cancelled then.
+        Raises: StepFault: no order was made, or it is cancelled.
         """
-        lease = self._settings.reserve_deadline_seconds + self._settings.lease_margin_seconds
-        order = await self._store.create(new, 0 if new.way is Way.QUEUED else lease, key)
-        if new.way is Way.QUEUED:
+        choice = self._chosen(new)
+        new = replace(new, way=choice.way)
+        if choice.way is Way.QUEUED:
+            order = await self._store.create(new, 0, key)
+            self.nudge()
             return order
+        lease = self._settings.reserve_deadline_seconds + self._settings.lease_margin_seconds
+        order = await self._store.create(new, lease, key)
         try:
             return (await self.conclude(order, Step.RESERVE)).order
         except StepFault as fault:
+            if choice.may_defer:
+                return await self._defer(order, str(fault))
             await self._store.apply(order.id, Change(Event.RESERVE_ABANDONED, note=str(fault)))
+            self.nudge()
             raise
+
+    def _chosen(self, new: NewOrder) -> Choice:
+        try:
+            return self._choose() if self._choose else Choice(new.way)
+        except GatewayFault as fault:
+            raise StepFault(fault.code, str(fault), fault.retry_after_seconds) from fault
+
+    async def _defer(self, order: Order, why: str) -> Order:
+        """Leave the hold to the relay, which asks for it under the same request id."""
+        applied = await self._store.apply(order.id, Change(Event.DEFERRED, note=why))
+        self.nudge()
+        return applied.order
 
     async def pay(self, order_id: int, actor: str, method: str | None = None, reference: str | None = None) -> Applied:
         """Charge the customer and sell the stock; a declined payment cancels the order.
@@ -236,3 +272,7 @@ def _plain(value: object) -> object:
 def _must_not_be_malformed(refusal: Refusal) -> None:
     if refusal.code == "INVALID_ARGUMENT":
         raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse does not understand: {refusal.message}")
+
+
+def _nobody() -> None:
+    pass

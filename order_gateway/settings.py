@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from order_gateway.access import AccessSettings
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import BreakerSettings
+from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
 from warehouse.client import ClientSettings
 
@@ -72,6 +73,7 @@ class OrdersSettings(AccessSettings):
     )
     gateway_poll_seconds: float = Field(1, gt=0, le=60, description="how soon every process follows a switch")
     breaker: BreakerSettings = BreakerSettings()
+    batches: BatcherSettings = BatcherSettings()
 
     payment_window_seconds: float = Field(900, gt=0, le=7 * 86_400, description="from reservation to payment_deadline")
     hold_grace_seconds: float = Field(120, ge=1, le=86_400, description="how long the hold outlives the deadline")

@@ -97,6 +97,10 @@ class World:
         self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(1020, 1, 1, 1, 1))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)
 
+    async def close(self) -> None:
+        await self.store.close()
+        await self.database.close()
+
     async def place(self, way: Way = Way.GRPC) -> Order:
         item = NewItem(1, 1, 2, Decimal("19.99"))
         return await self.saga.place(NewOrder("u", "Street 1", "card", (item, item), "c-1", "test", way))
@@ -128,7 +132,7 @@ class World:
 async def world(orders_database_url: str) -> AsyncIterator[World]:
     world = World(orders_database_url)
     yield world
-    await world.database.close()
+    await world.close()
 
 
 async def test_the_straight_way(world: World) -> None:

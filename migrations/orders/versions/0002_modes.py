@@ -1,4 +1,4 @@
-"""The gateway's mode as it was switched at run time; what was last known of products, for when the warehouse is away."""
+"""The gateway's mode as switched at run time; what was last known of products, for when the warehouse is away."""
 
 from alembic import op
 

@@ -1,0 +1,215 @@
+"""Carries out batches of changes to orders: lock and read, let the events happen, write, commit. Two round trips."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from order_gateway import statements
+from order_gateway.gateway import Hold
+from order_gateway.orders import Event, Order, Step
+from order_gateway.records import (
+    encode,
+    is_active,
+    is_confirmed,
+    orders_of,
+    read_reservation,
+    reservation,
+    to_microseconds,
+)
+from order_gateway.rows import OrderNotFound
+from service_kit.database import Database, DatabaseFault, DriverSession
+
+log = structlog.get_logger(__name__)
+ChangeT = TypeVar("ChangeT")
+AppliedT = TypeVar("AppliedT")
+_READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
+
+
+class Changes:
+    """What one transaction writes: rows by kind, as `statements.WRITES` knows them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[tuple[object, ...]]] = {}
+        self.with_new_holds: set[int] = set()
+
+    def note(self, order: Order, now: int) -> None:
+        """The order as it is after an event."""
+        state = order.state
+        refusal = None if order.refusal is None else encode(order.refusal).decode()
+        self._add(
+            "changed",
+            order.id,
+            state.status,
+            state.stock,
+            state.payment,
+            state.reason,
+            order.way,
+            order.payment_method,
+            order.payment_reference,
+            to_microseconds(order.payment_deadline),
+            refusal,
+            now,
+        )
+
+    def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
+        """What happened."""
+        statuses = (before.state.status, after.state.status)
+        self._add("history", after.id, event, *statuses, note, actor, after.correlation_id, now)
+
+    def begin(self, order_id: int, step: Step, now: int, lease_seconds: float, traceparent: str) -> None:
+        """A step that is to be done, left to the caller for `lease_seconds`."""
+        self._add("intents", order_id, step, now + round(lease_seconds * 1e6), traceparent or None, now)
+
+    def end(self, order_id: int, step: Step, now: int) -> None:
+        """A step that is done."""
+        self._add("ended", order_id, step, now)
+
+    def make_due(self, order_id: int, step: Step, now: int) -> None:
+        """A step that the caller leaves to the relay."""
+        self._add("due", order_id, step, now)
+
+    def add_hold(self, order_id: int, hold: Hold) -> None:
+        """What the warehouse holds."""
+        instants = (to_microseconds(hold.expires_at), to_microseconds(hold.created_at))
+        for line in hold.lines:
+            place = (line.product_id, line.warehouse_id, line.quantity)
+            self._add("reservations", order_id, hold.reservation_id, *place, *instants)
+        self.with_new_holds.add(order_id)
+
+    def add_payment(self, order: Order, now: int) -> None:
+        """A payment that begins."""
+        self._add("payments", order.id, order.total_amount, order.payment_method, order.payment_reference, now)
+
+    def note_charge(self, order_id: int, now: int, provider_reference: str | None) -> None:
+        """The money is taken."""
+        self._add("charged", order_id, now, provider_reference)
+
+    def note_refund(self, order_id: int, now: int) -> None:
+        """The money is given back."""
+        self._add("refunded", order_id, now)
+
+    def _add(self, kind: str, *row: object) -> None:
+        self.rows.setdefault(kind, []).append(row)
+
+
+Happen = Callable[[Order | None, tuple[int, ChangeT], Changes, int], AppliedT | Exception]
+
+
+class Changing(Generic[ChangeT, AppliedT]):
+    """Carries out changes and reads, one batch of each at a time, on two connections of its own.
+
+    Args:
+        happen: given an order (None: there is none), a change and the time, adds to the changes what is to be
+            written; returns what came of it, with an attribute `order`.
+    """
+
+    def __init__(self, database: Database, happen: Happen[ChangeT, AppliedT]) -> None:
+        self._database = database
+        self._happen = happen
+        self._session = DriverSession(database)
+        self._reading = DriverSession(database)
+
+    async def process(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+        """Carry out changes in order, in one transaction if that can be done. Raises: DatabaseFault."""
+        results: dict[int, AppliedT | Exception] = {}
+        todo = list(range(len(work)))
+        while todo:
+            # An order's second change must see what its first one left: it waits for the next transaction.
+            seen: set[int] = set()
+            now: list[int] = []
+            later: list[int] = []
+            for place in todo:
+                (later if work[place][0] in seen else now).append(place)
+                seen.add(work[place][0])
+            done = await self._together([work[place] for place in now])
+            results.update(zip(now, done, strict=True))
+            todo = later
+        return [results[place] for place in range(len(work))]
+
+    async def read(self, order_ids: Sequence[int]) -> list[Order | Exception]:
+        """The orders, without locks; OrderNotFound in the place of one that does not exist. Raises: DatabaseFault."""
+        values = {"ids": _ids(order_ids)}
+
+        async def attempt() -> dict[int, Order]:
+            try:
+                results = await self._reading.execute(";".join((statements.READ_ORDERS, *_READS)), values)
+            except BaseException:
+                await self._reading.close()
+                raise
+            *rows, [(now,)] = results
+            return orders_of(rows, now)
+
+        found = await self._database.retry(attempt)
+        return [found.get(order_id) or OrderNotFound(f"there is no order {order_id}") for order_id in order_ids]
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._session.close()
+        await self._reading.close()
+
+    async def _together(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+        """One transaction; if it fails on its data, halves, until the culprit stands alone."""
+        try:
+            return await self._database.retry(lambda: self._attempt(work))
+        except DatabaseFault:
+            raise
+        except Exception as error:
+            if len(work) == 1:
+                log.exception("change_failed", order_id=work[0][0])
+                return [error]
+        middle = len(work) // 2
+        return [*await self._together(work[:middle]), *await self._together(work[middle:])]
+
+    async def _attempt(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+        values = {"ids": _ids([order_id for order_id, _ in work])}
+        try:
+            opening = ";".join((statements.BEGIN, statements.LOCK_ORDERS, *_READS))
+            _, *rows, [(now,)] = await self._session.execute(opening, values)
+            orders = orders_of(rows, now)
+            changes = Changes()
+            applied = [self._happen(orders.get(one[0]), one, changes, now) for one in work]
+            if not changes.rows:
+                await self._session.rollback()
+                return applied
+            holds = await self._write(changes)
+        except BaseException:
+            await self._session.rollback()
+            raise
+        return [_complete(one, holds, now) for one in applied]
+
+    async def _write(self, changes: Changes) -> dict[int, list[str]]:
+        """Write and commit; the rows of new holds, by order, because their ids are made by the database."""
+        values: dict[str, Any] = {kind: encode(rows).decode() for kind, rows in changes.rows.items()}
+        steps = [statements.WRITES[kind] for kind in changes.rows]
+        if changes.with_new_holds:
+            values["ids"] = _ids(changes.with_new_holds)
+            steps.append(statements.READ_RESERVATIONS)
+        results = await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        holds: dict[int, list[str]] = {}
+        if changes.with_new_holds:
+            for (row,) in results[-2]:
+                holds.setdefault(read_reservation(row).order_id, []).append(row)
+        return holds
+
+
+def _complete(applied: Any, holds: dict[int, list[str]], now: int) -> Any:
+    """Show the order's holds as they stand after the event."""
+    if isinstance(applied, Exception):
+        return applied
+    order: Order = applied.order
+    if order.id in holds:
+        held = tuple(reservation(read_reservation(row), order.state, now) for row in holds[order.id])
+    else:
+        active, confirmed = is_active(order.state), is_confirmed(order.state)
+        held = tuple(
+            replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
+            for one in order.reservations
+        )
+    return replace(applied, order=replace(order, reservations=held))
+
+
+def _ids(order_ids: Any) -> str:
+    """Sorted, so that the orders are locked in this order."""
+    return encode([[order_id] for order_id in sorted(set(order_ids))]).decode()

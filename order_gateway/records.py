@@ -1,0 +1,139 @@
+"""Orders as they travel between this service and its database: JSON arrays, instants as microseconds since 1970."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import msgspec
+
+from order_gateway.orders import Item, Order, Payment, Reason, Reservation, State, Status, Stock, Way
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A row of `orders`."""
+
+    id: int
+    user_id: str
+    status: Status
+    stock: Stock
+    payment: Payment
+    reason: Reason | None
+    way: Way
+    total_amount: Decimal
+    shipping_address: str
+    payment_method: str
+    payment_reference: str | None
+    payment_deadline: int
+    refusal: str | None
+    correlation_id: str
+    created_at: int
+    updated_at: int
+
+
+class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A row of `items`."""
+
+    order_id: int
+    id: int
+    product_id: int
+    warehouse_id: int
+    quantity: int
+    unit_price: Decimal
+    total_price: Decimal
+
+
+class ReservationRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A row of `reservations`."""
+
+    order_id: int
+    id: int
+    reservation_id: str
+    product_id: int
+    warehouse_id: int
+    quantity: int
+    expires_at: int
+    created_at: int
+
+
+read_order = msgspec.json.Decoder(OrderRecord).decode
+read_item = msgspec.json.Decoder(ItemRecord).decode
+read_reservation = msgspec.json.Decoder(ReservationRecord).decode
+encode = msgspec.json.Encoder().encode
+
+
+def to_instant(microseconds: int) -> datetime:
+    """A time from the database."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def to_microseconds(instant: datetime) -> int:
+    """A time for the database."""
+    return (instant - EPOCH) // _MICROSECOND
+
+
+def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, Order]:
+    """Orders by id; `rows` are those of the orders, of their items and of their reservations."""
+    order_rows, item_rows, reservation_rows = rows
+    items: defaultdict[int, list[Item]] = defaultdict(list)
+    for (row,) in item_rows:
+        item = read_item(row)
+        items[item.order_id].append(
+            Item(item.id, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
+        )
+    held: defaultdict[int, list[ReservationRecord]] = defaultdict(list)
+    for (row,) in reservation_rows:
+        hold = read_reservation(row)
+        held[hold.order_id].append(hold)
+    records = [read_order(row) for (row,) in order_rows]
+    return {record.id: _order(record, items[record.id], held[record.id], now) for record in records}
+
+
+def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[ReservationRecord], now: int) -> Order:
+    state = State(record.status, record.stock, record.payment, record.reason)
+    return Order(
+        id=record.id,
+        user_id=record.user_id,
+        state=state,
+        way=record.way,
+        total_amount=record.total_amount,
+        shipping_address=record.shipping_address,
+        payment_method=record.payment_method,
+        payment_reference=record.payment_reference,
+        payment_deadline=to_instant(record.payment_deadline),
+        created_at=to_instant(record.created_at),
+        updated_at=to_instant(record.updated_at),
+        correlation_id=record.correlation_id,
+        refusal=None if record.refusal is None else msgspec.json.decode(record.refusal),
+        items=tuple(items),
+        reservations=tuple(reservation(hold, state, now) for hold in held),
+    )
+
+
+def reservation(record: ReservationRecord, state: State, now: int) -> Reservation:
+    """A line's hold as it stands at `now`."""
+    return Reservation(
+        id=record.id,
+        reservation_id=record.reservation_id,
+        order_id=record.order_id,
+        product_id=record.product_id,
+        warehouse_id=record.warehouse_id,
+        quantity=record.quantity,
+        expires_at=to_instant(record.expires_at),
+        is_active=is_active(state) and now < record.expires_at,
+        is_confirmed=is_confirmed(state),
+        created_at=to_instant(record.created_at),
+    )
+
+
+def is_active(state: State) -> bool:
+    """Whether the holds of an order in this state still hold, unless they have expired."""
+    return state.stock in (Stock.HELD, Stock.COMMITTING)
+
+
+def is_confirmed(state: State) -> bool:
+    """Whether the holds of an order in this state have become a sale."""
+    return state.stock in (Stock.COMMITTED, Stock.RETURNING, Stock.RETURNED)
