@@ -26,7 +26,7 @@ from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.intents import Intents
 from order_gateway.listing import Listing
-from order_gateway.metrics import GatewayMetrics, observed_calls
+from order_gateway.metrics import GatewayMetrics, observed_calls, observed_steps
 from order_gateway.payments import PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
@@ -104,7 +104,7 @@ async def run(settings: OrdersSettings) -> None:
             observers=[observe_middleware(metrics, tracing)],
         )
         streams.attach(app)
-        relay = Relay(store, Intents(database), saga, settings)
+        relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
         for background in (gateway.watch(), modes.run()):
             stack.push_async_callback(end, asyncio.create_task(background))

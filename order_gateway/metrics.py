@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
 from order_gateway.settings import MetricsSettings
 from service_kit.database import Database, DatabaseFault
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
-from service_kit.tracing import Tracing, current_traceparent
+from service_kit.tracing import Tracing, current_traceparent, trace_id
 
 log = structlog.get_logger(__name__)
 PREFIX = "order_gateway"
@@ -127,6 +129,24 @@ class _Found:
 def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> "Callable[[str, Metadata], ObservedCall]":
     """What counts, times and traces the calls of a WarehouseClient."""
     return lambda method, metadata: ObservedCall(metrics, tracing, method, metadata)
+
+
+def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Intent], AbstractContextManager[None]]:
+    """What counts and traces the steps of a Relay; each continues the trace of the request that it began with."""
+
+    @contextmanager
+    def observe(intent: Intent) -> Iterator[None]:
+        attributes = {"order.id": intent.order_id, "attempt": intent.attempts}
+        try:
+            with tracing.span(f"relay {intent.step}", "consumer", intent.traceparent, attributes):
+                structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
+                yield
+        except BaseException:
+            metrics.relay_steps.add(intent.step, "failed")
+            raise
+        metrics.relay_steps.add(intent.step, "done")
+
+    return observe
 
 
 class ObservedCall:

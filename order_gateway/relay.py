@@ -6,7 +6,8 @@ what has a deadline: an order that was not reserved or charged in time is cancel
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -20,17 +21,25 @@ from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
 BACKOFF_EXPONENT_MAX = 16
+Observe = Callable[[Intent], AbstractContextManager[object]]
 
 
 class Relay:
-    """A background task; start it with `run`, end it with `stop`."""
+    """A background task; start it with `run`, end it with `stop`.
 
-    def __init__(self, store: Store, intents: Intents, saga: Saga, settings: OrdersSettings) -> None:
+    Args:
+        observe: gives a context manager for each step, which sees how it ended.
+    """
+
+    def __init__(
+        self, store: Store, intents: Intents, saga: Saga, settings: OrdersSettings, observe: Observe = nullcontext
+    ) -> None:
         self._store = store
         self._intents = intents
         self._saga = saga
         self._orders_settings = settings
         self._settings = settings.relay
+        self._observe = observe
         self._stopping = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,7 +84,8 @@ class Relay:
         """One step; if it fails it is due again later, and the failure stays with it."""
         with structlog.contextvars.bound_contextvars(order_id=intent.order_id, step=intent.step):
             try:
-                await self._carry_out(intent)
+                with self._observe(intent):
+                    await self._carry_out(intent)
             except Exception as error:
                 if isinstance(error, StepFault):
                     log.warning("step_failed", attempts=intent.attempts, error=str(error))
@@ -87,6 +97,7 @@ class Relay:
 
     async def _carry_out(self, intent: Intent) -> None:
         order = await self._store.read(intent.order_id)
+        structlog.contextvars.bind_contextvars(correlation_id=order.correlation_id)
         if not is_open(order.state, intent.step):
             await self._intents.forget(intent)
             return

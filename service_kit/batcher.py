@@ -11,6 +11,7 @@ others that do not come any more, once.)
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 import structlog
@@ -69,7 +70,8 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def start(self) -> None:
         """Begin to process; needs a running event loop."""
-        self._worker = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+        # Whoever starts it may be a call: its log lines and spans must not pass for those of that call for ever.
+        self._worker = asyncio.get_running_loop().create_task(self._run(), name="batcher", context=Context())
 
     def submit(self, item: ItemT, deadline: float | None = None) -> asyncio.Future[ResultT]:
         """Hand in an item; the future brings its result.
