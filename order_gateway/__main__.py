@@ -25,6 +25,7 @@ from order_gateway.http.orders import OrderRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.intents import Intents
+from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, observed_calls, observed_steps
 from order_gateway.payments import PaymentSimulator
@@ -73,7 +74,9 @@ async def run(settings: OrdersSettings) -> None:
         metrics = GatewayMetrics(database, settings.metrics)
         observe = observed_calls(metrics, tracing)
         client = await stack.enter_async_context(WarehouseClient(settings.client_settings(), observe))
-        gateway = GuardedGateway(GrpcGateway(client), settings.breaker)
+        calls = GrpcGateway(client, settings.batches)
+        stack.push_async_callback(calls.close)
+        gateway = GuardedGateway(calls, settings.breaker)
         modes = Modes(database, gateway, settings.gateway, settings.gateway_poll_seconds)
         await modes.load()
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
@@ -81,7 +84,9 @@ async def run(settings: OrdersSettings) -> None:
         stack.push_async_callback(store.close)
         payments = PaymentSimulator(settings.simulator)
         saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
-        basket = Basket(gateway, Catalogue(gateway, settings.price_cache_seconds))
+        known = KnownProducts(database)
+        catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
+        basket = Basket(gateway, catalogue)
         listing = Listing(database)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
@@ -106,7 +111,8 @@ async def run(settings: OrdersSettings) -> None:
         streams.attach(app)
         relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
-        for background in (gateway.watch(), modes.run()):
+        follow = known.follow(calls.catalogue, settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
+        for background in (gateway.watch(), modes.run(), follow):
             stack.push_async_callback(end, asyncio.create_task(background))
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)

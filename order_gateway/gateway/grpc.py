@@ -1,28 +1,31 @@
 """The warehouse over gRPC, through its client library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC
 from decimal import Decimal
 
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.gateway.reserving import Reserving
 from order_gateway.gateway.translation import call_options, or_refusal, translated
-from warehouse.client import ProductNotFound, WarehouseClient, line
+from service_kit.batcher import BatcherSettings
+from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
+CATALOGUE_PAGE_SIZE = 1000
 
 
 class GrpcGateway:
-    """WarehouseGateway over a WarehouseClient."""
+    """WarehouseGateway over a WarehouseClient. Close it before the client."""
 
-    def __init__(self, client: WarehouseClient) -> None:
+    def __init__(self, client: WarehouseClient, batches: BatcherSettings | None = None) -> None:
         self._client = client
+        self._reserving = Reserving(client, batches)
 
     async def reserve(
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
         """Hold stock for an order. Raises: GatewayFault."""
-        wanted = [line(wish.product_id, wish.warehouse_id, wish.quantity) for wish in lines]
-        answer = await or_refusal(self._client.reserve(order_id, wanted, ttl_seconds=ttl_seconds, **call_options(call)))
+        answer = await or_refusal(self._reserving.reserve(order_id, lines, ttl_seconds, call))
         if isinstance(answer, Refusal):
             return answer
         return Hold(
@@ -66,16 +69,18 @@ class GrpcGateway:
         """The products that exist, by id. Raises: GatewayFault."""
         with translated():
             found, _missing = await self._client.get_products(product_ids, **call_options(call))
-        return {
-            product_id: Product(
-                product_id,
-                price_of(product.list_price.units, product.list_price.nanos)
-                if product.HasField("list_price")
-                else None,
-                product.list_price.currency_code,
-            )
-            for product_id, product in found.items()
-        }
+        return {product_id: _product(product) for product_id, product in found.items()}
+
+    async def catalogue(self) -> AsyncIterator[Mapping[int, Product]]:
+        """All products, page by page. Raises: GatewayFault."""
+        token = ""
+        while True:
+            with translated():
+                page = await self._client.list_products(page_size=CATALOGUE_PAGE_SIZE, page_token=token)
+            yield {product.product_id: _product(product) for product in page.products}
+            token = page.next_page_token
+            if not token:
+                return
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
         """What is free of a product now; empty for a product that does not exist. Raises: GatewayFault."""
@@ -89,6 +94,16 @@ class GrpcGateway:
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves."""
         return await self._client.is_serving()
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await self._reserving.close()
+
+
+def _product(product: stock_pb2.Product) -> Product:
+    money = product.list_price
+    price = price_of(money.units, money.nanos) if product.HasField("list_price") else None
+    return Product(product.product_id, price, money.currency_code)
 
 
 def price_of(units: int, nanos: int) -> Decimal:
