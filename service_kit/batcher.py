@@ -1,11 +1,13 @@
 """A bounded micro-batcher: callers hand in items one by one, a worker takes them in batches.
 
-While a batch is being processed, the items that arrive form the next one. A lone item leaves at once. Where more
-than a few callers were seen at the same time (in a batch, and waiting when it ended), the next batch waits for a
-share of them: those that were answered together come back together, and bigger batches cost less per item. The
-other share is answered meanwhile, so that neither side of the batcher stands idle. The wait ends when nobody has
-come for `gather_pause_seconds`, and after `gather_seconds` at most. (The first item after a burst may so wait for
-others that do not come any more, once.)
+While a batch is being processed, the items that arrive form the next one; bigger batches cost less per item. A lone
+item leaves at once. Where several callers were seen together (in a batch, and waiting when it ended), the next batch
+waits as long as callers keep coming: for `gather_min` of them at least, and for a share of those seen where that is
+more. The other share is answered meanwhile, so that neither side of the batcher stands idle. The wait ends when
+nobody has come for `gather_pause_seconds`, and after `gather_seconds` at most.
+
+Why not only take what waits: a busy server lets its callers in one by one, between everything else it has to do. As
+long as it is busy with batches of one, hardly two come in at a time, however many stand at the door.
 """
 
 import asyncio
@@ -36,9 +38,9 @@ class BatcherSettings(BaseModel):
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")
     queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
     gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
-    gather_pause_seconds: float = Field(0.005, gt=0, le=0.1, description="the wait ends when nobody came for so long")
+    gather_pause_seconds: float = Field(0.001, gt=0, le=0.1, description="the wait ends when nobody came for so long")
+    gather_min: int = Field(64, ge=1, le=4000, description="smaller batches wait while callers keep coming")
     gather_share: float = Field(0.5, ge=0, le=1, description="of the callers seen together, how many are waited for")
-    gather_from: int = Field(4, ge=2, le=4000, description="fewer callers at the same time are never waited for")
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -110,8 +112,9 @@ class Batcher(Generic[ItemT, ResultT]):
                 if self._closing:
                     return
                 await self._wait_for(1, None)
-            if callers >= self.settings.gather_from:
-                await self._gather(min(int(callers * self.settings.gather_share), self.settings.batch_size_max))
+            if callers > 1:
+                share = int(callers * self.settings.gather_share)
+                await self._gather(min(max(share, self.settings.gather_min), self.settings.batch_size_max))
             batch = self._take()
             if batch:
                 await self._process_batch(batch)

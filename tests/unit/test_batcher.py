@@ -118,7 +118,7 @@ async def test_closing_finishes_what_waits_and_takes_no_more(recorder: Recorder,
 
 async def test_under_load_the_next_batch_waits_for_a_share_of_the_callers(recorder: Recorder) -> None:
     batcher: Batcher[int, int] = Batcher(
-        recorder.process, BatcherSettings(batch_size_max=100, gather_seconds=0.5, gather_pause_seconds=0.1)
+        recorder.process, BatcherSettings(gather_min=1, gather_seconds=0.5, gather_pause_seconds=0.1)
     )
     batcher.start()
     await asyncio.gather(*(batcher.submit(number) for number in range(20)))
@@ -129,6 +129,18 @@ async def test_under_load_the_next_batch_waits_for_a_share_of_the_callers(record
     await asyncio.gather(*trickle)
     await batcher.close()
     assert [len(batch) for batch in recorder.batches][:2] == [20, 10]
+
+
+async def test_small_batches_wait_while_callers_keep_coming(recorder: Recorder, batcher: Batcher[int, int]) -> None:
+    first = await busy(recorder, batcher)
+    trickle = [batcher.submit(1)]
+    recorder.go.set()
+    await first
+    for number in range(2, 4):
+        await asyncio.sleep(0)
+        trickle.append(batcher.submit(number))
+    await asyncio.gather(*trickle)
+    assert recorder.batches == [[0], [1, 2, 3]]
 
 
 async def test_the_wait_ends_when_nobody_comes(recorder: Recorder) -> None:
