@@ -38,6 +38,7 @@ GC_THRESHOLD = 50_000
 """New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_CANCEL_AGAIN_SECONDS = 0.2
 
 
 async def serve(settings: WarehouseSettings) -> None:
@@ -198,6 +199,10 @@ async def _tell_health(servicer: health_aio.HealthServicer, database: Database) 
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        # Once is not always enough: the driver may turn an interruption into an error of its own, which is caught.
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,9 +16,8 @@ from grpc_health.v1 import health_pb2
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit import database as database_door
 from service_kit import migrating
-from service_kit.database import DatabaseSettings, DriverSession, error_number
+from service_kit.database import Database, DatabaseSettings, DriverSession, error_number
 from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.server_programs import Flavour
 from tests.faults.database_proxy import proxied
@@ -60,10 +59,13 @@ def retried(monkeypatch: pytest.MonkeyPatch) -> Errors:
     """The numbers of the errors after which a transaction was tried again."""
     numbers: Errors = []
 
-    def note(state: Any) -> None:
-        numbers.append(error_number(state.outcome.exception()))
+    note = Database._note_retry
 
-    monkeypatch.setattr(database_door, "_log_retry", note)
+    def noted(self: Database, attempt: int, error: BaseException | None) -> None:
+        note(self, attempt, error)
+        numbers.append(error_number(error) if error else None)
+
+    monkeypatch.setattr(Database, "_note_retry", noted)
     return numbers
 
 
