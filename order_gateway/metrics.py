@@ -19,6 +19,7 @@ from service_kit.tracing import Tracing, current_traceparent, trace_id
 
 log = structlog.get_logger(__name__)
 PREFIX = "order_gateway"
+TRACEPARENT = "traceparent"
 Metadata = list[tuple[str, str]]
 
 # Constant text, and no more than `most` entries of an index per status, however many orders there are.
@@ -156,16 +157,17 @@ class ObservedCall:
         self._metrics = metrics
         self._method = method
         self._metadata = metadata
-        self._span = tracing.span(
-            f"warehouse {method}", "client", attributes={"rpc.system": "grpc", "rpc.method": method}
-        )
+        # What goes out in a batch is sent by a task that belongs to no request; it says whose trace it continues.
+        given = next((text for name, text in metadata if name == TRACEPARENT), None)
+        attributes = {"rpc.system": "grpc", "rpc.method": method}
+        self._span = tracing.span(f"warehouse {method}", "client", given, attributes)
 
     def __enter__(self) -> None:
         self._started = time.perf_counter()
         self._entered = self._span.__enter__()
+        others = [item for item in self._metadata if item[0] != TRACEPARENT]
         traceparent = current_traceparent()
-        if traceparent and all(name != "traceparent" for name, _ in self._metadata):
-            self._metadata.append(("traceparent", traceparent))
+        self._metadata[:] = [*others, (TRACEPARENT, traceparent)] if traceparent else others
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None

@@ -15,6 +15,7 @@ from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Charged, PaymentProvider, ProviderFault
 from order_gateway.store import Applied, Change, Store
+from service_kit.tracing import current_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -245,6 +246,7 @@ class Saga:
         return Call(
             key if place is None else f"{key}-{place}",
             order.correlation_id,
+            current_traceparent(),
             deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,
         )
 

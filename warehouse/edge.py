@@ -4,7 +4,7 @@ Plain wrapping instead of a gRPC interceptor: grpc.aio's interceptors cost as mu
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial, wraps
 from time import monotonic, perf_counter
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ import structlog
 from service_kit.logging import call_details
 from service_kit.tracing import Tracing, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role
+from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
 from warehouse.status import Metadata, status_of_error, trailing, trailing_refusal
@@ -42,6 +43,13 @@ class Caller(msgspec.Struct, frozen=True):
     actor: str
     correlation_id: str
     deadline: float
+
+
+class HasIds(Protocol):
+    """One request of a batch."""
+
+    request_id: str
+    correlation_id: str
 
 
 class Edge:
@@ -100,6 +108,21 @@ class Edge:
         if self._lines.has_room():
             log.info("call_refused", code=ending[0].name, reason=refusal.reason, message=refusal.message)
         return ending
+
+    def note_refusals(
+        self, requests: Iterable[HasIds], answers: Iterable[asyncio.Future[Answer | Refusal] | Exception]
+    ) -> None:
+        """Count and log what was refused inside a batch."""
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, Exception) or answer.exception() is not None:
+                continue
+            refusal = answer.result()
+            if not isinstance(refusal, Refusal):
+                continue
+            self.calls.refusals.add(refusal.reason)
+            if self._lines.has_room():
+                ids = {"request_id": request.request_id, "correlation_id": request.correlation_id}
+                log.info("reserve_refused", **ids, reason=refusal.reason, message=refusal.message)
 
     def failed(self, method: str, error: Exception) -> Ending:
         """A fault, or a caller's mistake: how the call ends; counted and logged."""

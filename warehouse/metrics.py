@@ -1,7 +1,6 @@
 """The numbers of the warehouse. What is counted for every call costs less than a microsecond."""
 
 import time
-from asyncio import Future
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -9,8 +8,6 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from service_kit.database import Database
 from service_kit.metrics import SIZES, Gauge, Histogram, Labels, Metrics, Series, Tally
-from warehouse.commands import Answer
-from warehouse.refusals import Refusal
 
 PREFIX = "warehouse"
 ItemT = TypeVar("ItemT")
@@ -32,12 +29,6 @@ class CallMetrics:
         self.answered = _PerMethod(self._seconds)
         self.ended = Tally(f"{PREFIX}_calls", "Calls by method and status.", ("method", "code"))
         self.refusals = Tally(f"{PREFIX}_refusals", "Refusals by reason.", ("reason",))
-
-    def count_refusals(self, answers: Iterable[Future[Answer | Refusal]]) -> None:
-        """Those among answers that have come in."""
-        for answer in answers:
-            if answer.exception() is None and isinstance(refusal := answer.result(), Refusal):
-                self.refusals.add(refusal.reason)
 
     def read(self) -> Iterable[Metric]:
         """All of them."""

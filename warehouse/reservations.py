@@ -69,7 +69,7 @@ class Reservations(WarehouseServiceServicer):
         pending = [self._begin(item, caller) for item in request.requests]
         futures = [item for item in pending if not isinstance(item, Exception)]
         await asyncio.gather(*futures, return_exceptions=True)
-        self.edge.calls.count_refusals(futures)
+        self.edge.note_refusals(request.requests, pending)
         return pb.BatchReserveResponse(results=[_result(item) for item in pending])
 
     def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
