@@ -11,6 +11,7 @@ from aiohttp import web
 
 from order_gateway.answers import Answers
 from order_gateway.basket import Basket, Catalogue
+from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.inventory import Inventory
@@ -27,7 +28,7 @@ from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
-from order_gateway.metrics import GatewayMetrics, observed_calls, observed_steps
+from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
 from order_gateway.payments import PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
@@ -79,6 +80,7 @@ async def run(settings: OrdersSettings) -> None:
         gateway = GuardedGateway(calls, settings.breaker)
         modes = Modes(database, gateway, settings.gateway, settings.gateway_poll_seconds)
         await modes.load()
+        metrics.add(*mode_gauges(modes))
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
@@ -97,7 +99,7 @@ async def run(settings: OrdersSettings) -> None:
             *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
             *InventoryRoutes(inventory, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
-            *HealthRoutes(database, gateway, PREFIX).operations(),
+            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
         ]
         answers = Answers(database, lease_seconds=_request_seconds_max(settings))
         app = make_app(

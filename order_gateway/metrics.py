@@ -10,6 +10,8 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from order_gateway.gateway import Mode
+from order_gateway.gateway.modes import Modes
 from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
 from order_gateway.settings import MetricsSettings
@@ -125,6 +127,23 @@ class _Found:
         self.open: dict[Labels, float] = {}
         self.oldest: dict[Labels, float] = {}
         self.attempts: dict[Labels, float] = {}
+
+
+def mode_gauges(modes: Modes) -> list[Gauge]:
+    """How orders reach the warehouse, and whether it is thought to be there."""
+    return [
+        Gauge(
+            f"{PREFIX}_mode",
+            "1 for the mode in use.",
+            lambda: {(mode,): float(mode is modes.mode) for mode in Mode},
+            ("mode",),
+        ),
+        Gauge(
+            f"{PREFIX}_warehouse_breaker_open",
+            "1 while the circuit breaker keeps calls from the warehouse, 0.5 while it lets one try.",
+            lambda: {"closed": 0, "open": 1}.get(modes.status().breaker, 0.5),
+        ),
+    ]
 
 
 def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> "Callable[[str, Metadata], ObservedCall]":

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from aiohttp import web
 
@@ -23,27 +24,39 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Whether something is there, and how long its answer took."""
+    """Whether something is there, how long its answer took, and whether the service can't work without it."""
 
     ok: bool
     latency_seconds: float
+    needed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the service can work."""
+    """Whether the service can work: ready; degraded, without something that it can do without; or not ready."""
 
-    status: str
+    status: Literal["ready", "degraded", "not ready"]
     checks: dict[str, Check]
 
 
 class HealthRoutes:
-    """The operations /health and /ready; no key needed."""
+    """The operations /health and /ready; no key needed.
 
-    def __init__(self, database: Database, gateway: WarehouseGateway, prefix: str) -> None:
+    Args:
+        needs_warehouse: whether orders can't be taken now while the warehouse is away.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        gateway: WarehouseGateway,
+        prefix: str,
+        needs_warehouse: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._database = database
         self._gateway = gateway
         self._prefix = prefix
+        self._needs_warehouse = needs_warehouse
 
     def operations(self) -> list[Operation]:
         """All of them."""
@@ -64,11 +77,14 @@ class HealthRoutes:
     async def ready(self, _request: web.Request) -> web.Response:
         """Tell whether what the service needs is there; 503 if not."""
         database, warehouse = await asyncio.gather(
-            _measured(self._database_is_there()), _measured(self._gateway.is_serving())
+            _measured(self._database_is_there(), needed=True),
+            _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
         )
-        is_ready = database.ok and warehouse.ok
-        view = Readiness("ready" if is_ready else "not ready", {"database": database, "warehouse": warehouse})
-        return success(view, status=200 if is_ready else 503)
+        checks = {"database": database, "warehouse": warehouse}
+        if any(check.needed and not check.ok for check in checks.values()):
+            return success(Readiness("not ready", checks), status=503)
+        all_there = all(check.ok for check in checks.values())
+        return success(Readiness("ready" if all_there else "degraded", checks))
 
     async def _database_is_there(self) -> bool:
         try:
@@ -78,7 +94,7 @@ class HealthRoutes:
         return True
 
 
-async def _measured(check: Awaitable[bool]) -> Check:
+async def _measured(check: Awaitable[bool], *, needed: bool) -> Check:
     started = time.perf_counter()
     ok = await check
-    return Check(ok, round(time.perf_counter() - started, 6))
+    return Check(ok, round(time.perf_counter() - started, 6), needed)
