@@ -44,11 +44,9 @@ class DatabaseProxy:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
             for writer in (requests, answers):
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+                writer.transport.abort()
+            await asyncio.gather(*ways, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -69,3 +67,4 @@ async def proxied(url: str) -> AsyncIterator[tuple[DatabaseProxy, str]]:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # the aborted transports let go of their sockets
