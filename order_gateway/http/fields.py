@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from order_gateway.access import WAIT_SECONDS_MAX
+
 INT64_MAX = 2**63 - 1
 QUANTITY_MAX = 1_000_000
 COUNT_MAX = 1_000_000_000
@@ -48,7 +50,15 @@ def _money(value: object) -> Decimal:
     return amount
 
 
+def _whole(value: object) -> object:
+    """1.0 is a whole number in JSON; other things are left to the checks that follow."""
+    if isinstance(value, Decimal) and abs(value) <= INT64_MAX and value == value.to_integral_value():
+        return int(value)
+    return value
+
+
 def _user(value: object) -> str:
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
         return str(value)
     if isinstance(value, str) and 0 < len(value) <= 64 and value.isprintable() and value == value.strip():
@@ -57,6 +67,7 @@ def _user(value: object) -> str:
 
 
 def _order_reference(value: object) -> str:
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
         return str(value)
     if isinstance(value, str) and re.fullmatch(r"[!-~]([ -~]{0,62}[!-~])?", value):
@@ -101,9 +112,9 @@ def _text(most: int, least: int = 0, *, lines: bool = False) -> Any:
 _POSITIVE = {"type": "integer", "format": "int64", "minimum": 1, "maximum": INT64_MAX}
 _DAY = {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}], "examples": ["2026-11-20"]}
 
-Id = Annotated[int, Field(ge=1, le=INT64_MAX, json_schema_extra={"format": "int64"})]
-Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
-Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+Id = Annotated[int, Field(ge=1, le=INT64_MAX, json_schema_extra={"format": "int64"}), BeforeValidator(_whole)]
+Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=0, le=COUNT_MAX), BeforeValidator(_whole)]
 Money = Annotated[
     Decimal,
     BeforeValidator(_money),
@@ -140,10 +151,10 @@ Reference = Annotated[str, _text(128, 1)]
 Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
 
 # In the path and the query numbers come as text.
-IdText = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=INT64_MAX, json_schema_extra={"format": "int64"})]
-Page = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=PAGE_MAX)]
-Limit = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=LIMIT_MAX)]
-Seconds = Annotated[int, BeforeValidator(_digits), Field(ge=0)]
+IdText = Annotated[int, Field(ge=1, le=INT64_MAX, json_schema_extra={"format": "int64"}), BeforeValidator(_digits)]
+Page = Annotated[int, Field(ge=1, le=PAGE_MAX), BeforeValidator(_digits)]
+Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX), BeforeValidator(_digits)]
+WaitSeconds = Annotated[int, Field(ge=0, le=WAIT_SECONDS_MAX), BeforeValidator(_digits)]
 From = Annotated[
     datetime, BeforeValidator(lambda value: _day_or_instant(value, False)), WithJsonSchema(_DAY, mode="validation")
 ]

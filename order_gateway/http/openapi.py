@@ -210,8 +210,8 @@ _CORRELATION = {
     "name": "X-Correlation-ID",
     "in": "header",
     "required": False,
-    "description": "travels through all services; one is made if there is none",
-    "schema": {"type": "string", "pattern": "^[!-~]{1,64}$"},
+    "description": "travels through all services; one is made if there is none of 1 to 64 printable ASCII characters",
+    "schema": {"type": "string"},
 }
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",

@@ -6,13 +6,12 @@ import structlog
 from aiohttp import web
 from pydantic import Field
 
-from order_gateway.access import WAIT_SECONDS_MAX
 from order_gateway.basket import Basket, Wish
 from order_gateway.gateway import Call, Refusal
 from order_gateway.http.auth import CALLER, Access
 from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody
 from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, from_refusal, success
-from order_gateway.http.fields import ById, Query, Seconds
+from order_gateway.http.fields import ById, Query, WaitSeconds
 from order_gateway.http.idempotency import BEGUN, KEY
 from order_gateway.http.operations import Operation
 from order_gateway.http.views import OrderView, order_view
@@ -31,7 +30,7 @@ PAID = (*CHANGED, "PAYMENT_EXPIRED", "PAYMENT_DECLINED", "RESERVATION_EXPIRED", 
 class WaitQuery(Query):
     """How long to wait."""
 
-    wait: Seconds = Field(0, le=WAIT_SECONDS_MAX, description="seconds to wait until it leaves pending_reservation")
+    wait: WaitSeconds = Field(0, description="seconds to wait until it leaves pending_reservation")
 
 
 class OrderRoutes:

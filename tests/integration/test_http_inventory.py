@@ -81,7 +81,7 @@ class Api:
     async def whole(
         self, method: str, path: str, body: object = None, *, status: int = 200, headers: Mapping[str, str] = KEY
     ) -> Any:
-        sent = {"json": body} if body is not None else {}
+        sent: dict[str, Any] = {"json": body} if body is not None else {}
         async with self.session.request(method, self.base_url + path, headers=headers, **sent) as response:
             answer = await response.json()
             assert response.status == status, answer
@@ -285,7 +285,7 @@ async def test_tokens(api: Api) -> None:
     claims = {"sub": "es", "role": "customer", "iss": "order-service", "aud": "order-service", "exp": time.time() + 9}
     signed = jwt.encode(claims, JWKS_KEY, "ES256", headers={"kid": "k1"})
     assert await api.call("GET", "/orders", headers={**KEY, "Authorization": f"Bearer {signed}"}) == []
-    unsigned = jwt.encode(claims, None, "none")
+    unsigned = jwt.encode(claims, "", "none")
     for bad in (
         {**KEY, "Authorization": "Basic abc"},
         {**KEY, "Authorization": "Bearer abc"},
