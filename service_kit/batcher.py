@@ -118,7 +118,8 @@ class Batcher(Generic[ItemT, ResultT]):
             batch = self._take()
             if batch:
                 await self._process_batch(batch)
-            callers = len(batch) + len(self._waiting)
+            # A lull is not the end of the load: what was seen is forgotten by halves.
+            callers = max(len(batch) + len(self._waiting), callers // 2)
 
     async def _gather(self, wanted: int) -> None:
         """Until `wanted` items wait, nobody comes any more, or it takes too long."""
