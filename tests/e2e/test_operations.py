@@ -250,6 +250,36 @@ async def test_what_the_relay_finishes_belongs_to_the_trace_of_its_request(
     assert retried[0].items() >= {"correlation_id": "talk-1", "trace_id": TRACE, "order_id": placed["id"]}.items()
 
 
+@pytest.mark.parametrize(("mode", "status", "word"), [("grpc", 503, "not ready"), ("auto", 200, "degraded")])
+async def test_without_the_warehouse_a_service_that_can_do_without_it_is_ready(
+    processes: Processes,
+    session: aiohttp.ClientSession,
+    orders_database_url: str,
+    free_port: Callable[[], int],
+    mode: str,
+    status: int,
+    word: str,
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    settings = {**QUICK, "WAREHOUSE_GATEWAY": mode, "ORDERS_BREAKER__FAILURES_MAX": "1"}
+    _, base_url = processes.order_gateway(orders_database_url, nobody, settings=settings)
+    async with session.get(f"{base_url}/ready") as response:
+        answer = (await response.json())["data"]
+        assert response.status == status
+    assert answer["status"] == word
+    assert answer["checks"]["database"]["ok"] is True
+    assert answer["checks"]["warehouse"]["ok"] is False
+    assert answer["checks"]["warehouse"]["needed"] is (mode == "grpc")
+    assert answer["checks"]["database"]["latency_seconds"] > 0
+    assert (await metrics_of(session, base_url))["order_gateway_warehouse_breaker_open",] == 0
+    async with session.post(f"{base_url}/orders", json=order()) as response:
+        assert response.status == 503
+    found = await metrics_of(session, base_url)
+    assert found["order_gateway_mode", mode] == 1
+    assert found["order_gateway_mode", "queued"] == 0
+    assert found["order_gateway_warehouse_breaker_open",] == 1
+
+
 async def test_metrics_are_shown_while_the_warehouse_is_away(
     processes: Processes, session: aiohttp.ClientSession, orders_database_url: str, free_port: Callable[[], int]
 ) -> None:
