@@ -1,5 +1,6 @@
 """The databases of a run: schema, stock, and what a long life leaves behind, in bulk SQL."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -167,6 +168,21 @@ def add_history(url: str, reservations: int, report: Callable[[int], None]) -> N
                 report(first + count)
             cursor.execute(_HISTORY_LEVELS)
             cursor.execute("ANALYZE TABLE products, stock_levels, movements, reservations, request_ids, outbox")
+    finally:
+        connection.close()
+
+
+def wait_for_orders(url: str, timeout_seconds: float) -> None:
+    """Until the relay has nothing left to do, or the time is over."""
+    give_up = time.monotonic() + timeout_seconds
+    connection = connect(url)
+    try:
+        with connection.cursor() as cursor:
+            while time.monotonic() < give_up:
+                cursor.execute("SELECT 1 FROM intents WHERE due_at IS NOT NULL LIMIT 1")
+                if not cursor.fetchall():
+                    return
+                time.sleep(0.1)
     finally:
         connection.close()
 

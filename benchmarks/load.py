@@ -10,12 +10,13 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import grpc
 import msgspec
 import uvloop
 
+from benchmarks.http_calls import HTTP_WORKS, Connection, HttpWork, connect, request_bytes
 from benchmarks.requests import HOLDS_PRODUCT_ID, REQUESTS_PER_BATCH, WORKS, Work, batch_request, fresh_ids
 from benchmarks.rounds import (
     Answer,
@@ -46,6 +47,7 @@ class Tally:
         self.closes = closes
         self.latencies: list[float] = []
         self.units = 0
+        self.slowest_seconds = 0.0
         self.calls_in_all = 0
         self.statuses: Counter[str] = Counter()
         self.unexpected = 0
@@ -71,6 +73,7 @@ class Tally:
             statuses=dict(self.statuses),
             unexpected=self.unexpected,
             first_unexpected=self.first_unexpected,
+            slowest_ms=self.slowest_seconds * 1000,
         )
 
 
@@ -85,15 +88,20 @@ class Generator:
     def __init__(self) -> None:
         self._channels: dict[str, list[grpc.aio.Channel]] = {}
         self._holds: dict[tuple[str, WorkName], list[str]] = {}
+        self._connections: dict[str, list[Connection]] = {}
 
     async def obey(self, command: Command) -> Answer:
         """Carry out one command."""
         if isinstance(command, PrepareHolds):
             return HoldsPrepared(await self._prepare(command))
+        if command.work in HTTP_WORKS:
+            return await self._http_round(command, HTTP_WORKS[command.work])
         return await self._round(command)
 
     async def close(self) -> None:
         """Hang up everywhere."""
+        for connection in itertools.chain.from_iterable(self._connections.values()):
+            connection.close()
         for channel in itertools.chain.from_iterable(self._channels.values()):
             await channel.close()
 
@@ -125,18 +133,35 @@ class Generator:
         requests = work.requests(self._holds.get((command.target, command.work), []))
         for call in calls:
             await _check_answer(call, next(requests, None), work)
-        gc.collect()
-        gc.disable()
-        try:
-            opens = time.perf_counter() + command.warm_up_seconds
-            tally = Tally(opens, opens + command.seconds)
-            async with asyncio.timeout(command.warm_up_seconds + command.seconds + PATIENCE_SECONDS):
-                await asyncio.gather(
-                    *(_keep_calling(calls[i % len(calls)], requests, work, tally) for i in range(command.callers))
-                )
-        finally:
-            gc.enable()
-        return tally.result()
+
+        async def keep_calling(number: int, tally: Tally) -> None:
+            await _keep_calling(calls[number % len(calls)], requests, work, tally)
+
+        return await _all_callers(command, keep_calling)
+
+    async def _http_round(self, command: Round, work: HttpWork) -> RoundResult:
+        connections = self._connections.setdefault(command.target, [])
+        while len(connections) < command.callers:
+            connections.append(await connect(command.target))
+        request = request_bytes(work, command.target)
+
+        async def keep_calling(number: int, tally: Tally) -> None:
+            await _keep_posting(connections[number], request, work, tally)
+
+        return await _all_callers(command, keep_calling)
+
+
+async def _all_callers(command: Round, keep_calling: Callable[[int, Tally], Awaitable[None]]) -> RoundResult:
+    gc.collect()
+    gc.disable()
+    try:
+        opens = time.perf_counter() + command.warm_up_seconds
+        tally = Tally(opens, opens + command.seconds)
+        async with asyncio.timeout(command.warm_up_seconds + command.seconds + PATIENCE_SECONDS):
+            await asyncio.gather(*(keep_calling(number, tally) for number in range(command.callers)))
+    finally:
+        gc.enable()
+    return tally.result()
 
 
 async def _check_answer(call: Call, request: bytes | None, work: Work) -> None:
@@ -178,6 +203,23 @@ async def _keep_calling(call: Call, requests: Iterator[bytes], work: Work, tally
                 tally.units += units
 
 
+async def _keep_posting(connection: Connection, request: bytes, work: HttpWork, tally: Tally) -> None:
+    """As `_keep_calling`, over HTTP."""
+    clock = time.perf_counter
+    while (started := clock()) < tally.closes:
+        status, body = await connection.call(request, CALL_TIMEOUT_SECONDS)
+        ended = clock()
+        if status != work.status:
+            tally.note_unexpected(f"{status}: {body[:200]!r}")
+        tally.calls_in_all += 1
+        tally.slowest_seconds = max(tally.slowest_seconds, ended - started)
+        if tally.opens <= ended < tally.closes:
+            tally.statuses[status] += 1
+            if status == work.status:
+                tally.latencies.append(ended - started)
+                tally.units += 1
+
+
 async def main() -> None:
     """Obey the commands on standard input, one by one, until it ends."""
     generator = Generator()
@@ -186,7 +228,7 @@ async def main() -> None:
         answer: Answer
         try:
             answer = await generator.obey(decoder.decode(line))
-        except (grpc.aio.AioRpcError, TimeoutError, ValueError) as error:
+        except (grpc.aio.AioRpcError, OSError, TimeoutError, ValueError) as error:
             answer = GeneratorFailed(f"{type(error).__name__}: {error}")
         sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
         sys.stdout.flush()

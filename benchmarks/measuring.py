@@ -100,6 +100,7 @@ class Measuring:
         result = self._generator.run(Round(target, leg.work, callers, self._pace.warm_up_seconds, seconds))
         after = self._stage.cpu_seconds(leg.server, self._generator.pid)
         self._note_machine(after, before, all_before)
+        self._stage.settle(leg.server)
         self._holds_wanted[leg] = int(result.calls_in_all * HOLDS_MARGIN)
         self._round_done(f"{leg.server} {leg.work} x{callers}", result)
         return result, {process: after[process] - before[process] for process in after}

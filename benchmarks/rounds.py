@@ -5,7 +5,16 @@ from typing import Literal
 import msgspec
 
 WorkName = Literal[
-    "reserve-hot", "reserve-spread", "reserve-sold-out", "batch-reserve", "commit", "cancel", "check-stock"
+    "reserve-hot",
+    "reserve-spread",
+    "reserve-sold-out",
+    "batch-reserve",
+    "commit",
+    "cancel",
+    "check-stock",
+    "order",
+    "order-queued",
+    "order-refused",
 ]
 
 
@@ -52,11 +61,13 @@ class RoundResult(msgspec.Struct, frozen=True, tag="result"):
     calls_in_all: int
     """Calls answered, those of the warm-up and of the end included."""
     statuses: dict[str, int]
-    """How the calls of the counted time ended, by gRPC status."""
+    """How the calls of the counted time ended, by gRPC or HTTP status."""
     unexpected: int
     """Calls of the whole round that ended otherwise than the work expects."""
     first_unexpected: str
     """What the first of them said; empty if there was none."""
+    slowest_ms: float = 0.0
+    """Of all calls of the round, those of the warm-up and of the end included."""
 
 
 class GeneratorFailed(msgspec.Struct, frozen=True, tag="failed"):

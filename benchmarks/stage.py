@@ -17,8 +17,9 @@ from benchmarks import database
 from benchmarks.generator import BenchmarkFailed
 from benchmarks.processors import family_cpu_seconds
 from benchmarks.workloads import Server
+from service_kit import migrating
 from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving
+from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 
 ROUND_TRIP_MS = 2.0
 NAIVE_CONNECTIONS = 8
@@ -34,6 +35,13 @@ _DATABASES = {
     Server.NAIVE: "bench_naive",
     Server.NAIVE_FAR: "bench_naive_far",
 }
+_GATEWAYS = {
+    Server.ORDERS: ("bench_orders", "grpc"),
+    Server.ORDERS_QUEUED: ("bench_orders_queued", "queued"),
+    Server.ORDERS_DEAD: ("bench_orders_dead", "grpc"),
+}
+"""The database and the mode of each order gateway."""
+SETTLE_TIMEOUT_SECONDS = 60
 _FAR = (Server.WAREHOUSE_FAR, Server.NAIVE_FAR)
 _REAL = (Server.WAREHOUSE, Server.WAREHOUSE_FAR, Server.WAREHOUSE_OLD)
 
@@ -88,7 +96,9 @@ class Stage:
             "generator": family_cpu_seconds(generator_pid),
             "server": family_cpu_seconds(self._processes[server].pid),
         }
-        if server in _DATABASES:
+        if server in (Server.ORDERS, Server.ORDERS_QUEUED):
+            used["warehouse"] = family_cpu_seconds(self._processes[Server.WAREHOUSE].pid)
+        if server in _DATABASES or server in _GATEWAYS:
             used["database"] = family_cpu_seconds(self._database.pid)
         if server in _FAR:
             used["proxy"] = family_cpu_seconds(self._processes["proxy"].pid)
@@ -115,6 +125,8 @@ class Stage:
     def _start(self, server: Server) -> str:
         if server in _DATABASES:
             self._make_database(server)
+        if server in _GATEWAYS or server is Server.HTTP_ECHO:
+            return self._start_http(server)
         target = f"127.0.0.1:{_free_port()}"
         if server in _REAL:
             settings = {
@@ -132,10 +144,45 @@ class Stage:
             self._launch(server, ["-m", "benchmarks.naive", target], settings, lambda: _connects(target))
         return target
 
+    def _start_http(self, server: Server) -> str:
+        target = f"127.0.0.1:{_free_port()}"
+        if server is Server.HTTP_ECHO:
+            self._launch(server, ["-m", "benchmarks.http_echo", target], {}, lambda: _accepts_at(target))
+            return target
+        name, mode = _GATEWAYS[server]
+        url = self._orders_url(server)
+        self._report(f"making the database {name}")
+        migrating.upgrade(url, "orders")
+        is_dead = server is Server.ORDERS_DEAD
+        settings = {
+            "ORDERS_DATABASE_URL": url,
+            "ORDERS_LISTEN": target,
+            "ORDERS_WAREHOUSE_TARGET": f"127.0.0.1:{_free_port()}" if is_dead else self.target(Server.WAREHOUSE),
+            "ORDERS_PROFILE": "development",
+            "ORDERS_GATEWAY": mode,
+            "ORDERS_REQUESTS_PER_SECOND_MAX": "100000",
+        }
+        self._launch(
+            server, self._command(server, "order_gateway"), settings, lambda: http_answers(f"http://{target}/health")
+        )
+        return target
+
+    def settle(self, server: Server) -> None:
+        """Wait until the orders of a gateway are reserved, so that they don't burden what is measured next."""
+        if server is Server.ORDERS_QUEUED:
+            database.wait_for_orders(self._orders_url(server), SETTLE_TIMEOUT_SECONDS)
+
+    def _orders_url(self, server: Server) -> str:
+        url = make_url(self._database.url).set(database=_GATEWAYS[server][0])
+        return url.render_as_string(hide_password=False)
+
     def _warehouse_command(self, server: Server) -> list[str]:
+        return self._command(server, "warehouse")
+
+    def _command(self, server: Server, module: str) -> list[str]:
         if not self._profile:
-            return ["-m", "warehouse", "serve"]
-        return ["-m", "cProfile", "-o", str(self.folder / f"{server}.prof"), "-m", "warehouse", "serve"]
+            return ["-m", module, "serve"]
+        return ["-m", "cProfile", "-o", str(self.folder / f"{server}.prof"), "-m", module, "serve"]
 
     def _make_database(self, server: Server) -> None:
         url = self._database_url(server, far=False)
@@ -191,6 +238,10 @@ def _accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _accepts_at(target: str) -> bool:
+    return _accepts(int(target.rpartition(":")[2]))
 
 
 def _connects(target: str) -> bool:
