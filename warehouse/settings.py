@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
 from warehouse.auth import ApiKey
-from warehouse.batcher import BatcherSettings
 
 
 class Limits(BaseModel):
@@ -64,7 +64,7 @@ class WarehouseSettings(BaseSettings):
 
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()
-    reader: BatcherSettings = BatcherSettings(gather_seconds=0.002)
+    reader: BatcherSettings = BatcherSettings()
     database: DatabaseSettings = DatabaseSettings()
 
     @field_validator("database_url")
