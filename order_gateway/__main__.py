@@ -17,6 +17,7 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
 from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.config import ConfigRoutes
 from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.inventory import InventoryRoutes
@@ -92,13 +93,14 @@ async def run(settings: OrdersSettings) -> None:
         listing = Listing(database)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
-        inventory = Inventory(client, settings.step_deadline_seconds)
+        inventory = Inventory(client, settings.step_deadline_seconds, lambda: gateway.is_open)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
             *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
             *InventoryRoutes(inventory, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
+            *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
         ]
         answers = Answers(database, lease_seconds=_request_seconds_max(settings))

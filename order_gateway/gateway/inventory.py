@@ -1,13 +1,14 @@
 """Stock, holds and the catalogue of the warehouse, for callers that work with them directly."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
+from order_gateway.gateway.breaker import away
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
 from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
@@ -90,10 +91,17 @@ class CatalogueProduct:
 
 
 class Inventory:
-    """The warehouse's stock. All methods raise GatewayFault when the outcome is not known."""
+    """The warehouse's stock. All methods raise GatewayFault when the outcome is not known.
 
-    def __init__(self, client: WarehouseClient, deadline_seconds: float) -> None:
+    Args:
+        is_away: whether the warehouse is known to be away, so that no call needs to find out.
+    """
+
+    def __init__(
+        self, client: WarehouseClient, deadline_seconds: float, is_away: Callable[[], bool] = lambda: False
+    ) -> None:
         self._client = client
+        self._is_away = is_away
         self._deadline_seconds = deadline_seconds
         self._looks = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
 
@@ -215,6 +223,8 @@ class Inventory:
         return answer
 
     def _options(self, call: Call) -> CallOptions:
+        if self._is_away():
+            raise away()
         options = call_options(call)
         options.setdefault("deadline_seconds", self._deadline_seconds)
         return options

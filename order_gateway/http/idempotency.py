@@ -1,6 +1,7 @@
 """The header Idempotency-Key: the same key and request give the same answer, however often they come."""
 
 import hashlib
+import re
 
 import structlog
 from aiohttp import web
@@ -9,11 +10,13 @@ from aiohttp.typedefs import Handler, Middleware
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
 from order_gateway.http.auth import CALLER, Caller
 from order_gateway.http.errors import ApiError
+from order_gateway.http.reading import invalid
 from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
 KEY_LENGTH_MAX = 128
 OWNER_LENGTH_MAX = 64
+_KEY = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 KEY: web.RequestKey[tuple[str, str]] = web.RequestKey("idempotency_key", tuple)
@@ -28,9 +31,8 @@ def idempotency_middleware(answers: Answers) -> Middleware:
         key = request.headers.get("Idempotency-Key")
         if key is None or request.method not in METHODS or CALLER not in request:
             return await handler(request)
-        if not (0 < len(key) <= KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
-            violation = {"field": "Idempotency-Key", "message": f"must be 1 to {KEY_LENGTH_MAX} printable characters"}
-            raise ApiError("INVALID_ARGUMENT", "the request is not valid", [violation])
+        if not _KEY.fullmatch(key):
+            raise invalid("Idempotency-Key", f"must be 1 to {KEY_LENGTH_MAX} printable ASCII characters without spaces")
         owner = _owner(request[CALLER])
         found = await answers.begin(owner, key, await _hash(request))
         match found:
