@@ -1,7 +1,8 @@
 """What can be asked of the stock, and what is answered. Pure values.
 
-A command has passed validation: its lines are added up, sorted and positive. `actor` and `correlation_id` say
-who asked and in which conversation; they are not part of what was asked, so a replay may differ in them.
+A command has passed validation: its lines are added up, sorted and positive. `actor`, `correlation_id` and
+`traceparent` say who asked, in which conversation and trace; they are not part of what was asked, so a replay may
+differ in them.
 """
 
 from hashlib import blake2b
@@ -35,6 +36,7 @@ class Reserve(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_d
     allow_partial: bool = False
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class Commit(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -47,6 +49,7 @@ class Commit(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     reacquire: bool = False
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -59,6 +62,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     reason: str = ""
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class Extend(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -69,6 +73,7 @@ class Extend(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     ttl: int
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class Expire(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -77,6 +82,7 @@ class Expire(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     reservation_id: str
     actor: str = "system"
     correlation_id: str = ""
+    traceparent: str = ""
     request_id: str = ""
 
 
@@ -92,6 +98,7 @@ class ChangeStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", om
     notes: str = ""
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -106,6 +113,7 @@ class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omi
     notes: str = ""
     actor: str = ""
     correlation_id: str = ""
+    traceparent: str = ""
 
 
 class CreateProduct(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -175,5 +183,5 @@ def decode_answer(text: str) -> Answer:
 def fingerprint(command: CallerCommand | CreateProduct | CreateWarehouse) -> str:
     """32 hexadecimal digits that tell apart what was asked, whoever asked."""
     if not isinstance(command, CreateProduct | CreateWarehouse):
-        command = msgspec.structs.replace(command, actor="", correlation_id="")
+        command = msgspec.structs.replace(command, actor="", correlation_id="", traceparent="")
     return blake2b(_answer_encoder.encode(command), digest_size=16).hexdigest()

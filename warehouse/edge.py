@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from service_kit.logging import call_details
-from service_kit.tracing import Tracing, trace_id, valid_traceparent
+from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role
 from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
@@ -43,6 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
     actor: str
     correlation_id: str
     deadline: float
+    traceparent: str = ""
 
 
 class HasIds(Protocol):
@@ -74,7 +75,7 @@ class Edge:
 
     def admit(self, context: Context, role: Role) -> Caller:
         """Find out who calls. Raises: Unauthenticated, PermissionDenied, InvalidRequest."""
-        key, correlation_id, behalf = None, "", ""
+        key, correlation_id, behalf, traceparent = None, "", "", ""
         for name, value in context.invocation_metadata() or ():
             if name == API_KEY_HEADER:
                 key = str(value)
@@ -82,6 +83,9 @@ class Edge:
                 correlation_id = str(value)
             elif name == ACTOR_HEADER:
                 behalf = str(value)
+            elif name == TRACEPARENT_HEADER:
+                # Where spans are made here, what follows from the call belongs under the call's own.
+                traceparent = current_traceparent() or valid_traceparent(str(value))
         actor = self._keyring.identify(key, role)
         if correlation_id:
             checks = Checks()
@@ -92,7 +96,7 @@ class Edge:
             actor = f"{actor}/{behalf}"[:ACTOR_LENGTH_MAX]
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
-        return Caller(actor, correlation_id.strip(), asyncio.get_running_loop().time() + seconds)
+        return Caller(actor, correlation_id.strip(), asyncio.get_running_loop().time() + seconds, traceparent)
 
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""

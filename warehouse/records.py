@@ -153,6 +153,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     data: str
     correlation_id: str
     created_at: int
+    traceparent: str
 
 
 class StoredAnswer(msgspec.Struct, frozen=True, array_like=True):

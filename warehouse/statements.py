@@ -5,6 +5,12 @@ of rows, whose text never changes. Joining *from* the sorted JSON_TABLE (STRAIGH
 rows are locked. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
 OPAQUE_ID = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 UUID = "CHAR(36) CHARACTER SET ascii COLLATE ascii_bin"
 WORD = "VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin"
@@ -57,10 +63,15 @@ def _paths(columns: Columns) -> str:
     )
 
 
-def _value(name: str, kind: str) -> str:
+def _stored(value: str, kind: str) -> str:
+    """`value`, as it stands in JSON, as it is stored."""
     if kind == INSTANT:
-        return f"TIMESTAMPADD(MICROSECOND, j.{name}, '1970-01-01')"
-    return f"UNHEX(j.{name})" if kind == HEX else f"j.{name}"
+        return f"TIMESTAMPADD(MICROSECOND, {value}, '1970-01-01')"
+    return f"UNHEX({value})" if kind == HEX else value
+
+
+def _value(name: str, kind: str) -> str:
+    return _stored(f"j.{name}", kind)
 
 
 def _insert(table: str, parameter: str, columns: Columns) -> str:
@@ -127,6 +138,7 @@ _EVENT: Columns = (
     ("data", DOCUMENT),
     ("correlation_id", OPAQUE_ID),
     ("created_at", INSTANT),
+    ("traceparent", NAME),
 )
 _NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({_paths(_LINE)})"
 _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
@@ -232,3 +244,50 @@ WRITES = {
     "events": (_insert("outbox", "events", _EVENT),),
 }
 """The statements for each kind of changed rows; the parameter has the name of the kind."""
+
+INLINE_ROWS_MAX = 4
+"""Up to so many rows of a kind are inserted with a parameter per value: unpacking a document costs the server as much
+as inserting several rows, which nobody notices in a batch and a lone caller does. Past it the driver's work per
+value would cost more.
+"""
+_INLINE: dict[str, tuple[tuple[str, Columns], ...]] = {
+    "new_levels": (("stock_levels", _LEVEL),),
+    "new_reservations": (("reservations", _RESERVATION), ("reservation_lines", _RESERVATION[:1] + _LINE)),
+    "movements": (("movements", _MOVEMENT),),
+    "answers": (("request_ids", _STORED_ANSWER),),
+    "events": (("outbox", _EVENT),),
+}
+
+
+def insert_inline(kind: str, structs: Sequence[msgspec.Struct]) -> tuple[list[str], dict[str, object]] | None:
+    """The statements that insert a few rows, and their values.
+
+    None if there are too many of them, or if this kind is not inserted but updated.
+    """
+    tables = _INLINE.get(kind)
+    if tables is None or len(structs) > INLINE_ROWS_MAX:
+        return None
+    rows = [msgspec.structs.astuple(struct) for struct in structs]
+    texts: list[str] = []
+    values: dict[str, object] = {}
+    for table, columns in tables:
+        own = rows if table != "reservation_lines" else [(row[0], *line) for row in rows for line in _lines_of(row)]
+        if own:
+            texts.append(_inline_text(table, columns, len(own)))
+            values.update((f"{table}_{i}_{j}", row[j]) for i, row in enumerate(own) for j in range(len(columns)))
+    return texts, values
+
+
+@lru_cache(maxsize=4096)
+def _inline_text(table: str, columns: Columns, count: int) -> str:
+    names = ", ".join(name for name, _ in columns)
+    rows = ", ".join(
+        "(" + ", ".join(_stored(f"%({table}_{i}_{j})s", kind) for j, (_, kind) in enumerate(columns)) + ")"
+        for i in range(count)
+    )
+    return f"INSERT INTO {table} ({names}) VALUES {rows}"
+
+
+def _lines_of(reservation: Sequence[Any]) -> list[tuple[object, ...]]:
+    """The lines of a reservation's row, which stand in its last place."""
+    return [msgspec.structs.astuple(line) for line in reservation[len(_RESERVATION)]]

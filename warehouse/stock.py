@@ -102,6 +102,7 @@ class _Cause(msgspec.Struct, frozen=True):
     event_id: str
     actor: str
     correlation_id: str
+    traceparent: str
     reference: str
     notes: str = ""
 
@@ -405,7 +406,14 @@ class _Batch:
         key = (command.product_id, command.warehouse_id)
         if key not in self.levels:
             self.levels[key] = Level(*key, 0, 0, 0, self.now, self.now)
-        cause = _Cause(self._next_id(), command.actor, command.correlation_id, command.reference, command.notes)
+        cause = _Cause(
+            self._next_id(),
+            command.actor,
+            command.correlation_id,
+            command.traceparent,
+            command.reference,
+            command.notes,
+        )
         self._move(key, kind, quantity, change, 0, cause)
         level, movement = self.levels[key], self.movements[-1]
         data = {"movement": describe_movement(movement), "level": describe_level(level)}
@@ -484,7 +492,8 @@ class _Batch:
     def _cause(self, command: Command, reservation: Reservation) -> _Cause:
         """What the movements of a change to `reservation` have in common, and the id of its event."""
         correlation_id = command.correlation_id or reservation.correlation_id
-        return _Cause(self._next_id(), command.actor, correlation_id, reservation.reservation_id)
+        reference = reservation.reservation_id
+        return _Cause(self._next_id(), command.actor, correlation_id, command.traceparent, reference)
 
     def _tell_reservation(self, cause: _Cause, verb: str, reservation: Reservation) -> None:
         levels = [describe_level(self.levels[line.key]) for line in reservation.lines]
@@ -493,7 +502,9 @@ class _Batch:
 
     def _tell(self, cause: _Cause, kind: str, subject: str, data: object) -> None:
         text = _encode(data).decode()
-        self.events.append(Event(cause.event_id, kind, subject, text, cause.correlation_id, self.now))
+        self.events.append(
+            Event(cause.event_id, kind, subject, text, cause.correlation_id, self.now, cause.traceparent)
+        )
 
     def _store(self, request_id: str, print_of_command: str, answer: Answer) -> None:
         stored = StoredAnswer(request_id, print_of_command, encode_answer(answer), self.now)

@@ -68,6 +68,7 @@ def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reser
         actor=caller.actor,
         correlation_id=checks.opaque_id("correlation_id", request.correlation_id, required=False)
         or caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     checks.done()
     return command
@@ -89,6 +90,7 @@ def commit(request: pb.CommitRequest, caller: Caller) -> Commit:
         reacquire=request.if_expired == pb.IF_EXPIRED_REACQUIRE,
         actor=caller.actor,
         correlation_id=caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     checks.done()
     return command
@@ -106,6 +108,7 @@ def cancel(request: pb.CancelRequest, caller: Caller) -> Cancel:
         reason=checks.text("reason", request.reason, 255),
         actor=caller.actor,
         correlation_id=caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     if request.reserve_request_id and request.reserve_request_id == request.request_id:
         checks.fail("reserve_request_id", "must not be the request_id of this call")
@@ -124,6 +127,7 @@ def extend(request: pb.ExtendRequest, caller: Caller, limits: Limits) -> Extend:
         ttl=_ttl(checks, request.ttl, limits) if request.HasField("ttl") else 0,
         actor=caller.actor,
         correlation_id=caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     checks.done()
     return command
@@ -150,6 +154,7 @@ def change_stock(
         notes=checks.text("notes", request.notes, 255),
         actor=caller.actor,
         correlation_id=caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     checks.done()
     return command
@@ -169,6 +174,7 @@ def count_stock(request: stock.UpdateInventoryRequest, caller: Caller) -> CountS
         notes=checks.text("notes", request.notes, 255),
         actor=caller.actor,
         correlation_id=caller.correlation_id,
+        traceparent=caller.traceparent,
     )
     checks.done()
     return command

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database import Database, RaceLost
 from tests.processes import Processes
-from tests.warehouse_kit import calling, make_overdue, refused, reserve, serving
+from tests.warehouse_kit import calling, make_overdue, refused, reserve, serving, sql
 
 pytestmark = pytest.mark.sql
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -123,14 +124,26 @@ async def test_retries_are_counted_by_cause(warehouse_database_url: str) -> None
     assert found["database_transaction_duration_seconds_count",] == 3
 
 
+async def test_events_carry_the_trace_of_their_call(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 5})
+        request = reserve((1, 1, 1), order_id="traced")
+        await calls.holds.Reserve(request, metadata=(("traceparent", TRACEPARENT),))
+        replayed = await calls.holds.Reserve(request, metadata=(("traceparent", TRACEPARENT.replace("b7", "c7")),))
+        assert replayed.reservation.order_id == "traced"
+        await calls.hold((1, 1, 1), order_id="untraced")
+        await calls.holds.Reserve(reserve((1, 1, 1), order_id="odd"), metadata=(("traceparent", "nonsense"),))
+    rows = sql(warehouse_database_url, "SELECT subject, traceparent FROM outbox WHERE type LIKE '%reserved%'")
+    assert dict(rows) == {"traced": TRACEPARENT, "untraced": "", "odd": ""}
+
+
 @pytest.mark.e2e
 async def test_refused_and_failed_calls_leave_lines_with_their_ids(
     processes: Processes, warehouse_database_url: str
 ) -> None:
     limits = {"WAREHOUSE_REFUSAL_LINES_PER_SECOND_MAX": "5"}
     server, target = processes.warehouse(warehouse_database_url, settings=limits)
-    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    metadata = (("x-correlation-id", "talk-1"), ("traceparent", traceparent))
+    metadata = (("x-correlation-id", "talk-1"), ("traceparent", TRACEPARENT))
     async with calling(target) as calls:
         await calls.keep({(1, 1): 1})
         await calls.holds.Reserve(reserve((1, 1, 1), request_id="fine"), metadata=metadata)

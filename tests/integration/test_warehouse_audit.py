@@ -78,7 +78,7 @@ DAMAGE = {
     ),
     "an event deleted": ("DELETE FROM outbox WHERE type LIKE '%committed%' LIMIT 1", "event_id"),
     "an event too many": (
-        "INSERT INTO outbox VALUES (UUID(), 'warehouse.stock.changed.v1', 'x', '{{}}', '', UTC_TIMESTAMP(6))",
+        "INSERT INTO outbox VALUES (UUID(), 'warehouse.stock.changed.v1', 'x', '{{}}', '', UTC_TIMESTAMP(6), '')",
         "event_id",
     ),
 }
