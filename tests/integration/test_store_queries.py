@@ -202,11 +202,12 @@ async def test_the_database_door_reads_what_is_committed(url: str) -> None:
     try:
         async with database.engine.connect() as opened:
             names = "@@time_zone, @@sql_mode, @@innodb_lock_wait_timeout"
-            zone, mode, wait = (await opened.exec_driver_sql(f"SELECT {names}")).one()
-            level = (await opened.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'")).first() or (
+            settings: tuple[Any, ...] = tuple((await opened.exec_driver_sql(f"SELECT {names}")).one())
+            level: Any = (await opened.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'")).first() or (
                 await opened.exec_driver_sql("SHOW VARIABLES LIKE 'tx_isolation'")
             ).one()
     finally:
         await database.close()
+    zone, mode, wait = settings
     assert (zone, wait, level[1]) == ("+00:00", 5, "READ-COMMITTED")
     assert {"NO_BACKSLASH_ESCAPES", "STRICT_ALL_TABLES"} <= set(mode.split(","))

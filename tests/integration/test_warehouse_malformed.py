@@ -161,7 +161,7 @@ def altered(method: str, changes: dict[str, Any]) -> Message:
     request = type(BASES[method])()
     request.CopyFrom(BASES[method])
     for field, value in changes.items():
-        request.ClearField(field)  # type: ignore[arg-type]
+        request.ClearField(field)
         if isinstance(value, list):
             getattr(request, field).extend(value)
         elif isinstance(value, Message):
@@ -265,10 +265,10 @@ async def test_the_last_ids_can_be_chosen_and_more_drawn_after_them(calls: Calls
 async def test_a_message_that_is_too_long_or_no_message_is_refused(calls: Calls) -> None:
     long = pb.BatchReserveRequest(requests=[pb.ReserveRequest(order_id="x" * 5_000_000)])
     assert (await refused(calls.holds.BatchReserve(long))).code == "RESOURCE_EXHAUSTED"
-    raw = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Reserve")
+    raw: Any = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Reserve")
     # gRPC itself says so, before our code is called.
     assert (await refused(raw(b"\xff\xff\xff"))).code == "UNKNOWN"
-    unknown = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Steal")
+    unknown: Any = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Steal")
     assert (await refused(unknown(b""))).code == "UNIMPLEMENTED"
 
 

@@ -210,7 +210,7 @@ async def test_cancel_and_reserve_racing_never_leak_a_hold(two: tuple[Calls, Cal
     for number in range(60):
         request = reserve((1, 1, 1))
         value = request.order_id if way == "order_id" else request.request_id
-        racers = [
+        racers: list[Awaitable[Any]] = [
             outcome(two[number % 2].holds.Reserve(request)),
             outcome(two[1 - number % 2].holds.Cancel(cancel(**{way: value}))),
         ]

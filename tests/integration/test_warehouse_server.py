@@ -8,6 +8,7 @@ import ipaddress
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -62,7 +64,7 @@ NEEDED = {
 LADDER = (Role.READER, Role.ORDER, Role.ADMIN)
 
 
-def methods() -> dict[str, tuple[str, type]]:
+def methods() -> dict[str, tuple[str, type[Message]]]:
     """Every method of both services: its path and the class of its request."""
     found = {}
     for module in (pb, stock):
@@ -78,7 +80,7 @@ async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> Non
     assert needed.keys() == methods().keys()
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
         for name, (path, request) in methods().items():
-            call = calls.channel.unary_unary(path, request_serializer=request.SerializeToString)
+            call: Any = calls.channel.unary_unary(path, request_serializer=request.SerializeToString)
             for metadata in ((), (("x-api-key", "wrong"),), (("x-api-key", ""),)):
                 no = await refused(call(request(), metadata=metadata))
                 assert (no.code, no.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED"), name
