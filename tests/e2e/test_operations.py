@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.warehouse_kit import sql
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
@@ -123,6 +124,14 @@ async def metrics_of(session: aiohttp.ClientSession, base_url: str) -> dict[tupl
     }
 
 
+def events_of(warehouse_database_url: str) -> list[str]:
+    """The trace context of each reservation's event."""
+    rows = sql(
+        warehouse_database_url, "SELECT traceparent FROM outbox WHERE type = 'warehouse.reservation.reserved.v1'"
+    )
+    return [row[0] for row in rows]
+
+
 def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -208,6 +217,7 @@ async def test_an_order_is_one_trace_through_both_services(
     assert (serving.service, serving.trace_id, serving.parent_id) == ("warehouse", TRACE, call.span_id)
     assert request.attributes["http.response.status_code"] == 201
     assert call.attributes["warehouse.outcome"] == "OK"
+    assert events_of(warehouse_database_url) == [f"00-{TRACE}-{serving.span_id}-01"]
 
 
 async def test_what_the_relay_finishes_belongs_to_the_trace_of_its_request(
