@@ -16,7 +16,7 @@ from warehouse.demo import load_demo
 pytestmark = pytest.mark.e2e
 SECONDS_MAX = 75
 SEED = "20261121"
-CASES_MIN = 2000
+CASES_MIN = 1000
 CASES_PER_OPERATION_MAX = 30
 OPERATIONS_MIN = 32
 PROMISED = """

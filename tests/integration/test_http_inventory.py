@@ -1,7 +1,6 @@
 """Stock, holds, products and order lists over HTTP, against a real warehouse; and who may do what."""
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from tests.conftest import MakeDatabase
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
@@ -43,26 +43,34 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base_url(make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory, keys_file: Path) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("http")
-    jwks = folder / "jwks.json"
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    processes = Processes(tmp_path_factory.mktemp("processes"))
+    yield processes
+    processes.stop_all()
+
+
+@pytest.fixture(scope="module")
+def target(make_database: MakeDatabase, started: Processes) -> str:
+    address = started.warehouse(make_database("warehouse"))[1]
+    asyncio.run(load_demo(address, ""))
+    return address
+
+
+@pytest.fixture(scope="module")
+def base_url(make_database: MakeDatabase, started: Processes, target: str, keys_file: Path) -> str:
+    jwks = keys_file.with_name("jwks.json")
     public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(JWKS_KEY.public_key()))
     jwks.write_text(json.dumps({"keys": [{**public, "kid": "k1", "alg": "ES256", "use": "sig"}]}))
-    started = Processes(folder)
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(started.stop_all)
-        _process, target = started.warehouse(make_database("warehouse"))
-        asyncio.run(load_demo(target, ""))
-        settings = {
-            "ORDERS_API_KEYS": json.dumps([key_entry(DEVELOPMENT_API_KEY, "development", "service", "admin")]),
-            "ORDERS_API_KEYS_FILE": str(keys_file),
-            "ORDERS_API_KEYS_CHECK_SECONDS": "0.1",
-            "ORDERS_JWT_JWKS_FILE": str(jwks),
-            "ORDERS_CORS_ORIGINS": '["https://shop.example"]',
-            "ORDERS_EVENT_HEARTBEAT_SECONDS": "0.2",
-            "ORDERS_EVENT_POLL_SECONDS": "0.05",
-        }
-        yield started.order_gateway(make_database("orders"), target, settings=settings)[1]
+    settings = {
+        "ORDERS_API_KEYS": json.dumps([key_entry(DEVELOPMENT_API_KEY, "development", "service", "admin")]),
+        "ORDERS_API_KEYS_FILE": str(keys_file),
+        "ORDERS_API_KEYS_CHECK_SECONDS": "0.1",
+        "ORDERS_JWT_JWKS_FILE": str(jwks),
+        "ORDERS_CORS_ORIGINS": '["https://shop.example"]',
+        "ORDERS_EVENT_HEARTBEAT_SECONDS": "0.2",
+        "ORDERS_EVENT_POLL_SECONDS": "0.05",
+    }
+    return started.order_gateway(make_database("orders"), target, settings=settings)[1]
 
 
 class Api:
@@ -182,11 +190,33 @@ async def test_single_holds(api: Api) -> None:
     assert (await api.call("POST", "/reservations/cleanup"))["expired"] >= 0
 
 
-async def test_a_count_and_who_made_it(api: Api) -> None:
+async def test_a_count_and_who_made_it(api: Api, target: str) -> None:
     body = {"product_id": 2, "warehouse_id": 2, "quantity": 90, "reserved_quantity": 0, "notes": "shelf 4"}
     assert (await api.call("POST", "/inventory/update", body))["quantity"] == 90
     mismatch = await api.call("POST", "/inventory/update", {**body, "reserved_quantity": 1}, status=409)
     assert mismatch["code"] == "RESERVED_MISMATCH"
+    admin = {**bearer("root", "admin"), "X-Correlation-ID": "stocktaking-1"}
+    await api.call("POST", "/inventory/update", {**body, "quantity": 91}, headers=admin)
+    async with WarehouseClient(ClientSettings(target=target)) as client:
+        request = stock_pb2.ListMovementsRequest(product_id=2, warehouse_id=2, page_size=2)
+        last, before = (await client.list_movements(request)).movements
+    assert (last.actor, last.correlation_id) == ("anonymous/development/root", "stocktaking-1")
+    assert (before.actor, before.notes) == ("anonymous/development", "shelf 4")
+
+
+async def test_the_mode_is_shown_and_switched(api: Api) -> None:
+    assert (await api.call("GET", "/config/warehouse"))["mode"] == "grpc"
+    await api.call("GET", "/config/warehouse", status=403, headers=SHOP)
+    await api.call("PUT", "/config/warehouse", {"mode": "queued"}, status=403, headers=bearer("alice"))
+    await api.call("PUT", "/config/warehouse", {"mode": "pigeon"}, status=400)
+    switched = await api.call("PUT", "/config/warehouse", {"mode": "queued"})
+    assert (switched["mode"], switched["switched_by"]) == ("queued", "development")
+    order = await api.call("POST", "/orders", ORDER, status=202)
+    assert order["status"] == "pending_reservation"
+    assert (await api.call("GET", f"/orders/{order['id']}?wait=10"))["status"] == "pending"
+    assert (await api.call("PUT", "/config/warehouse", {"mode": "grpc"}))["way"] == "grpc"
+    health = await api.call("GET", "/warehouse/health", headers=SHOP)
+    assert (health["ok"], health["breaker"]) == (True, "closed")
 
 
 async def test_products(api: Api) -> None:

@@ -1,0 +1,218 @@
+"""What stands before the handlers: keys, tokens, limits, the shapes of values; and settings that are refused."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Handler, Middleware
+from pydantic import TypeAdapter, ValidationError
+
+from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELOPMENT_USERS, ApiKey
+from order_gateway.http.auth import Access, Caller
+from order_gateway.http.bodies import ReserveBody
+from order_gateway.http.errors import STATUS, ApiError, error_middleware
+from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
+from order_gateway.http.keys import Keyring
+from order_gateway.http.limits import TIME_LIMIT, RateLimit, load_middleware
+from order_gateway.http.openapi import _NAME_OF_STATUS
+from order_gateway.http.tokens import Person, Tokens
+from order_gateway.settings import OrdersSettings
+
+SECRET = "s" * 32
+KEY = "a-long-secret"
+
+
+def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service",)) -> dict[str, Any]:
+    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": list(roles)}
+
+
+def settings(**given: Any) -> OrdersSettings:
+    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"api_keys": [entry(DEVELOPMENT_KEY)]}, "development key"),
+        ({"jwt_secret": DEVELOPMENT_JWT_SECRET}, "JWT_SECRET is the one of the development profile"),
+        ({"jwt_secret": "short"}, "too short"),
+        ({"jwt_secret": SECRET, "users": [DEVELOPMENT_USERS[0].model_dump()]}, "password of the development profile"),
+        ({"users": [{"name": "x", "user_id": "x", "password_hash": "$argon2id$"}]}, "ORDERS_JWT_SECRET"),
+        ({"api_keys_file": "/nowhere/keys.json"}, "can't be used"),
+    ],
+)
+def test_unsafe_settings_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**given)
+
+
+def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps([entry("first", "one")]))
+    keyring = Keyring(settings(api_keys_file=path))
+    assert [bool(keyring.find(key)) for key in (KEY, "first", "second", "")] == [True, True, False, False]
+    path.write_text(json.dumps([entry("second", "two")]))
+    keyring.look()
+    assert [bool(keyring.find(key)) for key in (KEY, "first", "second")] == [True, False, True]
+    for unusable in ("{", "[{}]", json.dumps([entry(DEVELOPMENT_KEY, "dev")])):
+        path.write_text(unusable)
+        keyring.look()
+        assert keyring.find("second")
+        assert not keyring.find(DEVELOPMENT_KEY)
+    path.unlink()
+    keyring.look()
+    assert keyring.find("second")
+
+
+async def test_a_token_tells_who_its_user_is() -> None:
+    development = OrdersSettings.model_validate({"database_url": "mysql://u@h/x", "profile": "development"})
+    tokens = Tokens(development)
+    user = await tokens.log_in("admin", "admin")
+    assert tokens.read(f"Bearer {tokens.issue(user)}") == Person("admin", "admin")
+    for name, password in (("admin", "customer"), ("nobody", "admin")):
+        with pytest.raises(ApiError, match="wrong"):
+            await tokens.log_in(name, password)
+
+
+def test_without_users_no_tokens_are_issued() -> None:
+    assert not Tokens(settings(jwt_secret=SECRET)).are_issued
+
+
+def test_the_person_counts_not_the_key() -> None:
+    admin_key = ApiKey.model_validate(entry(roles=("service", "admin")))
+    customer = Caller(admin_key, Person("7", "customer"))
+    assert Caller(admin_key).is_admin
+    assert not customer.is_admin
+    assert customer.only_user == "7"
+    assert customer.actor == "shop/7"
+    customer.must_be("7")
+    with pytest.raises(ApiError, match="only their own"):
+        customer.must_be("8")
+    for access in (Access.SERVICE, Access.ADMIN):
+        with pytest.raises(ApiError) as caught:
+            customer.must_have(access)
+        assert STATUS[caught.value.code] == 403
+    assert Caller(ApiKey.model_validate(entry()), Person("1", "admin")).is_admin
+
+
+async def test_a_name_may_come_so_often_and_no_more() -> None:
+    limit = RateLimit(3, 60)
+    for _ in range(3):
+        await limit.count("a")
+    with pytest.raises(ApiError) as caught:
+        await limit.count("a")
+    assert caught.value.headers == {"Retry-After": "20"}
+    assert STATUS[caught.value.code] == 429
+    await limit.count("b")
+
+
+@asynccontextmanager
+async def served(guard: Middleware, handler: Handler) -> AsyncIterator["TestClient[Any, Any]"]:
+    app = web.Application(middlewares=[error_middleware, guard])
+    app.router.add_get("/", handler)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def test_too_many_at_once_are_refused_at_once() -> None:
+    go_on, inside = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def handler(_request: web.Request) -> web.Response:
+        inside.release()
+        await go_on.wait()
+        return web.Response()
+
+    async with served(load_middleware(2, 60), handler) as client:
+        waiting = [asyncio.create_task(client.get("/")) for _ in range(2)]
+        for _ in waiting:
+            await inside.acquire()
+        async with client.get("/") as response:
+            assert response.status == 429
+            assert response.headers["Retry-After"] == "1"
+        go_on.set()
+        assert [(await answer).status for answer in waiting] == [200, 200]
+        async with client.get("/") as response:
+            assert response.status == 200
+
+
+async def test_what_takes_too_long_ends() -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with served(load_middleware(2, 0.05), handler) as client, client.get("/") as response:
+        assert response.status == 504
+        assert (await response.json())["error"]["code"] == "DEADLINE_EXCEEDED"
+
+
+async def test_a_stream_may_take_longer() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        request[TIME_LIMIT].reschedule(None)
+        await asyncio.sleep(0.1)
+        return web.Response()
+
+    async with served(load_middleware(2, 0.05), handler) as client, client.get("/") as response:
+        assert response.status == 200
+
+
+async def test_a_timeout_inside_is_not_taken_for_the_limit() -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        raise TimeoutError
+
+    async with served(load_middleware(2, 60), handler) as client, client.get("/") as response:
+        assert response.status == 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Id, [1, Decimal("2.0"), 2**63 - 1], [0, True, "1", Decimal("1.5"), 2**63, Decimal("1e400"), None]),
+        (Money, [0, "19.99", Decimal("1E+2")], [-1, "x", "NaN", Decimal("0.001"), "1e99999", 1.5, True, "Infinity"]),
+        (UserId, [7, "anna", "ünal", Decimal("7.0")], ["", " a", "a ", 0, True, "x" * 65, "a\n", None, 2**63]),
+        (OrderReference, [7, "web-7"], ["", " a", "ü", 0, "x" * 65, "a\n", None]),
+        (
+            Instant,
+            ["2026-11-20T12:00:00Z", "2026-11-20t12:00:00.123456789+01:00"],
+            ["2026-11-20", "2026-11-20T12:00:00", "2026-13-20T12:00:00Z", "0001-01-01T00:00:00+23:59", 5, None],
+        ),
+        (From, ["2026-11-20", "2026-11-20T12:00:00Z"], ["yesterday", "2026-02-30", "20261120"]),
+    ],
+)
+def test_values(kind: Any, good: list[Any], bad: list[Any]) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    for value in good:
+        adapter.validate_python(value, strict=True)
+    for value in bad:
+        with pytest.raises(ValidationError):
+            adapter.validate_python(value, strict=True)
+
+
+def test_a_day_at_the_end_is_meant_whole() -> None:
+    day = "2026-11-20"
+    ends, begins = TypeAdapter(Until).validate_python(day), TypeAdapter(From).validate_python(day)
+    assert (ends - begins).days == 1
+    with pytest.raises(ValidationError):
+        TypeAdapter(Until).validate_python("9999-12-31")
+
+
+def test_items_have_two_names_and_one_meaning() -> None:
+    line = {"product_id": 1, "warehouse_id": 1, "quantity": 1}
+    common = {"order_id": 1, "reserve_until": "2026-11-20T12:00:00Z"}
+    for name in ("items", "order_items"):
+        assert len(ReserveBody.model_validate({**common, name: [line]}).lines) == 1
+    several: list[dict[str, Any]] = [{}, {"items": [line], "order_items": [line]}, {"items": []}]
+    for wrong in several:
+        with pytest.raises(ValidationError):
+            ReserveBody.model_validate({**common, **wrong})
+
+
+def test_every_status_is_described() -> None:
+    assert set(STATUS.values()) - {405, 500} <= set(_NAME_OF_STATUS)
