@@ -1,14 +1,14 @@
 """Carries out batches of changes to orders: lock and read, let the events happen, write, commit. Two round trips."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import structlog
 
 from order_gateway import statements
 from order_gateway.gateway import Hold
-from order_gateway.orders import Event, Order, Step
+from order_gateway.orders import Event, Illegal, Order, Step, Transition
 from order_gateway.records import (
     encode,
     is_active,
@@ -23,8 +23,15 @@ from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT")
-AppliedT = TypeVar("AppliedT")
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An order after an event, and what the event did."""
+
+    order: Order
+    result: Transition | Illegal
 
 
 class Changes:
@@ -94,26 +101,26 @@ class Changes:
         self.rows.setdefault(kind, []).append(row)
 
 
-Happen = Callable[[Order | None, tuple[int, ChangeT], Changes, int], AppliedT | Exception]
+Happen = Callable[[Order, ChangeT, Changes, int], Applied]
 
 
-class Changing(Generic[ChangeT, AppliedT]):
+class Changing(Generic[ChangeT]):
     """Carries out changes and reads, one batch of each at a time, on two connections of its own.
 
     Args:
-        happen: given an order (None: there is none), a change and the time, adds to the changes what is to be
-            written; returns what came of it, with an attribute `order`.
+        happen: given an order, a change and the time, adds to the changes what is to be written; returns what
+            came of it.
     """
 
-    def __init__(self, database: Database, happen: Happen[ChangeT, AppliedT]) -> None:
+    def __init__(self, database: Database, happen: Happen[ChangeT]) -> None:
         self._database = database
         self._happen = happen
         self._session = DriverSession(database)
         self._reading = DriverSession(database)
 
-    async def process(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+    async def process(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
         """Carry out changes in order, in one transaction if that can be done. Raises: DatabaseFault."""
-        results: dict[int, AppliedT | Exception] = {}
+        results: dict[int, Applied | Exception] = {}
         todo = list(range(len(work)))
         while todo:
             # An order's second change must see what its first one left: it waits for the next transaction.
@@ -142,14 +149,14 @@ class Changing(Generic[ChangeT, AppliedT]):
             return orders_of(rows, now)
 
         found = await self._database.retry(attempt)
-        return [found.get(order_id) or OrderNotFound(f"there is no order {order_id}") for order_id in order_ids]
+        return [found.get(order_id) or _missing(order_id) for order_id in order_ids]
 
     async def close(self) -> None:
         """Hang up."""
         await self._session.close()
         await self._reading.close()
 
-    async def _together(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+    async def _together(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
         """One transaction; if it fails on its data, halves, until the culprit stands alone."""
         try:
             return await self._database.retry(lambda: self._attempt(work))
@@ -162,14 +169,17 @@ class Changing(Generic[ChangeT, AppliedT]):
         middle = len(work) // 2
         return [*await self._together(work[:middle]), *await self._together(work[middle:])]
 
-    async def _attempt(self, work: Sequence[tuple[int, ChangeT]]) -> list[AppliedT | Exception]:
+    async def _attempt(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
         values = {"ids": _ids([order_id for order_id, _ in work])}
         try:
             opening = ";".join((statements.BEGIN, statements.LOCK_ORDERS, *_READS))
             _, *rows, [(now,)] = await self._session.execute(opening, values)
             orders = orders_of(rows, now)
             changes = Changes()
-            applied = [self._happen(orders.get(one[0]), one, changes, now) for one in work]
+            applied: list[Applied | Exception] = [
+                self._happen(orders[order_id], change, changes, now) if order_id in orders else _missing(order_id)
+                for order_id, change in work
+            ]
             if not changes.rows:
                 await self._session.rollback()
                 return applied
@@ -194,20 +204,26 @@ class Changing(Generic[ChangeT, AppliedT]):
         return holds
 
 
-def _complete(applied: Any, holds: dict[int, list[str]], now: int) -> Any:
+def _missing(order_id: int) -> OrderNotFound:
+    return OrderNotFound(f"there is no order {order_id}")
+
+
+def _complete(applied: Applied | Exception, holds: dict[int, list[str]], now: int) -> Applied | Exception:
     """Show the order's holds as they stand after the event."""
     if isinstance(applied, Exception):
         return applied
-    order: Order = applied.order
+    order = applied.order
     if order.id in holds:
         held = tuple(reservation(read_reservation(row), order.state, now) for row in holds[order.id])
+    elif not order.reservations:
+        return applied
     else:
         active, confirmed = is_active(order.state), is_confirmed(order.state)
         held = tuple(
             replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
             for one in order.reservations
         )
-    return replace(applied, order=replace(order, reservations=held))
+    return Applied(replace(order, reservations=held), applied.result)
 
 
 def _ids(order_ids: Any) -> str:

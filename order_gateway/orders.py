@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 
@@ -275,6 +276,7 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def advance(state: State, event: Event, reason: Reason | None = None) -> Transition | Illegal:
     """What `event` does to an order in `state`.
 

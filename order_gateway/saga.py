@@ -82,7 +82,8 @@ class Saga:
         Raises: StepFault: no order was made, or it is cancelled.
         """
         choice = self._chosen(new)
-        new = replace(new, way=choice.way)
+        if new.way is not choice.way:
+            new = replace(new, way=choice.way)
         if choice.way is Way.QUEUED:
             order = await self._store.create(new, 0, key)
             self.nudge()

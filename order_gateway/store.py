@@ -3,6 +3,7 @@
 What comes at the same time shares a transaction: new orders, changes, and reads are three batches under way at once.
 """
 
+import asyncio
 import secrets
 import uuid
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
-from order_gateway.changing import Changes, Changing
+from order_gateway.changing import Applied, Changes, Changing
 from order_gateway.gateway import Hold
 from order_gateway.orders import (
     Event,
@@ -57,15 +58,6 @@ class Change:
     payment_reference: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """An order after an event, and what the event did."""
-
-    order: Order
-    result: Transition | Illegal
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +75,20 @@ class Store:
         self._database = database
         self._settings = settings
         self._token: str | None = None
+        self._token_lock = asyncio.Lock()
         self._placing = Placing(database, settings.payment_window_seconds)
         self._changing = Changing(database, self._happen)
         self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches)
-        self._changes: Batcher[tuple[int, Change], Applied] = Batcher(self._changing.process, batches)
+        self._changes: Batcher[tuple[int, tuple[Change, str]], Applied] = Batcher(self._changing.process, batches)
         self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches)
         self._is_started = False
 
     async def token(self) -> str:
         """What makes this installation's request ids its own."""
         if self._token is None:
-
-            async def work(connection: AsyncConnection) -> str:
-                fresh = insert(tables.installation).prefix_with("IGNORE").values(id=1, token=secrets.token_hex(4))
-                await connection.execute(fresh)
-                return str((await connection.execute(select(tables.installation.c.token))).scalar_one())
-
-            self._token = await self._database.run_in_transaction(work)
+            async with self._token_lock:
+                if self._token is None:
+                    self._token = await self._database.run_in_transaction(_read_token)
         return self._token
 
     async def create(self, new: NewOrder, lease_seconds: float, key: tuple[str, str] | None = None) -> Order:
@@ -124,7 +113,7 @@ class Store:
         Raises: OrderNotFound, DatabaseFault, BatcherFull.
         """
         self._start()
-        return await self._changes.submit((order_id, replace(change, traceparent=current_traceparent())))
+        return await self._changes.submit((order_id, (change, current_traceparent())))
 
     async def unpaid_past_deadline(self, limit: int) -> list[int]:
         """Orders that have waited in vain for their payment to begin, at most `limit`."""
@@ -156,11 +145,9 @@ class Store:
             for batcher in (self._placements, self._changes, self._reads):
                 batcher.start()
 
-    def _happen(self, order: Order | None, work: tuple[int, Change], changes: Changes, now: int) -> Applied | Exception:
+    def _happen(self, order: Order, work: tuple[Change, str], changes: Changes, now: int) -> Applied:
         """What an event does to an order; called again if the transaction is."""
-        order_id, change = work
-        if order is None:
-            return OrderNotFound(f"there is no order {order_id}")
+        change, traceparent = work
         result = self._decide(order, change, now)
         if isinstance(result, Illegal):
             return Applied(order, result)
@@ -178,7 +165,7 @@ class Store:
         note = change.note[:NOTE_LENGTH_MAX] if change.note else None
         changes.add_history(order, after, change.event, change.actor, note, now)
         for step in result.begins:
-            changes.begin(order.id, step, now, change.lease_seconds, change.traceparent)
+            changes.begin(order.id, step, now, change.lease_seconds, traceparent)
         if change.hold is not None:
             changes.add_hold(order.id, change.hold)
         return Applied(after, result)
@@ -193,19 +180,25 @@ class Store:
 
     def _after(self, order: Order, change: Change, result: Transition, now: int) -> Order:
         """The order after an event; what the warehouse holds is added when it is written."""
-        after = replace(order, state=result.state, updated_at=to_instant(now))
+        values: dict[str, Any] = {"state": result.state, "updated_at": to_instant(now)}
         if change.event is Event.DEFERRED:
-            after = replace(after, way=Way.QUEUED)
+            values["way"] = Way.QUEUED
         if change.hold is not None:
             # The hold must outlive the deadline, whenever its answer came in.
             grace = timedelta(seconds=self._settings.hold_grace_seconds)
-            after = replace(after, payment_deadline=change.hold.expires_at - grace)
+            values["payment_deadline"] = change.hold.expires_at - grace
         if change.refusal is not None:
-            after = replace(after, refusal=dict(change.refusal))
+            values["refusal"] = dict(change.refusal)
         if change.event is Event.PAY:
-            method = change.payment_method or order.payment_method
-            after = replace(after, payment_method=method, payment_reference=change.payment_reference)
-        return after
+            values["payment_method"] = change.payment_method or order.payment_method
+            values["payment_reference"] = change.payment_reference
+        return replace(order, **values)
+
+
+async def _read_token(connection: AsyncConnection) -> str:
+    fresh = insert(tables.installation).prefix_with("IGNORE").values(id=1, token=secrets.token_hex(4))
+    await connection.execute(fresh)
+    return str((await connection.execute(select(tables.installation.c.token))).scalar_one())
 
 
 def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> None:
@@ -215,3 +208,6 @@ def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> No
         changes.note_charge(order.id, now, change.provider_reference)
     elif change.event is Event.REFUNDED:
         changes.note_refund(order.id, now)
+
+
+__all__ = ["Applied", "Change", "OrderNotFound", "Store", "StoreSettings"]
