@@ -43,6 +43,7 @@ class GatewayMetrics(Metrics):
 
     Attributes:
         in_flight: requests being worked on.
+        steps_in_flight: steps that the relay is trying.
     """
 
     def __init__(self, database: Database, settings: MetricsSettings) -> None:
@@ -53,6 +54,7 @@ class GatewayMetrics(Metrics):
         self._looked_at = -float("inf")
         self._looking = asyncio.Lock()
         self.in_flight = 0
+        self.steps_in_flight = 0
         self.requests = Tally(f"{PREFIX}_http_requests", "Requests answered.", ("method", "route", "status"))
         self.request_seconds = Histogram(
             f"{PREFIX}_http_request_duration_seconds", "From a request to its answer.", ("method", "route")
@@ -102,6 +104,7 @@ class GatewayMetrics(Metrics):
         most = f" (no more than {self._settings.counted_max} are counted)"
         return [
             Gauge(f"{PREFIX}_http_requests_in_flight", "Requests being worked on.", lambda: self.in_flight),
+            Gauge(f"{PREFIX}_relay_steps_in_flight", "Steps that the relay is trying.", lambda: self.steps_in_flight),
             Gauge(f"{PREFIX}_database_up", "1 if the order database could be asked.", lambda: self._found.is_there),
             Gauge(f"{PREFIX}_orders", f"Orders by status{most}.", lambda: self._found.orders, ("status",)),
             Gauge(f"{PREFIX}_intents_open", f"Steps still to be done{most}.", lambda: self._found.open, ("step",)),
@@ -157,6 +160,7 @@ def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Inten
     @contextmanager
     def observe(intent: Intent) -> Iterator[None]:
         attributes = {"order.id": intent.order_id, "attempt": intent.attempts}
+        metrics.steps_in_flight += 1
         try:
             with tracing.span(f"relay {intent.step}", "consumer", intent.traceparent, attributes):
                 structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
@@ -164,6 +168,8 @@ def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Inten
         except BaseException:
             metrics.relay_steps.add(intent.step, "failed")
             raise
+        finally:
+            metrics.steps_in_flight -= 1
         metrics.relay_steps.add(intent.step, "done")
 
     return observe

@@ -71,7 +71,7 @@ def current_traceparent() -> str:
 
 def valid_traceparent(text: str | None) -> str:
     """A traceparent as it can be passed on, "" if it is none."""
-    if text is None or not _VALID.fullmatch(text):
+    if not text or not _VALID.fullmatch(text):
         return ""
     return f"00{text[2:TRACEPARENT_LENGTH_MAX]}"
 

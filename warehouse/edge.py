@@ -51,6 +51,7 @@ class HasIds(Protocol):
 
     request_id: str
     correlation_id: str
+    traceparent: str
 
 
 class Edge:
@@ -125,8 +126,13 @@ class Edge:
                 continue
             self.calls.refusals.add(refusal.reason)
             if self._lines.has_room():
-                ids = {"request_id": request.request_id, "correlation_id": request.correlation_id}
-                log.info("reserve_refused", **ids, reason=refusal.reason, message=refusal.message)
+                ids = {
+                    "request_id": request.request_id,
+                    "correlation_id": request.correlation_id,
+                    "trace_id": trace_id(valid_traceparent(request.traceparent)),
+                }
+                known = {name: value for name, value in ids.items() if value}
+                log.info("reserve_refused", **known, reason=refusal.reason, message=refusal.message)
 
     def failed(self, method: str, error: Exception) -> Ending:
         """A fault, or a caller's mistake: how the call ends; counted and logged."""

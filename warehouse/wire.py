@@ -11,6 +11,7 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.tracing import valid_traceparent
 from warehouse.commands import (
     Answer,
     Cancel,
@@ -68,7 +69,7 @@ def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reser
         actor=caller.actor,
         correlation_id=checks.opaque_id("correlation_id", request.correlation_id, required=False)
         or caller.correlation_id,
-        traceparent=caller.traceparent,
+        traceparent=valid_traceparent(request.traceparent) or caller.traceparent,
     )
     checks.done()
     return command

@@ -77,6 +77,7 @@ def _request(wish: _Wish) -> warehouse_pb2.ReserveRequest:
         order_id=wish.order_id,
         lines=[line(one.product_id, one.warehouse_id, one.quantity) for one in wish.lines],
         correlation_id=wish.call.correlation_id,
+        traceparent=wish.call.traceparent,
     )
     request.ttl.FromMicroseconds(round(wish.ttl_seconds * 1e6))
     return request

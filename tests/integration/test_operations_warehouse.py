@@ -133,8 +133,12 @@ async def test_events_carry_the_trace_of_their_call(warehouse_database_url: str)
         assert replayed.reservation.order_id == "traced"
         await calls.hold((1, 1, 1), order_id="untraced")
         await calls.holds.Reserve(reserve((1, 1, 1), order_id="odd"), metadata=(("traceparent", "nonsense"),))
+        own = TRACEPARENT.replace("b7", "d7")
+        both = [reserve((1, 1, 1), order_id="own", traceparent=own), reserve((1, 1, 1), order_id="shared")]
+        batch = pb.BatchReserveRequest(requests=both)
+        await calls.holds.BatchReserve(batch, metadata=(("traceparent", TRACEPARENT),))
     rows = sql(warehouse_database_url, "SELECT subject, traceparent FROM outbox WHERE type LIKE '%reserved%'")
-    assert dict(rows) == {"traced": TRACEPARENT, "untraced": "", "odd": ""}
+    assert dict(rows) == {"traced": TRACEPARENT, "untraced": "", "odd": "", "own": own, "shared": TRACEPARENT}
 
 
 @pytest.mark.e2e

@@ -11,6 +11,7 @@ google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask agai
 Request metadata every call understands:
   x-api-key         the caller's key, when the server is configured with keys
   x-correlation-id  travels unchanged into rows, events and logs (at most 64 characters)
+  traceparent       W3C trace context, travels into events and logs
   x-actor           on whose behalf; stands in the ledger after the name of the caller's key
 """
 
@@ -333,6 +334,7 @@ class ReserveRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's idempotency key for this call, required. Resend the same id after a lost answer."""
     order_id: _builtins.str
@@ -343,6 +345,10 @@ class ReserveRequest(_message.Message):
     """
     correlation_id: _builtins.str
     """Travels into rows, events and logs; unset: the metadata x-correlation-id."""
+    traceparent: _builtins.str
+    """The W3C trace context that the event of this hold belongs to; unset or malformed: the metadata
+    traceparent. For the requests of a BatchReserve, which may belong to different traces.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
         """What to hold, 1 to 100 lines. Lines for the same (product, warehouse) are added up."""
@@ -362,10 +368,11 @@ class ReserveRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         allow_partial: _builtins.bool = ...,
         correlation_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "correlation_id", b"correlation_id", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "correlation_id", b"correlation_id", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id", "traceparent", b"traceparent", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask agai
 Request metadata every call understands:
   x-api-key         the caller's key, when the server is configured with keys
   x-correlation-id  travels unchanged into rows, events and logs (at most 64 characters)
+  traceparent       W3C trace context, travels into events and logs
   x-actor           on whose behalf; stands in the ledger after the name of the caller's key
 """
 
