@@ -207,7 +207,7 @@ class StockStore:
         return frozenset(row[0] for row in products), frozenset(row[0] for row in warehouses)
 
     async def _write(self, decision: Decision) -> None:
-        changes: dict[str, Sequence[object]] = {
+        changes: dict[str, Sequence[msgspec.Struct]] = {
             "new_levels": decision.new_levels,
             "changed_levels": decision.changed_levels,
             "new_reservations": decision.new_reservations,
@@ -217,8 +217,18 @@ class StockStore:
             "answers": decision.answers,
             "events": decision.events,
         }
-        values = {kind: _encode(rows).decode() for kind, rows in changes.items() if rows}
-        steps = [statement for kind in values for statement in statements.WRITES[kind]]
+        steps: list[str] = []
+        values: dict[str, object] = {}
+        for kind, rows in changes.items():
+            if not rows:
+                continue
+            inline = statements.insert_inline(kind, rows)
+            if inline is not None:
+                steps += inline[0]
+                values.update(inline[1])
+            else:
+                steps += statements.WRITES[kind]
+                values[kind] = _encode(rows).decode()
         await self._session.execute(";".join([*steps, statements.COMMIT]), values)
 
 
