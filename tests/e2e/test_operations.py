@@ -220,6 +220,26 @@ async def test_an_order_is_one_trace_through_both_services(
     assert events_of(warehouse_database_url) == [f"00-{TRACE}-{serving.span_id}-01"]
 
 
+async def test_orders_that_share_a_call_keep_their_own_traces(
+    processes: Processes, session: aiohttp.ClientSession, warehouse_database_url: str, orders_database_url: str
+) -> None:
+    _, target = processes.warehouse(warehouse_database_url)
+    await load_demo(target, "")
+    _, base_url = processes.order_gateway(orders_database_url, target, settings=QUICK)
+    traces = [f"00-{number:032x}-{PARENT}-01" for number in range(1, 31)]
+
+    async def place(traceparent: str) -> int:
+        async with session.post(f"{base_url}/orders", json=order(), headers={"traceparent": traceparent}) as response:
+            return response.status
+
+    assert set(await asyncio.gather(*map(place, traces))) == {201}
+    found = await metrics_of(session, base_url)
+    assert found["order_gateway_warehouse_calls_total", "BatchReserve", "OK"] >= 1
+    assert sorted(events_of(warehouse_database_url)) == traces
+    steps = sql(orders_database_url, "SELECT traceparent FROM intents WHERE step = 'reserve'")
+    assert sorted(row[0] for row in steps) == traces
+
+
 async def test_what_the_relay_finishes_belongs_to_the_trace_of_its_request(
     processes: Processes,
     session: aiohttp.ClientSession,
