@@ -44,7 +44,7 @@ migrate: .runtime ## bring both databases to the newest schema
 	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) migrate --data-dir "$(DATA_DIR)"
 
 .PHONY: audit
-audit: .runtime ## check that the stock adds up; ARGS=--repair mends it
+audit: .runtime ## check that the stock adds up and that the orders agree with it; ARGS=--repair mends both
 	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) audit --data-dir "$(DATA_DIR)" $(ARGS)
 
 .PHONY: test

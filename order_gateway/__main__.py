@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
+from typing import Annotated
 
 import structlog
 import typer
@@ -11,10 +12,12 @@ import uvloop
 from aiohttp import web
 
 from order_gateway.answers import Answers
+from order_gateway.audit import OrdersAudit, OrdersRepair, OrdersReport
 from order_gateway.basket import Basket, Catalogue
-from order_gateway.gateway import Mode
+from order_gateway.gateway import GatewayFault, Mode
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
 from order_gateway.http.app import PREFIX, make_app
@@ -37,7 +40,7 @@ from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching, end
-from service_kit.database import Database
+from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
 from service_kit.settings import load_settings_or_exit
@@ -64,6 +67,52 @@ def migrate() -> None:
     settings = load_settings_or_exit(OrdersSettings)
     configure_logging("order_gateway", settings.log_level)
     upgrade(settings.database_url, "orders")
+
+
+@cli.command()
+def audit(repair: Annotated[bool, typer.Option("--repair", help="Finish the orders concerned.")] = False) -> None:
+    """Check every order against the warehouse (invariant 7); exit with status 1 if one does not agree with it."""
+    settings = load_settings_or_exit(OrdersSettings)
+    configure_logging("order_gateway", settings.log_level)
+    try:
+        is_clean = asyncio.run(_audit(settings, repair=repair))
+    except (GatewayFault, Fault) as fault:
+        typer.echo(f"The audit needs the order database and the warehouse at {settings.warehouse_target}: {fault}.")
+        raise typer.Exit(2) from fault
+    raise typer.Exit(0 if is_clean else 1)
+
+
+async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database_url, settings.database)
+        stack.push_async_callback(database.close)
+        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
+        gateway, holdings = GrpcGateway(client), Holdings(client)
+        stack.push_async_callback(gateway.close)
+        bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
+        store = Store(database, bounds)
+        stack.push_async_callback(store.close)
+        checks = OrdersAudit(database, store, holdings)
+        report = await checks.run()
+        _print_audit(report)
+        if report.findings and repair:
+            saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
+            relay = Relay(store, Intents(database), saga, settings)
+            typer.echo(f"Finishing {len(report.findings)} orders ...")
+            await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
+            report = await checks.run()
+            _print_audit(report)
+        return not report.findings
+
+
+def _print_audit(report: OrdersReport) -> None:
+    for finding in report.findings:
+        order = finding.order
+        typer.echo(f"order {order.id} ({order.state.status}, stock {order.state.stock}): {finding.problem}")
+        for holding in finding.holdings:
+            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
+    wrong = f"{len(report.findings)} don't agree with the warehouse" if report.findings else "clean"
+    typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
 
 
 async def run(settings: OrdersSettings) -> None:

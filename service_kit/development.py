@@ -86,14 +86,22 @@ class Plan:
             "ORDERS_PROFILE": "development",
         }
 
-    def service(self, name: str, module: str, database_url: str, is_healthy: Callable[[], bool]) -> ServiceProcess:
-        """One of the two services as a process, not started yet."""
+    def service(
+        self,
+        name: str,
+        module: str,
+        database_url: str,
+        is_healthy: Callable[[], bool],
+        *,
+        log: str | None = None,
+    ) -> ServiceProcess:
+        """One of the two services as a process, not started yet; its log has the module's name unless one is given."""
         return ServiceProcess(
             name,
             [sys.executable, "-m", module, "serve"],
             is_healthy=is_healthy,
             environment=self.environment(database_url),
-            log_path=self.data_dir / "logs" / f"{module}.log",
+            log_path=self.data_dir / "logs" / f"{module if log is None else log}.log",
             directory=ROOT,
         )
 
@@ -134,12 +142,25 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
-    """Check the warehouse's invariants; further arguments (--repair) go to `python -m warehouse audit`."""
+    """Check the invariants of both services; further arguments (--repair) go to their commands `audit`."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as url:
-        command = [sys.executable, "-m", "warehouse", "audit", *context.args]
-        environment = Plan(data_dir, 1, 1).environment(url)
-        raise SystemExit(subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode)
+        # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.
+        plan = Plan(data_dir.resolve(), _free_port(), 1)
+        warehouse = plan.service("warehouse", "warehouse", url, lambda: grpc_is_serving(plan.target), log="audit")
+        try:
+            warehouse.launch()
+            outcomes = [_run_audit("warehouse", plan, url, context.args)]
+            warehouse.wait_until_healthy(START_TIMEOUT_SECONDS)
+            outcomes.append(_run_audit("order_gateway", plan, url, context.args))
+        finally:
+            warehouse.stop(STOP_TIMEOUT_SECONDS)
+        raise SystemExit(max(outcomes))
+
+
+def _run_audit(module: str, plan: Plan, url: str, arguments: list[str]) -> int:
+    command = [sys.executable, "-m", module, "audit", *arguments]
+    return subprocess.run(command, env=plan.environment(url), cwd=ROOT, check=False).returncode
 
 
 def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
@@ -272,6 +293,12 @@ def _wait_for_port(port: int, name: str) -> None:
                 f"as in `make run {name}={port + 1 if port < 65535 else port - 1}`."
             )
         time.sleep(_WATCH_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:
