@@ -1,7 +1,7 @@
 """The HTTP application: what wraps every request, and where the routes are put together."""
 
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
@@ -89,4 +89,4 @@ def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.Stream
 
 def _id(given: str | None) -> str:
     """The caller's id where it can be passed on as it is, otherwise a new one."""
-    return given if given is not None and _ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and _ID.fullmatch(given) else secrets.token_hex(16)
