@@ -14,6 +14,8 @@ from order_gateway.http.errors import ApiError
 TIME_LIMIT: web.RequestKey[asyncio.Timeout] = web.RequestKey("time_limit", asyncio.Timeout)
 """A handler that streams may reschedule it."""
 NAMES_MAX = 10_000
+WATCHED = frozenset({"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1/ready"})
+"""What tells whether the service is well must answer most of all when it has too much to do."""
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Correlation-ID, X-Request-ID, "
@@ -55,6 +57,8 @@ def load_middleware(in_flight_max: int, seconds_max: float) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal in_flight
+        if request.path in WATCHED:
+            return await handler(request)
         if in_flight >= in_flight_max:
             message = f"{in_flight_max} requests are being worked on; try again shortly"
             raise ApiError("TOO_MANY_REQUESTS", message, (), {"Retry-After": "1"})

@@ -14,8 +14,10 @@ import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import text
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
+from service_kit.database import Database
 from tests.conftest import MakeDatabase
 from tests.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
@@ -57,7 +59,12 @@ def target(make_database: MakeDatabase, started: Processes) -> str:
 
 
 @pytest.fixture(scope="module")
-def base_url(make_database: MakeDatabase, started: Processes, target: str, keys_file: Path) -> str:
+def orders_url(make_database: MakeDatabase) -> str:
+    return make_database("orders")
+
+
+@pytest.fixture(scope="module")
+def base_url(orders_url: str, started: Processes, target: str, keys_file: Path) -> str:
     jwks = keys_file.with_name("jwks.json")
     public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(JWKS_KEY.public_key()))
     jwks.write_text(json.dumps({"keys": [{**public, "kid": "k1", "alg": "ES256", "use": "sig"}]}))
@@ -70,7 +77,7 @@ def base_url(make_database: MakeDatabase, started: Processes, target: str, keys_
         "ORDERS_EVENT_HEARTBEAT_SECONDS": "0.2",
         "ORDERS_EVENT_POLL_SECONDS": "0.05",
     }
-    return started.order_gateway(make_database("orders"), target, settings=settings)[1]
+    return started.order_gateway(orders_url, target, settings=settings)[1]
 
 
 class Api:
@@ -170,6 +177,20 @@ async def test_hold_confirm_and_release(api: Api) -> None:
     assert over["details"][0]["field"] == "reserve_until"
     far = await api.call("POST", "/inventory/reserve", {**body, "reserve_until": soon(10**8)}, status=400)
     assert far["details"][0]["field"] == "reserve_until"
+
+
+async def test_a_hold_whose_request_died_is_found_again(api: Api, orders_url: str) -> None:
+    body = {"order_id": "died", "items": [ITEM, ITEM], "reserve_until": soon()}
+    headers = {**KEY, "Idempotency-Key": "died-1"}
+    held = await api.call("POST", "/inventory/reserve", body, status=201, headers=headers)
+    database = Database(orders_url)
+    async with database.engine.begin() as connection:
+        forget = "UPDATE idempotency_keys SET status = NULL, body = NULL, claimed_until = NOW(6)"
+        await connection.execute(text(f"{forget} WHERE idempotency_key = 'died-1'"))
+    await database.close()
+    assert await api.call("POST", "/inventory/reserve", body, status=201, headers=headers) == held
+    other = {**body, "order_id": "another"}
+    assert (await api.call("POST", "/inventory/reserve", other, status=409, headers=headers))["code"]
 
 
 async def test_single_holds(api: Api) -> None:
