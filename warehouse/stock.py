@@ -435,8 +435,10 @@ class _Batch:
         if command.order_id:
             ids: Iterable[str] = self.orders.get(command.order_id, Order()).reservation_ids
         elif isinstance(command, Cancel) and command.reserve_request_id:
-            answer = decode_answer(self.answers[command.reserve_request_id].answer)
-            ids = [item.reservation_id for item in answer.reservations]
+            stored = self.answers[command.reserve_request_id]
+            # Only the Reserve that made a reservation was answered at the instant of its making.
+            made = [item for item in decode_answer(stored.answer).reservations if item.created_at == stored.created_at]
+            ids = [item.reservation_id for item in made]
         else:
             ids = [command.reservation_id]
         return [self.reservations[key] for key in ids if key in self.reservations]

@@ -294,6 +294,13 @@ def test_cancel_by_the_request_of_something_else_is_refused() -> None:
     assert reason(world.one(Cancel("x", reserve_request_id="stock-1-1"))) is Reason.RESERVATION_NOT_FOUND
 
 
+def test_cancel_by_the_request_of_an_extend_is_refused() -> None:
+    world = stocked()
+    hold = held(world, "r", "o", Line(1, 1, 1))
+    only(world.one(Extend("e", hold.reservation_id, 2 * TTL), START + 1))
+    assert reason(world.one(Cancel("x", reserve_request_id="e"), START + 2)) is Reason.RESERVATION_NOT_FOUND
+
+
 def test_cancel_of_an_overdue_hold_finds_it_expired() -> None:
     world = stocked()
     hold = held(world, "r", "o", Line(1, 1, 4))

@@ -333,7 +333,7 @@ class CreateProductRequest(_message.Message):
     request_id: _builtins.str
     """The caller's idempotency key for this call, required."""
     product_id: _builtins.int
-    """The id it shall have; 0: the next free one."""
+    """The id it shall have, at most 2^53 - 1; 0: the next free one."""
     sku: _builtins.str
     """Unique, required, 1 to 64 characters."""
     name: _builtins.str
@@ -516,7 +516,7 @@ class CreateWarehouseRequest(_message.Message):
     request_id: _builtins.str
     """The caller's idempotency key for this call, required."""
     warehouse_id: _builtins.int
-    """The id it shall have; 0: the next free one."""
+    """The id it shall have, at most 2^53 - 1; 0: the next free one."""
     code: _builtins.str
     """Unique, required, 1 to 64 characters."""
     name: _builtins.str

@@ -5,7 +5,7 @@ The contract of the warehouse: holding stock for orders.
 
 Refusals carry google.rpc.ErrorInfo (domain "warehouse.v1", reason as documented per call) and,
 where it helps, google.rpc.BadRequest (INVALID_ARGUMENT: a violation per field),
-google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line) and
+google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line, for the first 20) and
 google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again).
 
 Request metadata every call understands:

@@ -125,8 +125,7 @@ class WarehouseServiceServicer:
         Committing what is already committed answers with the same reservation. Role: order.
 
         Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held, or a reacquire finds the stock gone),
-        REQUEST_ID_REUSED.
+        INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

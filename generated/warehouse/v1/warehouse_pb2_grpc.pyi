@@ -5,7 +5,7 @@ The contract of the warehouse: holding stock for orders.
 
 Refusals carry google.rpc.ErrorInfo (domain "warehouse.v1", reason as documented per call) and,
 where it helps, google.rpc.BadRequest (INVALID_ARGUMENT: a violation per field),
-google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line) and
+google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line, for the first 20) and
 google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again).
 
 Request metadata every call understands:
@@ -70,8 +70,7 @@ class WarehouseServiceStub:
     Committing what is already committed answers with the same reservation. Role: order.
 
     Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held, or a reacquire finds the stock gone),
-    REQUEST_ID_REUSED.
+    INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -126,8 +125,7 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     Committing what is already committed answers with the same reservation. Role: order.
 
     Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held, or a reacquire finds the stock gone),
-    REQUEST_ID_REUSED.
+    INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -203,8 +201,7 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         Committing what is already committed answers with the same reservation. Role: order.
 
         Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held, or a reacquire finds the stock gone),
-        REQUEST_ID_REUSED.
+        INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
