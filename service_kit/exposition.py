@@ -25,7 +25,10 @@ async def exposed(metrics: Metrics, listen: str) -> AsyncIterator[int]:
     await runner.setup()
     try:
         host, _, port = listen.rpartition(":")
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except (OSError, OverflowError) as error:
+            raise OSError(f"metrics can't be shown on {listen}: {error}. Give them a free address.") from error
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,8 @@ Attributes = Mapping[str, str | float | bool]
 _current: ContextVar[str] = ContextVar("traceparent", default="")
 _random = random.SystemRandom()
 _VALID = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+LAST_EXPORT_SECONDS = 2.0
+"""How long a service that stops tries to get rid of its last spans."""
 TRACEPARENT_LENGTH_MAX = 55
 """What this version of the standard needs; longer ones, of later versions, are cut down to it."""
 
@@ -166,7 +169,8 @@ class _Exporting:
 
         named = Resource({SERVICE_NAME: service}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=Resource.create().merge(named), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_exporter()))
+        self._exporter = _exporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(service)
         self._propagator = TraceContextTextMapPropagator()
         self._trace = trace
@@ -199,8 +203,12 @@ class _Exporting:
             span.end()
 
     def close(self) -> None:
-        """Blocks while the last spans are exported, for as long as OTEL_BSP_EXPORT_TIMEOUT says."""
+        """Blocks while the last spans are exported, about LAST_EXPORT_SECONDS at most."""
+        # Nothing else ends the exporter's repetitions, and a service must not wait long for a collector that is away.
+        give_up = threading.Timer(LAST_EXPORT_SECONDS, self._exporter.shutdown)
+        give_up.start()
         self._provider.shutdown()
+        give_up.cancel()
 
 
 class _Exported:

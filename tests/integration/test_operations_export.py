@@ -1,6 +1,7 @@
 """Spans go where the standard environment variables say; metrics are shown without the database."""
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -20,7 +21,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from order_gateway.metrics import GatewayMetrics
 from order_gateway.settings import MetricsSettings
 from service_kit.database import Database
-from service_kit.tracing import configure_tracing, current_traceparent
+from service_kit.exposition import exposed
+from service_kit.metrics import Metrics
+from service_kit.tracing import LAST_EXPORT_SECONDS, configure_tracing, current_traceparent
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -99,6 +102,28 @@ def test_an_unsampled_trace_stays_unsampled(collector: Collector) -> None:
         assert current_traceparent().endswith("-00")
     tracing.close()
     assert collector.spans == {}
+
+
+def test_a_collector_that_is_away_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        tracing = configure_tracing("shop")
+        with tracing.span("lost", "server", ""):
+            pass
+        started = time.monotonic()
+        tracing.close()
+    assert time.monotonic() - started < LAST_EXPORT_SECONDS + 2
+
+
+async def test_a_taken_address_for_metrics_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"can't be shown on {address}.*free address"):
+            async with exposed(Metrics(), address):
+                pass
 
 
 async def test_metrics_are_shown_while_the_database_is_away() -> None:
