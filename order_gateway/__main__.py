@@ -30,6 +30,7 @@ from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
+from order_gateway.http.serving import EnvelopeRunner
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
@@ -187,7 +188,7 @@ def _calm_garbage_collector() -> None:
 
 
 async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncExitStack) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.shutdown_grace_seconds)
+    runner = EnvelopeRunner(app, access_log=None, shutdown_timeout=settings.shutdown_grace_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = settings.listen.rpartition(":")

@@ -99,7 +99,7 @@ def success_page(data: Sequence[object], page: int, limit: int, total: int) -> w
     return _response({"success": True, "data": data, "meta": meta}, 200, None)
 
 
-def failure(request: web.Request, error: ApiError) -> web.Response:
+def failure(request: web.BaseRequest, error: ApiError) -> web.Response:
     """A refusal or fault in the envelope."""
     request[ERROR_CODE] = error.code
     body = {

@@ -413,3 +413,19 @@ async def test_the_page_works_offline(api: Api) -> None:
             assert response.status == 200
     async with api.session.get(f"{root}/swagger/..%2fcore.py") as response:
         assert response.status == 404
+
+
+async def test_what_is_no_http_is_answered_in_the_envelope_too(api: Api) -> None:
+    async with api.session.request("PURGE", f"{api.base_url}/orders", headers=KEY) as response:
+        assert response.status == 405
+        assert (await response.json())["error"]["code"] == "METHOD_NOT_ALLOWED"
+    for text_ in (b"FOO /api/v1/orders HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.base_url.split(":")[2].partition("/")[0]))
+        writer.write(text_)
+        answer = await reader.read()
+        writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 400 " in head.partition(b"\r\n")[0]
+        error = json.loads(body)["error"]
+        assert error["code"] == "INVALID_ARGUMENT"
+        assert error["request_id"]
