@@ -32,7 +32,7 @@ help: ## show this list
 	@echo "  DATABASE_URL=                    mysql://user:password@host:port of a server to use instead of a private one"
 	@echo "  GATEWAY=grpc                     how orders reach the warehouse: grpc, queued or auto"
 	@echo "  WORKERS=1                        warehouse processes that share the port"
-	@echo "  ARGS=                            more arguments for test, test-mysql, audit and bench"
+	@echo "  ARGS=                            more arguments for test, test-mysql, e2e, audit and bench"
 
 .PHONY: run
 run: .runtime ## set everything up, start it all, and print a line beginning with 'ready'; Ctrl-C stops it
@@ -54,6 +54,11 @@ test: .dev ## run all tests, on MariaDB
 .PHONY: test-mysql
 test-mysql: .dev ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
 	@TEST_DATABASE=mysql $(BIN)/pytest -m "sql or e2e" $(ARGS)
+
+.PHONY: e2e
+e2e: .dev ## run the whole flow against real processes, in every mode; results in test-results/
+	@mkdir -p test-results
+	@$(BIN)/pytest -m e2e --junit-xml=test-results/e2e.xml -rA --show-capture=no $(ARGS) | tee test-results/e2e.txt
 
 .PHONY: check
 check: .dev check-protos ## lint, format, types, import directions, protos: everything but the tests

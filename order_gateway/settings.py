@@ -85,9 +85,9 @@ class OrdersSettings(AccessSettings):
     charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
     lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
-    price_deadline_seconds: float = Field(1, gt=0, le=60, description="for asking prices; then the last known count")
+    price_deadline_seconds: float = Field(0.5, gt=0, le=60, description="for asking prices; then the last known count")
     catalogue_read_seconds: float = Field(
-        300, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
+        30, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
     )
     body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
