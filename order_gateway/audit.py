@@ -30,6 +30,9 @@ _REOPEN_STEP = text(
     " ON DUPLICATE KEY UPDATE due_at = NOW(6), done_at = NULL"
 )
 _REOPEN_SALE = text("UPDATE orders SET stock = 'committing' WHERE id = :id AND status = 'paid' AND stock = 'committed'")
+_REOPEN_RELEASE = text(
+    "UPDATE orders SET stock = 'releasing' WHERE id = :id AND status = 'cancelled' AND stock = 'free'"
+)
 _RELAY_BATCH = 100
 _LEASE_SECONDS = 30
 
@@ -189,10 +192,9 @@ class OrdersRepair:
             call = await self._call(order, f"free-{holding.reservation_id[-12:]}")
             if holding.state is _HELD:
                 await self._holdings.release(holding.reservation_id, call)
-            elif holding.state is _SOLD and order.state.stock is Stock.FREE:
-                for place, line in enumerate(holding.lines):
-                    back = await self._call(order, f"back-{holding.reservation_id[-12:]}-{place}")
-                    await self._gateway.give_back(line, f"order {order.id}", back)
+            elif holding.state is _SOLD and order.state.status is Status.CANCELLED:
+                await self._write(_REOPEN_RELEASE, id=order.id)
+                await self._store.apply(order.id, Change(Event.RELEASE_FOUND_COMMITTED, note="audit: it was sold"))
 
     async def _call(self, order: Order, what: str) -> Call:
         return Call(f"{await self._store.token()}-{order.id}-{what}", order.correlation_id)
