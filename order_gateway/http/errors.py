@@ -15,7 +15,7 @@ from order_gateway.saga import StepFault
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
-_encoder = msgspec.json.Encoder(decimal_format="number")
+encode = msgspec.json.Encoder(decimal_format="number").encode
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CORRELATION_ID: web.RequestKey[str] = web.RequestKey("correlation_id", str)
@@ -169,5 +169,5 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 def _response(body: object, status: int, headers: Mapping[str, str] | None) -> web.Response:
     return web.Response(
-        body=_encoder.encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8"
+        body=encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8"
     )

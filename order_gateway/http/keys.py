@@ -45,17 +45,18 @@ class Keyring:
         """Read the file again if it has changed."""
         if self._path is None:
             return
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
         try:
-            stamp = _stamp(self._path)
-            if stamp == self._stamp:
-                return
             keys = read_keys(self._path)
             if not self._is_development:
                 refuse_development_key(keys)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             log.warning("api_keys_not_read", error=str(error))
             return
-        self._keys, self._stamp = (*self._configured, *keys), stamp
+        self._keys = (*self._configured, *keys)
         log.info("api_keys_read", names=[key.name for key in keys])
 
     async def watch(self, _app: web.Application) -> AsyncIterator[None]:
@@ -72,6 +73,10 @@ class Keyring:
             await asyncio.to_thread(self.look)
 
 
-def _stamp(path: Path) -> Stamp:
-    status = path.stat()
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when the file does; None while there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_mtime_ns, status.st_size, status.st_ino

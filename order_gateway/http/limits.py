@@ -18,10 +18,10 @@ WATCHED = frozenset({"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1
 """What tells whether the service is well must answer most of all when it has too much to do."""
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, X-Correlation-ID, X-Request-ID, "
-    "traceparent"
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-API-Key, X-Correlation-ID, "
+    "X-Request-ID, traceparent"
 )
-CORS_EXPOSED = "Idempotent-Replayed, Location, Retry-After, X-Correlation-ID, X-Request-ID"
+CORS_EXPOSED = "ETag, Idempotent-Replayed, Location, Retry-After, X-Correlation-ID, X-Request-ID"
 
 
 class RateLimit:

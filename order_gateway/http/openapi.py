@@ -97,6 +97,8 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
             parameters += _parameters(place, kind)
     if operation.method != "GET" and operation.access is not Access.OPEN:
         parameters.append(_IDEMPOTENCY)
+    if operation.is_conditional:
+        parameters.append(_IF_NONE_MATCH)
     described: Schema = {
         "operationId": _id(operation),
         "summary": operation.summary,
@@ -139,6 +141,9 @@ def _plain(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 def _responses(operation: Operation, answer: Schema | None) -> dict[str, Schema]:
     responses = {str(status): _success(operation, status, answer) for status in operation.statuses}
+    if operation.is_conditional:
+        responses["304"] = {"description": "As before", "headers": _headers("ETag")}
+        responses["200"]["headers"] = _headers("ETag")
     for status, codes in sorted(_codes_by_status(operation).items()):
         responses.setdefault(
             str(status),
@@ -220,7 +225,15 @@ _IDEMPOTENCY = {
     "description": "the same key and request get the same answer, and have one effect, however often they come",
     "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX, "pattern": "^[!-~]+$"},
 }
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "the ETag of an earlier answer: if it is still true, it is not sent again",
+    "schema": {"type": "string"},
+}
 _HEADERS = {
+    "ETag": {"schema": {"type": "string"}, "description": "of what this answer says"},
     "X-Request-ID": {"schema": {"type": "string"}},
     "X-Correlation-ID": {"schema": {"type": "string"}},
     "Location": {"schema": {"type": "string"}, "description": "of what was made"},

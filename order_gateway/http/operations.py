@@ -1,5 +1,6 @@
 """An operation of the API: one entry that routes it, guards it, validates what comes in, and documents it all."""
 
+import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from order_gateway.http.auth import CALLER, Access
 from order_gateway.http.reading import read_body, read_path, read_query
 
+TAG_BYTES = 12
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -51,6 +53,11 @@ class Operation:
         """The first line of what its handler says about itself."""
         return (inspect.getdoc(self.handler) or self.handler.__name__).partition("\n")[0].rstrip(".")
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a client that has the answer already may say so, and gets only that it is still true."""
+        return self.method == "GET" and self.access is not Access.OPEN and self.media_type == "application/json"
+
     def route(self) -> web.RouteDef:
         """For aiohttp."""
         return web.route(self.method, self.path, self.bound())
@@ -70,6 +77,19 @@ class Operation:
                 given["query"] = read_query(request, query)
             if body is not None:
                 given["body"] = await read_body(request, body)
-            return await self.handler(request, **given)
+            response = await self.handler(request, **given)
+            return conditional(request, response) if self.is_conditional else response
 
         return handle
+
+
+def conditional(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Tag an answer with what it says; leave out the body if the client has it already (RFC 9110, 13.1.2)."""
+    if response.status != 200 or not isinstance(response, web.Response) or not isinstance(response.body, bytes):
+        return response
+    tag = hashlib.blake2b(response.body, digest_size=TAG_BYTES).hexdigest()
+    if any(known.value in (tag, "*") for known in request.if_none_match or ()):
+        response = web.Response(status=304)
+    response.etag = tag
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response

@@ -22,7 +22,7 @@ async def read_body(request: web.Request, kind: type[ModelT]) -> ModelT:
     if "Content-Type" in request.headers and request.content_type != "application/json":
         raise invalid("Content-Type", "must be application/json")
     try:
-        value = _decoder.decode(raw.decode())
+        value = decode(raw.decode())
     except (ValueError, RecursionError, InvalidOperation) as error:
         raise invalid("body", _problem(error)) from error
     if not isinstance(value, dict):
@@ -92,4 +92,4 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # Floats would lose cents; Python's JSON also takes NaN and Infinity, which are not JSON, and the last of duplicates.
-_decoder = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+decode = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_no_duplicates).decode

@@ -249,6 +249,20 @@ async def test_products(api: Api) -> None:
     assert (await api.call("GET", "/products/99", status=404))["details"] == [{"product_id": 99}]
 
 
+async def test_what_a_client_has_is_not_sent_again(api: Api) -> None:
+    order = await api.order()
+    path = f"{api.base_url}/orders/{order['id']}"
+    async with api.session.get(path, headers=KEY) as response:
+        tag = response.headers["ETag"]
+    for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        async with api.session.get(path, headers={**KEY, "If-None-Match": known}) as response:
+            assert (response.status, response.headers["ETag"], await response.read()) == (304, tag, b"")
+    await api.call("POST", f"/orders/{order['id']}/cancel")
+    async with api.session.get(path, headers={**KEY, "If-None-Match": tag}) as response:
+        assert response.status == 200
+        assert response.headers["ETag"] != tag
+
+
 async def test_lists_of_orders(api: Api) -> None:
     mine = [(await api.order(user_id="lister"))["id"] for _ in range(3)]
     await api.call("POST", f"/orders/{mine[0]}/cancel")

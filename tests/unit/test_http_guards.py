@@ -13,17 +13,21 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler, Middleware
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELOPMENT_USERS, ApiKey
 from order_gateway.http.auth import Access, Caller
-from order_gateway.http.bodies import ReserveBody
-from order_gateway.http.errors import STATUS, ApiError, error_middleware
+from order_gateway.http.bodies import OrderBody, ReserveBody
+from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, load_middleware
 from order_gateway.http.openapi import _NAME_OF_STATUS
+from order_gateway.http.reading import decode
 from order_gateway.http.tokens import Person, Tokens
+from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
 
 SECRET = "s" * 32
@@ -34,8 +38,8 @@ def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service
     return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": list(roles)}
 
 
-def settings(**given: Any) -> OrdersSettings:
-    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **given})
+def settings(**changes: Any) -> OrdersSettings:
+    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **changes})
 
 
 @pytest.mark.parametrize(
@@ -216,3 +220,22 @@ def test_items_have_two_names_and_one_meaning() -> None:
 
 def test_every_status_is_described() -> None:
     assert set(STATUS.values()) - {405, 500} <= set(_NAME_OF_STATUS)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**12 - 1), st.integers(1, 1_000_000)), min_size=1, max_size=100), st.booleans()
+)
+def test_no_cent_is_lost_between_the_wire_and_the_total(lines: list[tuple[int, int]], as_text: bool) -> None:
+    prices = [f"{cents // 100}.{cents % 100:02}" for cents, _ in lines]
+    items_sent = [
+        {"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": place}
+        for place, (_, quantity) in enumerate(lines)
+    ]
+    sent = json.dumps({"user_id": 1, "shipping_address": "x", "payment_method": "card", "items": items_sent})
+    for place, price in enumerate(prices):
+        sent = sent.replace(f'"unit_price": {place}}}', f'"unit_price": {json.dumps(price) if as_text else price}}}')
+    body = OrderBody.model_validate(decode(sent))
+    items = tuple(NewItem(item.product_id, 1, item.quantity, item.unit_price or Decimal(0)) for item in body.items)
+    order = NewOrder("1", "x", "card", items, "c", "test")
+    assert order.total_amount * 100 == sum(cents * quantity for cents, quantity in lines)
+    assert json.loads(encode(order.total_amount), parse_float=Decimal) == order.total_amount
