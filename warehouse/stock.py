@@ -63,6 +63,9 @@ class Order(msgspec.Struct, frozen=True):
     reservation_ids: tuple[str, ...] = ()
 
 
+_NEW_ORDER = Order()
+
+
 class Stock(msgspec.Struct, frozen=True):
     """What a batch stands on: locked rows, known request ids, the time, and 48 random bits."""
 
@@ -177,7 +180,7 @@ class _Batch:
     # ---------------------------------------------------------------- holding
 
     def _reserve(self, command: Reserve) -> Answer | Refusal:
-        order = self.orders.get(command.order_id, Order())
+        order = self.orders.get(command.order_id, _NEW_ORDER)
         if order.cancelled_at is not None:
             return refusals.reserve_cancelled(command.order_id, order.cancelled_at)
         for line in command.lines:
@@ -211,7 +214,7 @@ class _Batch:
         return reservation
 
     def _add(self, reservation: Reservation) -> None:
-        order = self.orders.get(reservation.order_id, Order())
+        order = self.orders.get(reservation.order_id, _NEW_ORDER)
         self.reservations[reservation.reservation_id] = reservation
         self.orders[reservation.order_id] = Order(
             reservation.order_sequence,
@@ -433,7 +436,7 @@ class _Batch:
     def _targets(self, command: Commit | Cancel) -> list[Reservation]:
         """The reservations that the command is about, oldest first."""
         if command.order_id:
-            ids: Iterable[str] = self.orders.get(command.order_id, Order()).reservation_ids
+            ids: Iterable[str] = self.orders.get(command.order_id, _NEW_ORDER).reservation_ids
         elif isinstance(command, Cancel) and command.reserve_request_id:
             stored = self.answers[command.reserve_request_id]
             # Only the Reserve that made a reservation was answered at the instant of its making.
