@@ -1,0 +1,166 @@
+"""One contract for every way to the warehouse: however an order goes there, it ends the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+
+from order_gateway.audit import OrdersAudit
+from order_gateway.gateway import Call, GatewayFault, Mode, Refusal, StockLine
+from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
+from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.holdings import Holdings
+from order_gateway.gateway.modes import Modes
+from order_gateway.intents import Intents
+from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, is_settled
+from order_gateway.payments import PaymentSimulator
+from order_gateway.relay import Relay
+from order_gateway.saga import Saga, SagaSettings, StepFault
+from order_gateway.settings import OrdersSettings, SimulatorSettings
+from order_gateway.store import Store, StoreSettings
+from service_kit.database import Database
+from tests.e2e.test_order_flow import until
+from tests.processes import Processes
+from warehouse.client import ClientSettings, WarehouseClient
+from warehouse.demo import load_demo
+
+pytestmark = pytest.mark.e2e
+DEADLINE_SECONDS = 1
+
+
+class Shop:
+    """The order service without its HTTP, in one of the modes, before a real warehouse."""
+
+    def __init__(self, mode: Mode, processes: Processes, warehouse_url: str, orders_url: str) -> None:
+        self.processes, self.warehouse_url = processes, warehouse_url
+        self.process, self.target = processes.warehouse(warehouse_url)
+        self.database = Database(orders_url)
+        self.client = WarehouseClient(ClientSettings(target=self.target, attempt_timeout_seconds=0.5))
+        self.calls = GrpcGateway(self.client)
+        breaker = BreakerSettings(failures_max=2, probe_seconds=0.1)
+        self.gateway = GuardedGateway(self.calls, breaker)
+        self.modes = Modes(self.database, self.gateway, mode, 1)
+        self.store = Store(self.database, StoreSettings(900, 120))
+        payments = PaymentSimulator(SimulatorSettings())
+        bounds = SagaSettings(1020, DEADLINE_SECONDS, DEADLINE_SECONDS, 1, 1)
+        self.saga = Saga(self.store, self.gateway, payments, bounds, self.modes.choose)
+        relaying = {"poll_seconds": 0.05, "retry_wait_initial_seconds": 0.05, "retry_wait_max_seconds": 0.2}
+        settings = OrdersSettings.model_validate(
+            {"profile": "development", "database_url": orders_url, "relay": relaying}
+        )
+        self.relay = Relay(self.store, Intents(self.database), self.saga, settings)
+        self.saga.nudge = self.relay.nudge
+        self.audit = OrdersAudit(self.database, self.store, Holdings(self.client))
+
+    async def place(self, quantity: int = 2) -> Order:
+        """Place an order, and wait until its stock is held or refused."""
+        item = NewItem(1, 1, quantity, Decimal("19.99"))
+        placed = await self.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test"))
+        return await self.settled(placed.id)
+
+    async def settled(self, order_id: int) -> Order:
+        """The order, once nothing remains to be done for it."""
+
+        async def is_done() -> bool:
+            return is_settled((await self.store.read(order_id)).state)
+
+        await until(is_done)
+        return await self.store.read(order_id)
+
+    async def levels(self) -> tuple[int, int]:
+        level = await self.client.get_inventory(1, 1)
+        return level.on_hand, level.reserved
+
+    async def restart(self) -> None:
+        port = int(self.target.rpartition(":")[2])
+        self.process, _ = await asyncio.to_thread(self.processes.warehouse, self.warehouse_url, port=port)
+
+    async def close(self) -> None:
+        await self.calls.close()
+        await self.store.close()
+        await self.client.close()
+        await self.database.close()
+
+
+@pytest.fixture(params=list(Mode))
+async def shop(
+    request: pytest.FixtureRequest, processes: Processes, warehouse_database_url: str, orders_database_url: str
+) -> AsyncIterator[Shop]:
+    shop = Shop(request.param, processes, warehouse_database_url, orders_database_url)
+    await load_demo(shop.target, "")
+    background = [asyncio.create_task(shop.relay.run()), asyncio.create_task(shop.gateway.watch())]
+    yield shop
+    await shop.relay.stop()
+    background[1].cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await shop.close()
+
+
+async def test_orders_of_every_ending(shop: Shop) -> None:
+    waiting, paid, cancelled, returned = [await shop.place() for _ in range(4)]
+    assert [order.state.status for order in (waiting, paid, cancelled, returned)] == [Status.PENDING] * 4
+    assert await shop.levels() == (100, 8)
+    await shop.saga.pay(paid.id, "test")
+    await shop.saga.pay(returned.id, "test")
+    await shop.saga.cancel(cancelled.id, "test", Reason.CUSTOMER, None)
+    await shop.saga.cancel(returned.id, "test", Reason.CUSTOMER, None)
+    ended = [(await shop.settled(order.id)).state for order in (paid, cancelled, returned)]
+    assert [state.stock for state in ended] == [Stock.COMMITTED, Stock.FREE, Stock.RETURNED]
+    assert [state.payment for state in ended] == [Payment.CHARGED, Payment.NONE, Payment.REFUNDED]
+    assert await shop.levels() == (98, 2)
+    refused = await shop.place(1000)
+    assert refused.state.status is Status.REJECTED
+    assert refused.refusal is not None
+    assert refused.refusal["code"] == "INSUFFICIENT_STOCK"
+    assert (await shop.audit.run()).findings == ()
+
+
+async def test_the_last_units_are_sold_once(shop: Shop) -> None:
+    orders = await asyncio.gather(*(shop.place(1) for _ in range(110)))
+    statuses = [order.state.status for order in orders]
+    assert (statuses.count(Status.PENDING), statuses.count(Status.REJECTED)) == (100, 10)
+    assert await shop.levels() == (100, 100)
+
+
+async def test_a_warehouse_that_is_away_for_a_while(shop: Shop) -> None:
+    """grpc: a quick fault and nothing left behind; queued and auto: accepted, and held when it is back."""
+    before = await shop.place(1)
+    shop.process.kill()
+    item = NewItem(1, 1, 1, Decimal("19.99"))
+    new = NewOrder("u", "Street 1", "card", (item,), "c-1", "test")
+    placed, faults = [], 0
+    for _ in range(5):
+        try:
+            placed.append(await shop.saga.place(new))
+        except StepFault:
+            faults += 1
+    assert (len(placed), faults) == ((0, 5) if shop.modes.mode is Mode.GRPC else (5, 0))
+    await shop.saga.pay(before.id, "test")
+    await shop.restart()
+    for order in placed:
+        assert (await shop.settled(order.id)).state.status is Status.PENDING
+    assert (await shop.settled(before.id)).state.stock is Stock.COMMITTED
+
+    async def agrees() -> bool:
+        return await shop.levels() == (99, len(placed)) and not (await shop.audit.run()).unfinished
+
+    await until(agrees)
+    assert (await shop.audit.run()).findings == ()
+
+
+async def test_calls_are_idempotent_by_request_id(shop: Shop) -> None:
+    lines = [StockLine(1, 1, 3)]
+    call = Call("r-1", "c-1")
+    first, second = await asyncio.gather(*(shop.gateway.reserve("o-1", lines, 60, call) for _ in range(2)))
+    assert first == second
+    assert not isinstance(first, Refusal)
+    other = shop.gateway.reserve("o-1", [StockLine(1, 1, 4)], 60, call)
+    with pytest.raises(GatewayFault, match="did not accept"):
+        await other
+    await shop.gateway.cancel("r-1", "customer", Call("r-2", "c-1"))
+    await shop.gateway.cancel("never-seen", "customer", Call("r-3", "c-1"))
+    late = await shop.gateway.reserve("o-2", lines, 60, Call("never-seen", "c-1"))
+    assert isinstance(late, Refusal)
+    assert late.code == "RESERVE_CANCELLED"
+    assert await shop.levels() == (100, 0)
