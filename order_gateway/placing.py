@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
 from order_gateway.records import encode, to_instant
 from service_kit.database import Database, DriverSession
+
+_read_placed = msgspec.json.Decoder(tuple[str, int, int, int, int]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,18 @@ class Placing:
         made: set[str] = set()
         if is_repeated:
             _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_PLACED}", values)
-            made = {row[0] for row in rows}
+            made = {_read_placed(row)[0] for (row,) in rows}
         fresh = [one for one in placements if one.token not in made]
         steps = [statements.BEGIN, *self._inserts(fresh, values)]
-        steps += [statements.READ_PLACED, statements.READ_ITEM_IDS, statements.COMMIT]
+        steps += [statements.READ_PLACED, statements.COMMIT]
         results = await self._session.execute(";".join(steps), values)
-        placed = {row[0]: row[1:] for row in results[-3]}
-        items: defaultdict[int, list[int]] = defaultdict(list)
-        for order_id, item_id in results[-2]:
-            items[order_id].append(item_id)
-        return [_order(one.new, placed[one.token], items[placed[one.token][0]]) for one in placements]
+        placed: dict[str, tuple[int, int, int]] = {}
+        items: defaultdict[str, list[int]] = defaultdict(list)
+        for (row,) in results[-2]:
+            token, order_id, created_at, deadline, item_id = _read_placed(row)
+            placed[token] = (order_id, created_at, deadline)
+            items[token].append(item_id)
+        return [_order(one.new, placed[one.token], items[one.token]) for one in placements]
 
     def _inserts(self, fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
         """The statements that write `fresh`; their parameters go into `values`."""

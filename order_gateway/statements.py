@@ -165,10 +165,8 @@ LINK_KEYS = f"""
     SET t.order_id = o.id"""
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
 READ_PLACED = f"""
-    SELECT o.placement, o.id, {_microseconds("o.created_at")}, {_microseconds("o.payment_deadline")}
-    FROM {unpack("placements", _PLACEMENTS)} {_PLACED}"""
-READ_ITEM_IDS = f"""
-    SELECT t.order_id, t.id FROM {unpack("placements", _PLACEMENTS)} {_PLACED}
+    SELECT JSON_ARRAY(o.placement, o.id, {_microseconds("o.created_at")}, {_microseconds("o.payment_deadline")}, t.id)
+    FROM {unpack("placements", _PLACEMENTS)} {_PLACED}
     STRAIGHT_JOIN items AS t FORCE INDEX (items_of_order) ON t.order_id = o.id ORDER BY t.id"""
 
 # What an event changes. Column orders are those of the rows in `store`.
