@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
@@ -20,7 +21,9 @@ from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching, end
+from service_kit.database import DatabaseFault
 
+log = structlog.get_logger(__name__)
 BATCH = 100
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 ENDED = frozenset({Status.COMPLETED, Status.CANCELLED, Status.REJECTED})
@@ -74,14 +77,15 @@ class Streams:
         if self._open >= self._settings.event_streams_max:
             raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
         self._open += 1
+        response = web.StreamResponse(headers=HEADERS)
         try:
             request[TIME_LIMIT].reschedule(None)
-            response = web.StreamResponse(headers=HEADERS)
             await response.prepare(request)
             async with asyncio.timeout(self._settings.event_stream_seconds_max):
                 await self._stream(response, order_id, last, caller)
-        except (TimeoutError, ConnectionResetError):
-            # Both are ends of a stream like any other: the client comes back with its Last-Event-ID.
+        except (TimeoutError, ConnectionResetError, DatabaseFault) as end_:
+            # All are ends of a stream like any other: the client comes back with its Last-Event-ID.
+            log.info("stream_ended", order_id=order_id, why=repr(end_))
             return response
         finally:
             self._open -= 1

@@ -118,8 +118,9 @@ def _person(claims: Mapping[str, Any]) -> Person:
     roles = claims.get("roles") or [claims.get("role")]
     is_admin = isinstance(roles, list) and "admin" in roles
     user_id = str(claims["sub"])
-    if not (0 < len(user_id) <= 64 and user_id.isprintable()):
-        raise _refused("the token's subject must be 1 to 64 printable characters")
+    # The database takes no notice of spaces at the end.
+    if not (0 < len(user_id) <= 64 and user_id.isprintable() and user_id == user_id.strip()):
+        raise _refused("the token's subject must be 1 to 64 printable characters without spaces around them")
     return Person(user_id, "admin" if is_admin else "customer")
 
 

@@ -361,6 +361,7 @@ async def test_tokens(api: Api) -> None:
         bearer("alice", aud="another"),
         bearer("alice", iss="another"),
         bearer("x" * 65),
+        bearer("7 "),
         {"Authorization": bearer("alice")["Authorization"]},
     ):
         assert (await api.call("GET", "/orders", status=401, headers=bad))["code"] == "UNAUTHENTICATED"
