@@ -15,6 +15,7 @@ from order_gateway.records import (
     is_confirmed,
     orders_of,
     read_reservation,
+    read_version,
     reservation,
     to_microseconds,
 )
@@ -32,6 +33,15 @@ class Applied:
 
     order: Order
     result: Transition | Illegal
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[ChangeT]):
+    """A change to an order; `known` is the order as the caller saw it last."""
+
+    order_id: int
+    change: ChangeT
+    known: Order | None = None
 
 
 class Changes:
@@ -118,7 +128,7 @@ class Changing(Generic[ChangeT]):
         self._session = DriverSession(database)
         self._reading = DriverSession(database)
 
-    async def process(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
+    async def process(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
         """Carry out changes in order, in one transaction if that can be done. Raises: DatabaseFault."""
         results: dict[int, Applied | Exception] = {}
         todo = list(range(len(work)))
@@ -128,8 +138,8 @@ class Changing(Generic[ChangeT]):
             now: list[int] = []
             later: list[int] = []
             for place in todo:
-                (later if work[place][0] in seen else now).append(place)
-                seen.add(work[place][0])
+                (later if work[place].order_id in seen else now).append(place)
+                seen.add(work[place].order_id)
             done = await self._together([work[place] for place in now])
             results.update(zip(now, done, strict=True))
             todo = later
@@ -156,7 +166,7 @@ class Changing(Generic[ChangeT]):
         await self._session.close()
         await self._reading.close()
 
-    async def _together(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
+    async def _together(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
         """One transaction; if it fails on its data, halves, until the culprit stands alone."""
         try:
             return await self._database.retry(lambda: self._attempt(work))
@@ -164,21 +174,20 @@ class Changing(Generic[ChangeT]):
             raise
         except Exception as error:
             if len(work) == 1:
-                log.exception("change_failed", order_id=work[0][0])
+                log.exception("change_failed", order_id=work[0].order_id)
                 return [error]
         middle = len(work) // 2
         return [*await self._together(work[:middle]), *await self._together(work[middle:])]
 
-    async def _attempt(self, work: Sequence[tuple[int, ChangeT]]) -> list[Applied | Exception]:
-        values = {"ids": _ids([order_id for order_id, _ in work])}
+    async def _attempt(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
         try:
-            opening = ";".join((statements.BEGIN, statements.LOCK_ORDERS, *_READS))
-            _, *rows, [(now,)] = await self._session.execute(opening, values)
-            orders = orders_of(rows, now)
+            orders, now = await self._lock_and_read(work)
             changes = Changes()
             applied: list[Applied | Exception] = [
-                self._happen(orders[order_id], change, changes, now) if order_id in orders else _missing(order_id)
-                for order_id, change in work
+                self._happen(orders[one.order_id], one.change, changes, now)
+                if one.order_id in orders
+                else _missing(one.order_id)
+                for one in work
             ]
             if not changes.rows:
                 await self._session.rollback()
@@ -188,6 +197,24 @@ class Changing(Generic[ChangeT]):
             await self._session.rollback()
             raise
         return [_complete(one, holds, now) for one in applied]
+
+    async def _lock_and_read(self, work: Sequence[Work[ChangeT]]) -> tuple[dict[int, Order], int]:
+        known = {one.order_id: one.known for one in work if one.known is not None}
+        unknown = [one.order_id for one in work if one.known is None]
+        lock = (statements.LOCK_VERSIONS,) if known else ()
+        reads = (statements.LOCK_ORDERS, *_READS) if unknown or not known else (statements.CLOCK,)
+        values = {"ids": _ids(unknown), "known_ids": _ids(known)}
+        _, *rows, [(now,)] = await self._session.execute(";".join((statements.BEGIN, *lock, *reads)), values)
+        orders: dict[int, Order] = {}
+        if known:
+            orders, changed = _unchanged(known, rows.pop(0))
+            if changed:
+                again = ";".join((statements.READ_ORDERS, *_READS))
+                *rows_of_changed, [(now,)] = await self._session.execute(again, {"ids": _ids(changed)})
+                orders.update(orders_of(rows_of_changed, now))
+        if unknown:
+            orders.update(orders_of(rows, now))
+        return orders, now
 
     async def _write(self, changes: Changes) -> dict[int, list[str]]:
         """Write and commit; the rows of new holds, by order, because their ids are made by the database."""
@@ -202,6 +229,21 @@ class Changing(Generic[ChangeT]):
             for (row,) in results[-2]:
                 holds.setdefault(read_reservation(row).order_id, []).append(row)
         return holds
+
+
+def _unchanged(known: dict[int, Order], rows: Sequence[tuple[str, ...]]) -> tuple[dict[int, Order], list[int]]:
+    """The orders that are still as they are known, and the ids of those that are not."""
+    same: dict[int, Order] = {}
+    changed: list[int] = []
+    for (row,) in rows:
+        order_id, *version = read_version(row)
+        order = known[order_id]
+        state = order.state
+        if version == [state.status, state.stock, state.payment, to_microseconds(order.updated_at)]:
+            same[order_id] = order
+        else:
+            changed.append(order_id)
+    return same, changed
 
 
 def _missing(order_id: int) -> OrderNotFound:

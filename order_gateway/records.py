@@ -62,6 +62,7 @@ class ReservationRecord(msgspec.Struct, array_like=True, frozen=True):
 read_order = msgspec.json.Decoder(OrderRecord).decode
 read_item = msgspec.json.Decoder(ItemRecord).decode
 read_reservation = msgspec.json.Decoder(ReservationRecord).decode
+read_version = msgspec.json.Decoder(tuple[int, str, str, str, int]).decode
 encode = msgspec.json.Encoder().encode
 
 

@@ -170,7 +170,7 @@ class Saga:
         except (ProviderFault, TimeoutError) as fault:
             message = "the payment provider has not answered; the order will show how it ended"
             raise StepFault("PAYMENT_PENDING", message, self._settings.charge_timeout_seconds) from fault
-        return await self._store.apply(order.id, change)
+        return await self._store.apply(order.id, change, order)
 
     async def abandon(self, order: Order, step: Step, why: str) -> Applied:
         """Give up a RESERVE or CHARGE whose time is over; what it may have done is undone."""

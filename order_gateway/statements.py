@@ -105,6 +105,10 @@ _ORDERS_BY_ID = "STRAIGHT_JOIN orders AS t FORCE INDEX (PRIMARY) ON t.id = j.id"
 
 READ_ORDERS = f"SELECT {_row('t', _ORDER)} FROM {_LOCKABLE_IDS} {_ORDERS_BY_ID}"
 LOCK_ORDERS = f"{READ_ORDERS} FOR UPDATE"
+_VERSION: Columns = (("id", NUMBER), ("status", WORD), ("stock", WORD), ("payment", WORD), ("updated_at", INSTANT))
+_LOCKABLE_KNOWN_IDS = f"(SELECT id FROM {unpack('known_ids', _IDS, 'u')}) AS j"
+LOCK_VERSIONS = f"SELECT {_row('t', _VERSION)} FROM {_LOCKABLE_KNOWN_IDS} {_ORDERS_BY_ID} FOR UPDATE"
+"""Of orders that the caller has just read or made: whether they are still as they were."""
 READ_ITEMS = (
     f"SELECT {_row('t', _ITEM)} FROM {unpack('ids', _IDS)} "
     "STRAIGHT_JOIN items AS t FORCE INDEX (items_of_order) ON t.order_id = j.id ORDER BY t.id"

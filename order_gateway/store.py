@@ -15,7 +15,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
-from order_gateway.changing import Applied, Changes, Changing
+from order_gateway.changing import Applied, Changes, Changing, Work
 from order_gateway.gateway import Hold
 from order_gateway.orders import (
     Event,
@@ -79,7 +79,7 @@ class Store:
         self._placing = Placing(database, settings.payment_window_seconds)
         self._changing = Changing(database, self._happen)
         self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches)
-        self._changes: Batcher[tuple[int, tuple[Change, str]], Applied] = Batcher(self._changing.process, batches)
+        self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(self._changing.process, batches)
         self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches)
         self._is_started = False
 
@@ -107,13 +107,16 @@ class Store:
         self._start()
         return await self._reads.submit(order_id)
 
-    async def apply(self, order_id: int, change: Change) -> Applied:
+    async def apply(self, order_id: int, change: Change, known: Order | None = None) -> Applied:
         """Let an event happen to an order, if it can; write what follows from it.
+
+        Args:
+            known: the order as the caller saw it last; it is not read again if it is still so.
 
         Raises: OrderNotFound, DatabaseFault, BatcherFull.
         """
         self._start()
-        return await self._changes.submit((order_id, (change, current_traceparent())))
+        return await self._changes.submit(Work(order_id, (change, current_traceparent()), known))
 
     async def unpaid_past_deadline(self, limit: int) -> list[int]:
         """Orders that have waited in vain for their payment to begin, at most `limit`."""
