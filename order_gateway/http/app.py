@@ -23,6 +23,7 @@ from order_gateway.http.tokens import Tokens
 
 PREFIX = "/api/v1"
 SECONDS_PER_MINUTE = 60
+SERVER = "order-service"
 _ID = re.compile(r"[!-~]{1,64}")
 
 
@@ -81,6 +82,8 @@ def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.Stream
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
         response.headers["X-Correlation-ID"] = request.get(CORRELATION_ID, "")
+        # Otherwise the library's name and version.
+        response.headers["Server"] = SERVER
         if origins:
             response.headers.update(cors_headers(request, origins))
 

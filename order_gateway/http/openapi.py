@@ -192,8 +192,9 @@ def _headers(*more: str) -> Schema:
 
 
 def _id(operation: Operation) -> str:
-    words = re.findall(r"[a-z0-9]+", operation.path.removeprefix("/api/v1"))
-    return "_".join([operation.method.lower(), *words])
+    inside = operation.path.removeprefix("/api/v1")
+    words = re.findall(r"[a-z0-9]+", inside)
+    return "_".join([operation.method.lower(), *(["root"] if inside == operation.path else []), *words])
 
 
 def _without_titles(schema: Any) -> Any:
