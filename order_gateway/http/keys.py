@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,15 +61,21 @@ class Keyring:
         log.info("api_keys_read", names=[key.name for key in keys])
 
     async def watch(self, _app: web.Application) -> AsyncIterator[None]:
-        """For aiohttp's cleanup_ctx: look at the file from time to time while the application runs."""
+        """For aiohttp's cleanup_ctx: look at the file from time to time, and at a SIGHUP, as long as it runs."""
+        if self._path is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.look)
         task = asyncio.create_task(self._look_on())
         yield
+        loop.remove_signal_handler(signal.SIGHUP)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
     async def _look_on(self) -> None:
-        while self._path is not None:
+        while True:
             await asyncio.sleep(self._check_seconds)
             await asyncio.to_thread(self.look)
 

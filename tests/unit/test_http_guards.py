@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -74,6 +76,19 @@ def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path.unlink()
     keyring.look()
     assert keyring.find("second")
+
+
+async def test_a_keys_file_is_read_again_at_a_sighup(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    await asyncio.to_thread(path.write_text, json.dumps([entry("first", "one")]))
+    keyring = Keyring(settings(api_keys_file=path, api_keys_check_seconds=3600))
+    app = web.Application()
+    app.cleanup_ctx.append(keyring.watch)
+    async with TestServer(app), asyncio.timeout(10):
+        await asyncio.to_thread(path.write_text, json.dumps([entry("second", "two")]))
+        os.kill(os.getpid(), signal.SIGHUP)
+        while not keyring.find("second"):  # noqa: ASYNC110 - the signal is handled in the loop's own time
+            await asyncio.sleep(0)
 
 
 async def test_a_token_tells_who_its_user_is() -> None:
