@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import structlog
 
 from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
 from order_gateway.records import encode, to_instant
-from service_kit.database import Database, DriverSession
+from service_kit.database import Database, DatabaseFault, DriverSession
+
+log = structlog.get_logger(__name__)
 
 _read_placed = msgspec.json.Decoder(tuple[str, int, int, int, int]).decode
 
@@ -41,8 +44,23 @@ class Placing:
         self._session = DriverSession(database)
         self._window = round(payment_window_seconds * 1e6)
 
-    async def process(self, placements: Sequence[Placement]) -> list[Order]:
-        """The orders, in pending_reservation, each with its RESERVE step. Raises: DatabaseFault."""
+    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception]:
+        """The orders, in pending_reservation, each with its RESERVE step.
+
+        A batch that fails on its data is halved, until the culprit stands alone. Raises: DatabaseFault.
+        """
+        try:
+            return list(await self._together(placements))
+        except DatabaseFault:
+            raise
+        except Exception as error:
+            if len(placements) == 1:
+                log.exception("order_not_written")
+                return [error]
+        middle = len(placements) // 2
+        return [*await self.process(placements[:middle]), *await self.process(placements[middle:])]
+
+    async def _together(self, placements: Sequence[Placement]) -> list[Order]:
         tries = itertools.count()
 
         async def attempt() -> list[Order]:

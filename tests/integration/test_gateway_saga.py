@@ -1,6 +1,8 @@
 """Orders on a real database, with a warehouse and a payment provider that fail by script."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,7 +11,9 @@ import pytest
 from sqlalchemy import select, text, update
 
 from order_gateway import tables
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, Mode, Product, Refusal, StockLine
+from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
+from order_gateway.gateway.modes import Choice, Modes
 from order_gateway.intents import Intents
 from order_gateway.orders import (
     Illegal,
@@ -294,6 +298,62 @@ async def test_two_relays_take_different_steps(world: World) -> None:
     assert len(first) == len(second) == 3
     assert not {intent.order_id for intent in first} & {intent.order_id for intent in second}
     assert all(intent.step is Step.RESERVE for intent in first)
+
+
+async def test_one_order_that_can_not_be_written_does_not_spoil_the_others(world: World) -> None:
+    item = NewItem(1, 1, 1, Decimal("1.00"))
+    good = NewOrder("u", "Street 1", "card", (item,), "c-1", "test")
+    bad = replace(good, user_id="u" * 100)
+    made = await asyncio.gather(
+        *(world.store.create(new, 5) for new in (good, bad, good, good)), return_exceptions=True
+    )
+    assert [isinstance(one, Exception) for one in made] == [False, True, False, False]
+    assert len({one.id for one in made if not isinstance(one, BaseException)}) == 3
+
+
+async def test_changes_of_one_order_at_the_same_time_see_each_other(world: World) -> None:
+    order = await world.place()
+    wishes = [world.saga.cancel(order.id, "test", Reason.CUSTOMER, None), world.saga.pay(order.id, "test")]
+    cancelled, paid = await asyncio.gather(*wishes)
+    assert not isinstance(cancelled.result, Illegal)
+    assert isinstance(paid.result, Illegal)
+    assert "charge" not in world.outside.names()
+
+
+async def test_an_order_that_is_deferred_keeps_its_request_id(world: World) -> None:
+    world.outside.script["reserve"] = [AWAY]
+    world.saga._choose = lambda: Choice(Way.GRPC, may_defer=True)
+    order = await world.place()
+    assert (order.state.status, order.way) == (Status.PENDING_RESERVATION, Way.QUEUED)
+    await world.relay_all()
+    assert (await world.store.read(order.id)).state.status is Status.PENDING
+    keys = [key for name, key in world.outside.calls if name == "reserve"]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+async def test_a_switch_holds_until_the_configuration_changes(world: World) -> None:
+    gateway = GuardedGateway(world.outside, BreakerSettings(failures_max=1))
+    modes = Modes(world.database, gateway, Mode.AUTO, 1)
+    await modes.load()
+    assert (modes.status().why, modes.choose()) == (
+        "configured; the warehouse answers",
+        Choice(Way.GRPC, may_defer=True),
+    )
+    world.outside.script["commit"] = [AWAY]
+    with pytest.raises(GatewayFault):
+        await gateway.commit("r-1", Call("k", "c"))
+    assert (gateway.state, modes.choose()) == ("open", Choice(Way.QUEUED))
+    with pytest.raises(GatewayFault):
+        await gateway.commit("r-1", Call("k", "c"))
+    assert world.outside.names() == ["commit"]
+    await modes.switch(Mode.GRPC, "ann")
+    with pytest.raises(GatewayFault):
+        modes.choose()
+    other, changed = (Modes(world.database, gateway, mode, 1) for mode in (Mode.AUTO, Mode.QUEUED))
+    await other.load()
+    await changed.load()
+    assert (other.status().why, other.mode, changed.mode) == ("switched by ann", Mode.GRPC, Mode.QUEUED)
 
 
 async def test_the_database_takes_every_state_there_is(world: World) -> None:

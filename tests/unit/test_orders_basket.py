@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+import pytest
+
 from order_gateway.basket import Basket, Catalogue, Wish
-from order_gateway.gateway import Call, Product, Refusal, StockLine
+from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine
 from order_gateway.orders import NewItem
 
 CALL = Call("", "c-1")
@@ -15,8 +17,11 @@ class Shelves:
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
+        self.is_away = False
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        if self.is_away:
+            raise GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
         self.asked.append(list(product_ids))
         known = {
             1: Product(1, Decimal("19.99"), "EUR"),
@@ -26,6 +31,8 @@ class Shelves:
         return {product_id: known[product_id] for product_id in product_ids if product_id in known}
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        if self.is_away:
+            raise GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
         return [StockLine(1, 7, 5), StockLine(1, 8, 20), StockLine(1, 9, 100)] if product_id == 1 else []
 
 
@@ -73,6 +80,17 @@ async def test_no_warehouse_has_enough() -> None:
     assert isinstance(refusal, Refusal)
     assert refusal.code == "INSUFFICIENT_STOCK"
     assert refusal.details == ({"product_id": 1, "warehouse_id": 9, "requested": 101, "available": 100},)
+
+
+async def test_what_was_known_counts_while_the_warehouse_is_away() -> None:
+    shelves = Shelves()
+    catalogue = Catalogue(shelves, 0)  # type: ignore[arg-type]
+    basket = Basket(shelves, catalogue)  # type: ignore[arg-type]
+    seen = await basket.fill([Wish(1, None, 6, None)], CALL)
+    shelves.is_away = True
+    assert await basket.fill([Wish(1, None, 6, None)], CALL) == seen
+    with pytest.raises(GatewayFault):
+        await basket.fill([Wish(3, 7, 1, None)], CALL)
 
 
 async def test_known_products_are_not_asked_for_again() -> None:
