@@ -1,5 +1,6 @@
 """What the tests of the warehouse share: a server in this process, its stubs, what a 'no' says, direct SQL."""
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
@@ -245,12 +246,14 @@ async def assert_clean(url: str) -> None:
     assert report.is_clean, wrong
 
 
-def make_overdue(url: str, *reservation_ids: str) -> None:
+async def make_overdue(url: str, *reservation_ids: str) -> None:
     """Let these holds (all, if none is named) have expired a second ago, as if they were made for that long."""
     where = "state = 'RESERVED'"
     if reservation_ids:
         where += f" AND reservation_id IN ({', '.join(['%s'] * len(reservation_ids))})"
-    sql(
+    # In a thread: the servers in this process must be able to let go of the rows.
+    await asyncio.to_thread(
+        sql,
         url,
         "UPDATE reservations SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,"
         f" created_at = created_at - INTERVAL 1 DAY WHERE {where}",

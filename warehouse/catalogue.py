@@ -97,25 +97,29 @@ class Catalogue:
         """Let `act` have its effect unless the request id has had one."""
         print_of_command = fingerprint(command)
 
-        async def work(connection: AsyncConnection) -> Answer | Refusal:
+        async def known(connection: AsyncConnection) -> Answer | Refusal | None:
             columns = (func.lower(func.hex(request_ids.c.fingerprint)), request_ids.c.answer)
-            known = (
-                await connection.execute(select(*columns).where(request_ids.c.request_id == command.request_id))
-            ).first()
-            if known is not None:
-                return (
-                    decode_answer(known[1]) if known[0] == print_of_command else request_id_reused(command.request_id)
-                )
+            query = select(*columns).where(request_ids.c.request_id == command.request_id)
+            row = (await connection.execute(query)).first()
+            if row is None:
+                return None
+            return decode_answer(row[1]) if row[0] == print_of_command else request_id_reused(command.request_id)
+
+        async def work(connection: AsyncConnection) -> Answer | Refusal:
+            if (answer := await known(connection)) is not None:
+                return answer
             outcome = await act(connection)
-            if isinstance(outcome, Answer):
-                await connection.execute(
-                    insert(request_ids).values(
-                        request_id=command.request_id,
-                        fingerprint=func.unhex(print_of_command),
-                        answer=encode_answer(outcome),
-                        created_at=_NOW,
-                    )
+            if isinstance(outcome, Refusal):
+                # What stands in the way may be what this very request made on another server, just now.
+                return await known(connection) or outcome
+            await connection.execute(
+                insert(request_ids).values(
+                    request_id=command.request_id,
+                    fingerprint=func.unhex(print_of_command),
+                    answer=encode_answer(outcome),
+                    created_at=_NOW,
                 )
+            )
             return outcome
 
         return await self._database.run_in_transaction(lambda connection: _start_over_if_beaten(work, connection))

@@ -244,7 +244,7 @@ async def test_a_poisoned_hold_does_not_stop_the_sweep(warehouse_database_url: s
         good = [await calls.hold((1, 1, 1)) for _ in range(100)]
         sql(warehouse_database_url, "UPDATE stock_levels SET reserved = 1 WHERE product_id = 2")
         sql(warehouse_database_url, "DELETE FROM stock_levels WHERE product_id = 3")
-        make_overdue(warehouse_database_url)
+        await make_overdue(warehouse_database_url)
         assert (await calls.holds.SweepExpired(pb.SweepExpiredRequest())).expired == 100
         assert await calls.state(good[-1].reservation_id) == EXPIRED
         assert [await calls.state(item.reservation_id) != EXPIRED for item in poisoned] == [True, True]
@@ -261,7 +261,7 @@ async def test_many_sweepers_end_each_hold_once(warehouse_database_url: str) -> 
     ):
         await one.keep({(1, 1): 300})
         await asyncio.gather(*((one, two)[number % 2].hold((1, 1, 1)) for number in range(300)))
-        make_overdue(warehouse_database_url)
+        await make_overdue(warehouse_database_url)
         deadline = time.monotonic() + 20
         while await one.level() != (300, 0):
             await asyncio.gather(*(server.holds.SweepExpired(pb.SweepExpiredRequest()) for server in (one, two, three)))

@@ -55,7 +55,7 @@ async def test_calls_refusals_batches_and_sweeps_are_counted(
         assert (await refused(calls.holds.Reserve(reserve()))).code == "INVALID_ARGUMENT"
         await calls.holds.BatchReserve(pb.BatchReserveRequest(requests=[reserve((1, 1, 1)), reserve((2, 1, 1))]))
         await calls.holds.CheckStock(pb.CheckStockRequest(items=[pb.Line(product_id=1, warehouse_id=1, quantity=1)]))
-        make_overdue(warehouse_database_url, held.reservation_id)
+        await make_overdue(warehouse_database_url, held.reservation_id)
         deadline = time.monotonic() + 10
         while value(found := samples(await scrape(address)), "warehouse_holds_expired_total") < 1:
             assert time.monotonic() < deadline, "the sweeper never came"
@@ -85,7 +85,7 @@ async def test_the_lag_of_a_sweep_is_how_late_the_oldest_hold_was(
     async with serving(warehouse_database_url, metrics_listen=address) as calls:
         await calls.keep({(1, 1): 5})
         await calls.hold((1, 1, 2))
-        make_overdue(warehouse_database_url)
+        await make_overdue(warehouse_database_url)
         await calls.holds.SweepExpired(pb.SweepExpiredRequest())
         assert 1 <= value(samples(await scrape(address)), "warehouse_sweep_lag_seconds") < 10
         await calls.holds.SweepExpired(pb.SweepExpiredRequest())

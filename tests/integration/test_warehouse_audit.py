@@ -34,7 +34,7 @@ async def stock(warehouse_database_url: str) -> AsyncIterator[Stock]:
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 100, (2, 1): 50})
         expired = await calls.hold((1, 1, 1))
-        make_overdue(warehouse_database_url, expired.reservation_id)
+        await make_overdue(warehouse_database_url, expired.reservation_id)
         await calls.holds.Commit(commit(order_id=expired.order_id, if_expired=2))
         held, sold, cancelled = [await calls.hold((1, 1, number), (2, 1, 1)) for number in (5, 6, 7)]
         await calls.holds.Commit(commit(reservation_id=sold.reservation_id))

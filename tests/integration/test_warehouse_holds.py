@@ -230,7 +230,7 @@ async def test_a_dead_hold_is_refused_before_any_sweep_and_freed_by_that(
     calls: Calls, warehouse_database_url: str, act: str
 ) -> None:
     held = await calls.hold((1, 1, 10))
-    make_overdue(warehouse_database_url, held.reservation_id)
+    await make_overdue(warehouse_database_url, held.reservation_id)
     if act == "Extend":
         no = await refused(calls.holds.Extend(extend(held.reservation_id, 9)))
     else:
@@ -246,7 +246,7 @@ async def test_a_dead_hold_is_refused_before_any_sweep_and_freed_by_that(
 
 async def test_cancel_of_a_dead_hold_ends_it_as_expired(calls: Calls, warehouse_database_url: str) -> None:
     held = await calls.hold((1, 1, 10))
-    make_overdue(warehouse_database_url)
+    await make_overdue(warehouse_database_url)
     [ended] = (await calls.holds.Cancel(cancel(order_id=held.order_id, reason="late"))).reservations
     assert (ended.state, ended.reason) == (EXPIRED, "")
     assert await calls.level() == (10, 0)
@@ -255,7 +255,7 @@ async def test_cancel_of_a_dead_hold_ends_it_as_expired(calls: Calls, warehouse_
 @pytest.mark.parametrize("swept", [False, True])
 async def test_reacquire(calls: Calls, warehouse_database_url: str, swept: bool) -> None:
     held = await calls.hold((1, 1, 10))
-    make_overdue(warehouse_database_url)
+    await make_overdue(warehouse_database_url)
     if swept:
         assert (await calls.holds.SweepExpired(pb.SweepExpiredRequest())).expired == 1
     other = await calls.hold((1, 1, 3)) if swept else None
