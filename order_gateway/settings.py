@@ -68,7 +68,7 @@ class OrdersSettings(AccessSettings):
     warehouse: ClientSettings = ClientSettings()
     gateway: Mode = Field(
         Mode.GRPC,
-        validation_alias=AliasChoices("ORDERS_GATEWAY", "WAREHOUSE_GATEWAY", "gateway"),
+        validation_alias=AliasChoices("ORDERS_GATEWAY", "WAREHOUSE_GATEWAY"),
         description="how new orders reach the warehouse; an admin can switch it at run time",
     )
     gateway_poll_seconds: float = Field(1, gt=0, le=60, description="how soon every process follows a switch")
