@@ -40,7 +40,7 @@ class BatcherSettings(BaseModel):
     gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
     gather_pause_seconds: float = Field(0.001, gt=0, le=0.1, description="the wait ends when nobody came for so long")
     gather_min: int = Field(64, ge=1, le=4000, description="smaller batches wait while callers keep coming")
-    gather_share: float = Field(0.5, ge=0, le=1, description="of the callers seen together, how many are waited for")
+    gather_share: float = Field(0.25, ge=0, le=1, description="of the callers seen together, how many are waited for")
 
 
 class Batcher(Generic[ItemT, ResultT]):

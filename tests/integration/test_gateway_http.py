@@ -74,7 +74,7 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
     app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
     async with TestClient(TestServer(app)) as client:
         yield Api(world, outside, client)
-    await world.database.close()
+    await world.close()
 
 
 async def test_an_order_from_stock_to_shipped(api: Api) -> None:

@@ -118,7 +118,7 @@ async def test_closing_finishes_what_waits_and_takes_no_more(recorder: Recorder,
 
 async def test_under_load_the_next_batch_waits_for_a_share_of_the_callers(recorder: Recorder) -> None:
     batcher: Batcher[int, int] = Batcher(
-        recorder.process, BatcherSettings(gather_min=1, gather_seconds=0.5, gather_pause_seconds=0.1)
+        recorder.process, BatcherSettings(gather_min=1, gather_share=0.5, gather_seconds=0.5, gather_pause_seconds=0.1)
     )
     batcher.start()
     await asyncio.gather(*(batcher.submit(number) for number in range(20)))
