@@ -99,6 +99,7 @@ def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start
     first.wait_for("^ready ")
     children = first.children()
     first.process.kill()
+    first.process.wait()
     start().wait_for("^ready ")
     assert gone(list(children.values()))
 
