@@ -214,8 +214,10 @@ async def test_lost_answers_under_load_leave_one_effect_each(warehouse_database_
 
         shoppers = asyncio.gather(*(shop() for _ in range(20)))
         while not shoppers.done():
-            proxy.lose_answers = 1
-            await asyncio.wait([shoppers], timeout=0.15)
+            # Fewer than a transaction has tries, and all of them early: how fast this machine is does not matter.
+            if proxy.lost < 5:
+                proxy.lose_answers = 1
+            await asyncio.wait([shoppers], timeout=0.01)
         await shoppers
         assert proxy.lost >= 3
         assert await calls.level() == (880, 0)
