@@ -40,7 +40,8 @@ from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
-from order_gateway.watching import Watching, end
+from order_gateway.watching import Watching
+from service_kit.background import end
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
