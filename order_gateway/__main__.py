@@ -35,7 +35,7 @@ from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
-from order_gateway.payments import PaymentSimulator
+from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
@@ -98,7 +98,7 @@ async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
         report = await checks.run()
         _print_audit(report)
         if report.findings and repair:
-            saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
+            saga = Saga(store, gateway, _payments(settings), _saga_settings(settings))
             relay = Relay(store, Intents(database), saga, settings)
             typer.echo(f"Finishing {len(report.findings)} orders ...")
             await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
@@ -139,8 +139,7 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        payments = PaymentSimulator(settings.simulator)
-        saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
+        saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
         basket = Basket(gateway, catalogue)
@@ -201,6 +200,10 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
 async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
     await relay.stop()
     await relaying
+
+
+def _payments(settings: OrdersSettings) -> Payments:
+    return Payments(PaymentSimulator(settings.simulator), settings.payments)
 
 
 def _saga_settings(settings: OrdersSettings) -> SagaSettings:

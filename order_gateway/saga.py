@@ -13,7 +13,7 @@ import structlog
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
-from order_gateway.payments import Charged, PaymentProvider, ProviderFault
+from order_gateway.payments import Charged, Payments, ProviderFault
 from order_gateway.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent
 
@@ -59,7 +59,7 @@ class Saga:
         self,
         store: Store,
         gateway: WarehouseGateway,
-        payments: PaymentProvider,
+        payments: Payments,
         settings: SagaSettings,
         choose: Callable[[], Choice] | None = None,
     ) -> None:
@@ -189,7 +189,7 @@ class Saga:
                 return await self._cancel(order)
             case Step.REFUND:
                 async with asyncio.timeout(self._settings.charge_timeout_seconds):
-                    await self._payments.refund(await self._key(order, Step.CHARGE), order.total_amount)
+                    await self._payments.give_back(await self._key(order, Step.CHARGE), order.total_amount)
                 return self._change(Event.REFUNDED)
             case Step.GIVE_BACK:
                 return await self._give_back(order)
@@ -205,7 +205,7 @@ class Saga:
     async def _charge(self, order: Order) -> Change:
         key = await self._key(order, Step.CHARGE)
         async with asyncio.timeout(self._settings.charge_timeout_seconds):
-            answer = await self._payments.charge(key, order.total_amount, order.payment_method, order.payment_reference)
+            answer = await self._payments.take(key, order.total_amount, order.payment_method, order.payment_reference)
         if isinstance(answer, Charged):
             return Change(Event.CHARGED, provider_reference=answer.provider_reference, lease_seconds=self._step_lease)
         refusal = refusal_record(Refusal("PAYMENT_DECLINED", answer.message))

@@ -34,6 +34,14 @@ class SimulatorSettings(BaseModel):
     lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
 
 
+class PaymentSettings(BaseModel):
+    """How often the payment provider is asked again at once when its answer did not come; then the relay goes on."""
+
+    tries: int = Field(3, ge=1, le=20, description="calls to the provider for one answer, the first one included")
+    retry_wait_initial_seconds: float = Field(0.1, gt=0, le=60, description="grows with each try, and is jittered")
+    retry_wait_max_seconds: float = Field(1, gt=0, le=60)
+
+
 class RelaySettings(BaseModel):
     """The background task that finishes what was begun."""
 
@@ -82,7 +90,7 @@ class OrdersSettings(AccessSettings):
     )
     reserve_deadline_seconds: float = Field(3, gt=0, le=60, description="what a customer waits for the hold")
     step_deadline_seconds: float = Field(3, gt=0, le=60, description="for any other call to the warehouse")
-    charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
+    charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for a payment or a refund, with all its tries")
     lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
     price_deadline_seconds: float = Field(0.5, gt=0, le=60, description="for asking prices; then the last known count")
@@ -91,6 +99,7 @@ class OrdersSettings(AccessSettings):
     )
     body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
+    payments: PaymentSettings = PaymentSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -30,7 +30,7 @@ async def test_a_payment_whose_commit_was_not_answered_goes_on(proxy_and_world: 
         assert not isinstance(paid.result, Illegal)
         assert (paid.order.state.status, paid.order.state.stock) == (Status.PAID, Stock.COMMITTED)
         assert proxy.lost == 3 * number
-    assert world.outside.names() == ["reserve", "charge", "commit"] * 6
+    assert world.outside.names() == ["reserve", "authorise", "charge", "commit"] * 6
     assert await world.open_steps() == []
 
 
@@ -45,7 +45,7 @@ async def test_every_other_change_survives_a_lost_answer(proxy_and_world: tuple[
     cancelled = (await world.saga.cancel(order.id, "test", Reason.CUSTOMER, None)).order
     assert (cancelled.state.stock, cancelled.state.payment) == (Stock.RETURNED, Payment.REFUNDED)
     assert proxy.lost == 5
-    names = ["reserve", "charge", "commit", "refund", "give_back", "give_back"]
+    names = ["reserve", "authorise", "charge", "commit", "refund", "give_back", "give_back"]
     assert world.outside.names() == names
     assert await world.open_steps() == []
     async with world.database.engine.connect() as connection:

@@ -213,7 +213,7 @@ async def test_the_same_key_and_body_answer_the_same(api: Api) -> None:
     assert (await api.call("POST", path, {}, status=200, headers={**KEY, "Idempotency-Key": "k-2"}))["status"] == "paid"
     other = {**ORDER, "user_id": 8}
     assert (await api.call("POST", "/api/v1/orders", other, status=409, headers=headers))["code"] == "REQUEST_ID_REUSED"
-    assert api.outside.names() == ["reserve", "charge", "commit"]
+    assert api.outside.names() == ["reserve", "authorise", "charge", "commit"]
 
 
 async def test_a_key_whose_request_failed_for_a_while_may_try_again(api: Api) -> None:

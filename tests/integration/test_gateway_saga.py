@@ -27,10 +27,10 @@ from order_gateway.orders import (
     Stock,
     Way,
 )
-from order_gateway.payments import Charged, Declined, ProviderFault
+from order_gateway.payments import Authorised, Charged, Declined, Payments, ProviderFault
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
-from order_gateway.settings import OrdersSettings
+from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.store import Store, StoreSettings
 from service_kit.database import Database
 from tests.unit.test_orders import REACHABLE
@@ -82,7 +82,10 @@ class Outside:
     async def is_serving(self) -> bool:
         return True
 
-    async def charge(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
+    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
+        return self.happens("authorise", key, Authorised("ref-1"))
+
+    async def charge(self, key: str, amount: Decimal) -> Any:
         return self.happens("charge", key, Charged("ref-1"))
 
     async def refund(self, key: str, amount: Decimal) -> None:
@@ -98,7 +101,8 @@ class World:
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
         self.intents = Intents(self.database)
-        self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(1020, 1, 1, 1, 1))
+        payments = Payments(self.outside, PaymentSettings(tries=1))
+        self.saga = Saga(self.store, self.outside, payments, SagaSettings(1020, 1, 1, 1, 1))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)
 
     async def close(self) -> None:
@@ -149,7 +153,7 @@ async def test_the_straight_way(world: World) -> None:
     assert (paid.state.status, paid.state.stock) == (Status.PAID, Stock.COMMITTED)
     assert paid.reservations[0].is_confirmed
     assert await world.open_steps() == []
-    assert world.outside.names() == ["reserve", "charge", "commit"]
+    assert world.outside.names() == ["reserve", "authorise", "charge", "commit"]
 
 
 async def test_a_refused_order_is_rejected_and_holds_nothing(world: World) -> None:
@@ -195,11 +199,13 @@ async def test_a_queued_order_is_reserved_by_the_relay(world: World) -> None:
     assert len(keys) == 1
 
 
-async def test_a_declined_payment_releases_the_stock(world: World) -> None:
+@pytest.mark.parametrize("refused_at", ["authorise", "charge"])
+async def test_a_declined_payment_releases_the_stock(world: World, refused_at: str) -> None:
     order = await world.place()
-    world.outside.script["charge"] = [Declined("no")]
+    world.outside.script[refused_at] = [Declined("no")]
     declined = (await world.saga.pay(order.id, "test")).order
     assert (declined.state.reason, declined.state.stock) == (Reason.PAYMENT_DECLINED, Stock.FREE)
+    assert world.outside.names()[-2:] == [refused_at, "cancel"]
 
 
 async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: World) -> None:
@@ -212,9 +218,9 @@ async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: Wo
     assert again.result.code == "PAYMENT_IN_PROGRESS"
     await world.relay_all()
     assert (await world.store.read(order.id)).state.status is Status.PAID
-    charges = [key for name, key in world.outside.calls if name == "charge"]
-    assert len(charges) == 2
-    assert len(set(charges)) == 1
+    asked = [(name, key) for name, key in world.outside.calls if name in ("authorise", "charge")]
+    assert [name for name, _key in asked] == ["authorise", "charge", "authorise", "charge"]
+    assert len({key for _name, key in asked}) == 1
 
 
 async def test_a_charge_that_never_answers_is_given_up_and_refunded(world: World) -> None:
@@ -279,7 +285,7 @@ async def test_paying_after_the_deadline_is_refused_and_frees_the_stock(world: W
     assert applied.result.code == "PAYMENT_EXPIRED"
     ended = await world.store.read(order.id)
     assert (ended.state.reason, ended.state.stock) == (Reason.PAYMENT_EXPIRED, Stock.FREE)
-    assert "charge" not in world.outside.names()
+    assert not {"authorise", "charge"} & set(world.outside.names())
 
 
 async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
@@ -317,7 +323,7 @@ async def test_changes_of_one_order_at_the_same_time_see_each_other(world: World
     cancelled, paid = await asyncio.gather(*wishes)
     assert not isinstance(cancelled.result, Illegal)
     assert isinstance(paid.result, Illegal)
-    assert "charge" not in world.outside.names()
+    assert not {"authorise", "charge"} & set(world.outside.names())
 
 
 async def test_an_order_that_is_deferred_keeps_its_request_id(world: World) -> None:
