@@ -37,6 +37,7 @@ from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
 from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
+from order_gateway.retention import Retention
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
@@ -169,7 +170,7 @@ async def run(settings: OrdersSettings) -> None:
         relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
         follow = known.follow(calls.catalogue, settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
-        for background in (gateway.watch(), modes.run(), follow):
+        for background in (gateway.watch(), modes.run(), follow, Retention(database, settings.retention).run()):
             stack.push_async_callback(end, asyncio.create_task(background))
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)

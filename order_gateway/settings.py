@@ -53,6 +53,18 @@ class RelaySettings(BaseModel):
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
 
 
+class RetentionSettings(BaseModel):
+    """The background task that deletes what is only needed for a while."""
+
+    idempotency_keys_seconds: float = Field(
+        86_400, ge=60, le=366 * 86_400, description="answers by Idempotency-Key, from their first request on"
+    )
+    steps_seconds: float = Field(7 * 86_400, ge=60, le=366 * 86_400, description="steps of orders, once they are done")
+    every_seconds: float = Field(60, gt=0, le=86_400, description="how often it looks for what is over age")
+    batch: int = Field(500, ge=10, le=10_000, description="rows per transaction")
+    pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
+
+
 class MetricsSettings(BaseModel):
     """What /metrics may ask of the database."""
 
@@ -102,6 +114,7 @@ class OrdersSettings(AccessSettings):
     payments: PaymentSettings = PaymentSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
+    retention: RetentionSettings = RetentionSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
