@@ -144,7 +144,7 @@ async def run(settings: OrdersSettings) -> None:
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
         basket = Basket(gateway, catalogue)
-        listing = Listing(database)
+        listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
         inventory = Inventory(client, settings.step_deadline_seconds, lambda: gateway.is_open)

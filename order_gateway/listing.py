@@ -1,18 +1,16 @@
 """Reads orders in numbers: pages of a list, what happened to an order, which order a hold belongs to."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
-from order_gateway.orders import Order, Status
-from order_gateway.rows import order_from_rows
+from order_gateway.orders import Status
 from service_kit.database import Database
 
 
@@ -41,24 +39,29 @@ class Happening:
 
 
 class Listing:
-    """Reads; all methods raise DatabaseFault."""
+    """Reads; all methods raise DatabaseFault.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        counted_max: a list says of itself that it has no more than this, so that counting it takes a bounded time.
+    """
+
+    def __init__(self, database: Database, counted_max: int) -> None:
         self._database = database
+        self._counted_max = counted_max
 
-    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[Order], int]:
-        """A page of orders, newest first, and how many there are in all."""
+    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[int], int]:
+        """The ids of a page of orders, newest first, and how many there are in all, up to `counted_max`."""
         conditions = _conditions(wanted)
         orders = tables.orders
-        count = select(func.count()).select_from(orders).where(*conditions)
+        counted = select(orders.c.id).where(*conditions).limit(self._counted_max).subquery()
+        count = select(func.count()).select_from(counted)
         ids = (
             select(orders.c.id).where(*conditions).order_by(orders.c.id.desc()).limit(limit).offset((page - 1) * limit)
         )
 
-        async def work(connection: AsyncConnection) -> tuple[list[Order], int]:
+        async def work(connection: AsyncConnection) -> tuple[list[int], int]:
             total = int((await connection.execute(count)).scalar_one())
-            found = [int(row.id) for row in await connection.execute(ids)] if total else []
-            return (await _orders(connection, found) if found else []), total
+            return ([int(row.id) for row in await connection.execute(ids)] if total else []), total
 
         return await self._database.run_in_transaction(work)
 
@@ -110,22 +113,6 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     if wanted.before is not None:
         conditions.append(columns.created_at < _naive(wanted.before))
     return conditions
-
-
-async def _orders(connection: AsyncConnection, ids: Sequence[int]) -> list[Order]:
-    orders, items, held = tables.orders, tables.items, tables.reservations
-    rows = await connection.execute(select(orders, text("SYSDATE(6) AS now_")).where(orders.c.id.in_(ids)))
-    items_of = _by_order(await connection.execute(select(items).where(items.c.order_id.in_(ids)).order_by(items.c.id)))
-    held_of = _by_order(await connection.execute(select(held).where(held.c.order_id.in_(ids)).order_by(held.c.id)))
-    found = {int(row.id): order_from_rows(row, items_of[row.id], held_of[row.id]) for row in rows}
-    return [found[order_id] for order_id in ids]
-
-
-def _by_order(rows: sqlalchemy.CursorResult[Any]) -> defaultdict[int, list[sqlalchemy.Row[Any]]]:
-    grouped: defaultdict[int, list[sqlalchemy.Row[Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[int(row.order_id)].append(row)
-    return grouped
 
 
 def _happening(row: sqlalchemy.Row[Any]) -> Happening:

@@ -109,6 +109,9 @@ class OrdersSettings(AccessSettings):
     catalogue_read_seconds: float = Field(
         30, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
     )
+    list_counted_max: int = Field(
+        100_000, ge=1, le=100_000_000, description="a list of orders says in its meta that it has no more than this"
+    )
     body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
     payments: PaymentSettings = PaymentSettings()

@@ -12,6 +12,7 @@ from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal
 from order_gateway.rows import OrderNotFound
 from order_gateway.saga import StepFault
+from service_kit.batcher import BatcherFull
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
@@ -137,6 +138,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except (GatewayFault, StepFault) as error:
         log.warning("outside_fault", code=error.code, error=str(error))
         return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
+    except BatcherFull:
+        return failure(
+            request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
+        )
     except DatabaseFault:
         log.warning("database_fault", exc_info=True)
         message = "the service can't reach its data; try again shortly"
@@ -145,9 +150,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         )
     except Exception:
         log.exception("unforeseen")
-        return failure(
-            request, ApiError("INTERNAL", "something went wrong here; the request id helps to find out what")
-        )
+        return failure(request, ApiError("INTERNAL", _INTERNAL))
 
 
 def _from_http(error: web.HTTPException) -> ApiError:

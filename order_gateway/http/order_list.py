@@ -1,5 +1,7 @@
 """Orders in numbers, and what happened to one of them."""
 
+import asyncio
+
 from aiohttp import web
 from pydantic import Field
 
@@ -56,7 +58,8 @@ class OrderListRoutes:
         if query.user_id is not None:
             caller.must_be(query.user_id)
         wanted = Filter(query.user_id or caller.only_user, query.status, query.start_date, query.end_date)
-        found, total = await self._listing.page(wanted, query.page, query.limit)
+        ids, total = await self._listing.page(wanted, query.page, query.limit)
+        found = await asyncio.gather(*(self._store.read(order_id) for order_id in ids))
         return success_page([order_view(order) for order in found], query.page, query.limit, total)
 
     async def events(self, request: web.Request, path: ById) -> web.StreamResponse:

@@ -314,10 +314,15 @@ async def test_metrics_are_shown_while_the_warehouse_is_away(
     processes: Processes, session: aiohttp.ClientSession, orders_database_url: str, free_port: Callable[[], int]
 ) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    _, base_url = processes.order_gateway(orders_database_url, nobody, settings=QUICK)
+    gateway, base_url = processes.order_gateway(orders_database_url, nobody, settings=QUICK)
     async with session.post(f"{base_url}/orders", json=order()) as response:
         assert response.status == 503
     found = await metrics_of(session, base_url)
     assert found["order_gateway_http_requests_total", "POST", "/api/v1/orders", "503"] == 1
     assert found["order_gateway_http_errors_total", "WAREHOUSE_UNAVAILABLE"] == 1
     assert sum(count for name, count in found.items() if name[0] == "order_gateway_warehouse_calls_total") >= 1
+    await asyncio.to_thread(gateway.stop)
+    told = [line for line in json_lines(gateway.log_path) if line["event"] in ("warehouse_fault", "outside_fault")]
+    assert len(told) >= 2
+    for line in told:
+        assert line.items() >= {"request_id": "request-1", "correlation_id": "talk-1", "trace_id": TRACE}.items()

@@ -13,14 +13,18 @@ from order_gateway.answers import Answers
 from order_gateway.basket import Basket, Catalogue
 from order_gateway.gateway import Call, Product, StockLine
 from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
+from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.listing import Listing
 from order_gateway.payments import Declined
 from order_gateway.watching import Watching
+from service_kit.batcher import BatcherFull
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
 
 pytestmark = pytest.mark.sql
+COUNTED_MAX = 3
 KEY = {"X-API-Key": "order-service-api-key"}
 ITEM = {"product_id": 1, "warehouse_id": 1, "quantity": 2}
 ORDER: dict[str, Any] = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [ITEM]}
@@ -65,10 +69,13 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
     outside = Stocked()
     world = World(orders_database_url, outside)
     basket = Basket(outside, Catalogue(outside, 0))
-    watching = Watching(Listing(world.database), world.settings.event_poll_seconds)
+    listing = Listing(world.database, COUNTED_MAX)
+    watching = Watching(listing, world.settings.event_poll_seconds)
+    streams = Streams(world.store, listing, watching, world.settings)
     operations = [
         *HealthRoutes(world.database, outside, PREFIX).operations(),
         *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
+        *OrderListRoutes(world.store, listing, streams, PREFIX).operations(),
     ]
     answers = Answers(world.database, lease_seconds=30)
     app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
@@ -247,3 +254,19 @@ async def test_many_at_once_with_one_key_make_one_order(api: Api) -> None:
     assert set(statuses) <= {201, 409}
     assert 201 in statuses
     assert api.outside.names() == ["reserve"]
+
+
+async def test_a_long_list_is_counted_up_to_a_bound(api: Api) -> None:
+    made = [(await api.call("POST", "/api/v1/orders", ORDER, status=201))["id"] for _ in range(COUNTED_MAX + 2)]
+    async with api.client.get("/api/v1/orders?limit=2&page=2", headers=KEY) as response:
+        answer = await response.json()
+    assert [order["id"] for order in answer["data"]] == [made[2], made[1]]
+    assert answer["meta"] == {"page": 2, "limit": 2, "total": COUNTED_MAX, "total_page": 2}
+
+
+async def test_what_is_too_much_for_the_batches_is_told_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_order_id: int) -> None:
+        raise BatcherFull
+
+    monkeypatch.setattr(api.world.store, "read", full)
+    assert (await api.call("GET", "/api/v1/orders/1", status=429))["code"] == "TOO_MANY_REQUESTS"

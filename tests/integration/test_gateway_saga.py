@@ -199,6 +199,18 @@ async def test_a_queued_order_is_reserved_by_the_relay(world: World) -> None:
     assert len(keys) == 1
 
 
+async def test_a_queued_order_that_stays_stuck_is_cancelled_with_a_fence(world: World) -> None:
+    order = await world.place(Way.QUEUED)
+    await world.execute("UPDATE orders SET created_at = NOW(6) - INTERVAL 1 HOUR")
+    world.outside.script = {"reserve": [AWAY] * 20, "cancel": [AWAY]}
+    await world.relay_all()
+    ended = (await world.store.read(order.id)).state
+    assert (ended.status, ended.reason) == (Status.CANCELLED, Reason.RESERVATION_TIMEOUT)
+    assert ended.stock is Stock.FREE
+    assert world.outside.names() == ["reserve", "cancel", "cancel"]
+    assert len({key for _name, key in world.outside.calls}) == 1
+
+
 @pytest.mark.parametrize("refused_at", ["authorise", "charge"])
 async def test_a_declined_payment_releases_the_stock(world: World, refused_at: str) -> None:
     order = await world.place()
