@@ -147,7 +147,7 @@ async def run(settings: OrdersSettings) -> None:
         listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
-        inventory = Inventory(client, settings.step_deadline_seconds, lambda: gateway.is_open)
+        inventory = Inventory(client, settings.step_deadline_seconds, gateway.guard)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
@@ -157,7 +157,7 @@ async def run(settings: OrdersSettings) -> None:
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
         ]
-        answers = Answers(database, lease_seconds=_request_seconds_max(settings))
+        answers = Answers(database, lease_seconds=_claim_seconds(settings))
         app = make_app(
             operations,
             answers,
@@ -217,9 +217,13 @@ def _saga_settings(settings: OrdersSettings) -> SagaSettings:
     )
 
 
-def _request_seconds_max(settings: OrdersSettings) -> float:
-    """No request works longer than this: the longest chain of steps is a charge with the commit after it."""
-    return settings.charge_timeout_seconds + 3 * settings.step_deadline_seconds + settings.reserve_deadline_seconds
+def _claim_seconds(settings: OrdersSettings) -> float:
+    """After so long nothing that a request began is still on its way into the database."""
+    return (
+        settings.request_seconds_max
+        + settings.database.retry_for_seconds
+        + settings.database.transaction_timeout_seconds
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Stock, holds and the catalogue of the warehouse, for callers that work with them directly."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
-from order_gateway.gateway.breaker import away
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
 from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
@@ -94,14 +94,18 @@ class Inventory:
     """The warehouse's stock. All methods raise GatewayFault when the outcome is not known.
 
     Args:
-        is_away: whether the warehouse is known to be away, so that no call needs to find out.
+        guard: what each call is made within: it notes how the call ended, and refuses at once while the warehouse is
+            known to be away.
     """
 
     def __init__(
-        self, client: WarehouseClient, deadline_seconds: float, is_away: Callable[[], bool] = lambda: False
+        self,
+        client: WarehouseClient,
+        deadline_seconds: float,
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._client = client
-        self._is_away = is_away
+        self._guard = guard
         self._deadline_seconds = deadline_seconds
         self._looks = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
 
@@ -216,15 +220,18 @@ class Inventory:
                 return hold
         return None
 
-    async def _ask(self, call: Awaitable[T]) -> T | Refusal:
-        answer = await or_refusal(call)
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T | Refusal:
+        try:
+            with self._guard():
+                answer = await or_refusal(call)
+        finally:
+            # The guard may not have let it begin.
+            call.close()
         if isinstance(answer, Refusal):
             return Refusal(answer.code, answer.message, tuple(_typed(item) for item in answer.details))
         return answer
 
     def _options(self, call: Call) -> CallOptions:
-        if self._is_away():
-            raise away()
         options = call_options(call)
         options.setdefault("deadline_seconds", self._deadline_seconds)
         return options

@@ -133,6 +133,15 @@ async def test_a_name_may_come_so_often_and_no_more() -> None:
     await limit.count("b")
 
 
+async def test_a_rate_below_one_is_kept_too() -> None:
+    limit = RateLimit(0.5, 1)
+    await limit.count("a")
+    with pytest.raises(ApiError) as caught:
+        await limit.count("a")
+    assert caught.value.headers == {"Retry-After": "2"}
+    assert limit._buckets["a"].time_period == 2
+
+
 @asynccontextmanager
 async def served(guard: Middleware, handler: Handler) -> AsyncIterator["TestClient[Any, Any]"]:
     app = web.Application(middlewares=[error_middleware, guard])
