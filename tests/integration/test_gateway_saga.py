@@ -309,6 +309,26 @@ async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
     assert len(await world.open_steps()) == 1
 
 
+@pytest.mark.parametrize(
+    ("tries_before", "least", "most"), [(0, -5, 0.65), (3, 1, 5.1), (50, 15, 37.6)], ids=["first", "fourth", "last"]
+)
+async def test_a_step_that_keeps_failing_waits_longer_up_to_a_bound(
+    world: World, tries_before: int, least: float, most: float
+) -> None:
+    """0.5 s at first, twice as long each time, 30 s at most, give or take a quarter; less what the look itself took."""
+    await world.place(Way.QUEUED)
+    await world.execute(f"UPDATE intents SET attempts = {tries_before}")
+    world.outside.script["reserve"] = [AWAY]
+    [intent] = await world.intents.claim(1, 30)
+    assert intent.attempts == tries_before + 1
+    await world.relay.do(intent)
+    async with world.database.engine.connect() as connection:
+        query = text("SELECT TIMESTAMPDIFF(MICROSECOND, SYSDATE(6), due_at) / 1e6, last_error FROM intents")
+        wait, error = (await connection.execute(query)).one()
+    assert least <= wait <= most
+    assert "away" in error
+
+
 async def test_two_relays_take_different_steps(world: World) -> None:
     for _ in range(6):
         await world.place(Way.QUEUED)
