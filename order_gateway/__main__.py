@@ -61,7 +61,11 @@ def serve() -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; what can be set is in the environment, as ORDERS_..."""
     settings = load_settings_or_exit(OrdersSettings)
     configure_logging("order_gateway", settings.log_level)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except Fault as fault:
+        log.error("not_started", error=str(fault), cause=repr(fault.__cause__))  # noqa: TRY400 - no bug, no traceback
+        raise typer.Exit(1) from fault
 
 
 @cli.command()

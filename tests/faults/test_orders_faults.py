@@ -1,5 +1,8 @@
 """Lost answers of the order database: what a customer was told is what happened, and the outside is asked once."""
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from order_gateway.orders import Illegal, Payment, Reason, Status, Stock
 from tests.faults.database_proxy import DatabaseProxy, proxied
 from tests.integration.test_gateway_saga import World
+from tests.processes import ROOT, clean_environment, free_port
 
 pytestmark = pytest.mark.sql
 
@@ -51,3 +55,15 @@ async def test_every_other_change_survives_a_lost_answer(proxy_and_world: tuple[
     async with world.database.engine.connect() as connection:
         events = (await connection.exec_driver_sql("SELECT event FROM history ORDER BY id")).scalars().all()
     assert events == ["created", "reserved", "pay", "charged", "committed", "cancel", "refunded", "returned"]
+
+
+def test_a_gateway_without_its_database_says_so_and_ends() -> None:
+    settings = {"ORDERS_DATABASE_URL": f"mysql://u:p@127.0.0.1:{free_port()}/orders", "ORDERS_PROFILE": "development"}
+    command = [sys.executable, "-m", "order_gateway", "serve"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(settings), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert (last["event"], last["error"]) == ("not_started", "the database can't be reached")
