@@ -51,22 +51,23 @@ def finished(command: list[str], settings: dict[str, str] | None = None) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def gone(pids: list[int]) -> bool:
+def until(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to be so, sooner or later."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+        if holds():
             return True
         time.sleep(0.05)
     return False
+
+
+def gone(pids: list[int]) -> bool:
+    files = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    return until(lambda: not any(file.exists() and file.read_bytes() for file in files))
 
 
 def serves_again(run: Run) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"):
-            return True
-        time.sleep(0.05)
-    return False
+    return until(lambda: grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"))
 
 
 def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[], Run]) -> None:
@@ -116,8 +117,9 @@ def test_a_killed_process_is_started_again(steady: Run, victim: str) -> None:
     os.kill(old, signal.SIGKILL)
     assert "killed by signal 9; starting it again" in steady.wait_for(victim)
     steady.wait_for(rf"{victim}.*started again")
-    assert steady.children()[victim] != old
     assert serves_again(steady)
+    # A process has no command line for a moment after its start.
+    assert until(lambda: steady.children().get(victim, old) != old)
 
 
 def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start: Callable[[], Run]) -> None:
