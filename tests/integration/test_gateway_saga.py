@@ -411,7 +411,8 @@ async def test_hot_queries_use_their_indexes(world: World) -> None:
         "SELECT id FROM orders WHERE status = 'pending' AND payment = 'none' AND payment_deadline <= NOW(6) "
         "ORDER BY payment_deadline LIMIT 5"
     )
+    since = "SELECT id FROM orders WHERE created_at >= NOW(6) - INTERVAL 1 MINUTE LIMIT 100"
     async with world.database.engine.connect() as connection:
-        for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid")):
+        for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid"), (since, "orders_age")):
             rows = (await connection.execute(text(f"EXPLAIN FORMAT=TRADITIONAL {statement}"))).mappings().all()
             assert [row["key"] for row in rows] == [index]
