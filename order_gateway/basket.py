@@ -5,9 +5,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+from msgspec.structs import replace
 
 from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine, WarehouseGateway
 from order_gateway.known_products import KnownProducts

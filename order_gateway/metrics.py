@@ -33,7 +33,7 @@ _COUNT_ORDERS = text(
 )
 _COUNT_INTENTS = text(
     "SELECT step, COUNT(*), MAX(attempts), TIMESTAMPDIFF(MICROSECOND, MIN(created_at), SYSDATE(6)) / 1e6 FROM"
-    " (SELECT step, attempts, created_at FROM intents WHERE due_at IS NOT NULL ORDER BY due_at LIMIT :most) AS waiting"
+    " (SELECT step, attempts, created_at FROM intents ORDER BY due_at LIMIT :most) AS waiting"
     " GROUP BY step"
 )
 

@@ -1,7 +1,6 @@
 """The HTTP application: what wraps every request, and where the routes are put together."""
 
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
@@ -20,6 +19,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.unique_ids import random_hex
 
 PREFIX = "/api/v1"
 SECONDS_PER_MINUTE = 60
@@ -92,4 +92,4 @@ def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.Stream
 
 def _id(given: str | None) -> str:
     """The caller's id where it can be passed on as it is, otherwise a new one."""
-    return given if given is not None and _ID.fullmatch(given) else secrets.token_hex(16)
+    return given if given is not None and _ID.fullmatch(given) else random_hex(32)

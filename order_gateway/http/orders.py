@@ -15,8 +15,7 @@ from order_gateway.http.fields import ById, Query, WaitSeconds
 from order_gateway.http.idempotency import BEGUN, KEY
 from order_gateway.http.operations import Operation
 from order_gateway.http.views import OrderView, order_view
-from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, Reason, Reservation, Status
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
 from order_gateway.saga import Saga
 from order_gateway.store import Applied, Store
 from order_gateway.watching import Watching
