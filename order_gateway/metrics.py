@@ -16,6 +16,7 @@ from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
 from order_gateway.settings import MetricsSettings
 from service_kit.database import Database, DatabaseFault
+from service_kit.logging import note_call
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
 from service_kit.tracing import Tracing, current_traceparent, trace_id
 
@@ -163,7 +164,7 @@ def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Inten
         metrics.steps_in_flight += 1
         try:
             with tracing.span(f"relay {intent.step}", "consumer", intent.traceparent, attributes):
-                structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
+                note_call(trace_id=trace_id(current_traceparent()))
                 yield
         except BaseException:
             metrics.relay_steps.add(intent.step, "failed")

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -19,6 +18,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.logging import begin_call
 from service_kit.unique_ids import random_hex
 
 PREFIX = "/api/v1"
@@ -69,10 +69,9 @@ def make_app(
 @web.middleware
 async def ids_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request its ids, and put them on every log line."""
-    request[REQUEST_ID] = _id(request.headers.get("X-Request-ID"))
-    request[CORRELATION_ID] = _id(request.headers.get("X-Correlation-ID"))
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=request[REQUEST_ID], correlation_id=request[CORRELATION_ID])
+    request[REQUEST_ID] = request_id = _id(request.headers.get("X-Request-ID"))
+    request[CORRELATION_ID] = correlation_id = _id(request.headers.get("X-Correlation-ID"))
+    begin_call(request_id=request_id, correlation_id=correlation_id)
     return await handler(request)
 
 
