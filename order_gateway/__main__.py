@@ -151,7 +151,7 @@ async def run(settings: OrdersSettings) -> None:
         listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
-        inventory = Inventory(client, settings.step_deadline_seconds, gateway.guard)
+        inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),

@@ -5,9 +5,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine, WarehouseGateway
 from order_gateway.known_products import KnownProducts
@@ -16,8 +18,7 @@ from order_gateway.orders import NewItem
 CATALOGUE_SIZE_MAX = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What a customer asks for; `warehouse_id` None: wherever there is enough."""
 
     product_id: int

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
 from order_gateway.orders import Status
+from order_gateway.records import line_of
 from service_kit.database import Database
 
 
@@ -26,7 +27,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that happened to an order."""
+    """Something that happened to an order; its `id` is the order's version after it."""
 
     id: int
     order_id: int
@@ -50,7 +51,7 @@ class Listing:
         self._counted_max = counted_max
 
     async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[int], int]:
-        """The ids of a page of orders, newest first, and how many there are in all, up to `counted_max`."""
+        """The numbers of the orders on a page, newest first, and how many there are in all, up to `counted_max`."""
         conditions = _conditions(wanted)
         orders = tables.orders
         counted = select(orders.c.id).where(*conditions).limit(self._counted_max).subquery()
@@ -61,7 +62,7 @@ class Listing:
 
         async def work(connection: AsyncConnection) -> tuple[list[int], int]:
             total = int((await connection.execute(count)).scalar_one())
-            return ([int(row.id) for row in await connection.execute(ids)] if total else []), total
+            return [int(row.id) for row in await connection.execute(ids)] if total else [], total
 
         return await self._database.run_in_transaction(work)
 
@@ -70,8 +71,8 @@ class Listing:
         columns = tables.history.c
         query = (
             select(tables.history)
-            .where(columns.order_id == order_id, columns.id > after)
-            .order_by(columns.id)
+            .where(columns.order_id == order_id, columns.version > after)
+            .order_by(columns.version)
             .limit(limit)
         )
 
@@ -82,18 +83,19 @@ class Listing:
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
         """The id of the latest happening of each order."""
-        columns = tables.history.c
-        newest = func.max(columns.id).label("newest")
-        query = select(columns.order_id, newest).where(columns.order_id.in_(order_ids)).group_by(columns.order_id)
+        columns = tables.orders.c
+        query = select(columns.id, columns.version).where(columns.id.in_(order_ids))
 
         async def work(connection: AsyncConnection) -> dict[int, int]:
-            return {int(row.order_id): int(row.newest) for row in await connection.execute(query)}
+            return {int(row.id): int(row.version) for row in await connection.execute(query)}
 
         return await self._database.run_in_transaction(work)
 
     async def reservation_id(self, id_: int) -> str | None:
         """The warehouse's id of the hold that an order shows under the number `id_`."""
-        query = select(tables.reservations.c.reservation_id).where(tables.reservations.c.id == id_)
+        columns = tables.reservations.c
+        order_id, position = line_of(id_)
+        query = select(columns.reservation_id).where(columns.order_id == order_id, columns.position == position)
 
         async def work(connection: AsyncConnection) -> str | None:
             return (await connection.execute(query)).scalar_one_or_none()
@@ -117,7 +119,7 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
 
 def _happening(row: sqlalchemy.Row[Any]) -> Happening:
     return Happening(
-        id=int(row.id),
+        id=int(row.version),
         order_id=int(row.order_id),
         event=row.event,
         status_before=None if row.status_before is None else Status(row.status_before),

@@ -18,6 +18,7 @@ from order_gateway.saga import Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store
 from service_kit.database import Fault
+from service_kit.logging import call_lines, note_call
 
 log = structlog.get_logger(__name__)
 BACKOFF_EXPONENT_MAX = 16
@@ -41,6 +42,7 @@ class Relay:
         self._settings = settings.relay
         self._observe = observe
         self._stopping = False
+        self._sweep_at = 0.0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,7 +84,7 @@ class Relay:
 
     async def do(self, intent: Intent) -> None:
         """One step; if it fails it is due again later, and the failure stays with it."""
-        with structlog.contextvars.bound_contextvars(order_id=intent.order_id, step=intent.step):
+        with call_lines(order_id=intent.order_id, step=intent.step):
             try:
                 with self._observe(intent):
                     await self._carry_out(intent)
@@ -97,7 +99,7 @@ class Relay:
 
     async def _carry_out(self, intent: Intent) -> None:
         order = await self._store.read(intent.order_id)
-        structlog.contextvars.bind_contextvars(correlation_id=order.correlation_id)
+        note_call(correlation_id=order.correlation_id)
         if not is_open(order.state, intent.step):
             await self._intents.forget(intent)
             return
@@ -122,13 +124,22 @@ class Relay:
         return False
 
     async def _sweep(self) -> None:
-        for order_id in await self._store.unpaid_past_deadline(self._settings.sweep_batch):
-            try:
-                await self._saga.expire(order_id)
-            except Fault as fault:
-                log.warning("order_not_expired", order_id=order_id, error=str(fault))
-            except Exception:
-                log.exception("order_not_expired", order_id=order_id)
+        """Cancel orders whose payment is overdue; once per poll, unless there are more than fit into one look."""
+        now = asyncio.get_running_loop().time()
+        if now < self._sweep_at:
+            return
+        overdue = await self._store.unpaid_past_deadline(self._settings.sweep_batch)
+        await asyncio.gather(*map(self._expire, overdue))
+        if len(overdue) < self._settings.sweep_batch:
+            self._sweep_at = now + self._settings.poll_seconds
+
+    async def _expire(self, order_id: int) -> None:
+        try:
+            await self._saga.expire(order_id)
+        except Fault as fault:
+            log.warning("order_not_expired", order_id=order_id, error=str(fault))
+        except Exception:
+            log.exception("order_not_expired", order_id=order_id)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

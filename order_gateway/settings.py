@@ -59,9 +59,8 @@ class RetentionSettings(BaseModel):
     idempotency_keys_seconds: float = Field(
         86_400, ge=60, le=366 * 86_400, description="answers by Idempotency-Key, from their first request on"
     )
-    steps_seconds: float = Field(7 * 86_400, ge=60, le=366 * 86_400, description="steps of orders, once they are done")
     every_seconds: float = Field(60, gt=0, le=86_400, description="how often it looks for what is over age")
-    batch: int = Field(500, ge=10, le=10_000, description="rows per transaction")
+    batch: int = Field(500, ge=1, le=10_000, description="rows per transaction")
     pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
 
 

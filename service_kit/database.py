@@ -42,6 +42,8 @@ DUPLICATE_KEY = 1062
 SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES"
 """Without backslash escapes the driver escapes a value by doubling its quotes, sixty times as fast for the JSON
 documents of a batch. It then must not be given `bytes`: it would still escape those with backslashes."""
+AGGREGATE_SIZE_MAX_BYTES = 16 * 1024 * 1024
+"""The longest value that one aggregation may make."""
 
 
 class Fault(Exception):
@@ -278,7 +280,9 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
             f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', "
-            f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}"
+            f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}, "
+            # Where MariaDB, silently, cuts what JSON_ARRAYAGG makes.
+            f"group_concat_max_len = {AGGREGATE_SIZE_MAX_BYTES}"
         ),
     }
     if tls != "off":

@@ -1,16 +1,16 @@
 """Stock, holds and the catalogue of the warehouse, for callers that work with them directly."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
+from order_gateway.orders import Instant
 from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class Level:
     quantity: int
     reserved_quantity: int
     available_quantity: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class DirectHold:
     order_id: str
     status: str
     items: tuple[StockLine, ...]
-    expires_at: datetime
-    created_at: datetime
-    closed_at: datetime | None
+    expires_at: Instant
+    created_at: Instant
+    closed_at: Instant | None
     reason: str | None
 
 
@@ -86,26 +86,34 @@ class CatalogueProduct:
     description: str
     price: Decimal | None
     currency: str | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
+
+
+class Guard(Protocol):
+    """Makes a call, or refuses to. Raises: GatewayFault."""
+
+    async def __call__(self, call: Callable[[], Awaitable[T]], /) -> T:
+        """What the call answers."""
+        ...
 
 
 class Inventory:
     """The warehouse's stock. All methods raise GatewayFault when the outcome is not known.
 
     Args:
-        guard: what each call is made within: it notes how the call ended, and refuses at once while the warehouse is
-            known to be away.
+        guarded: makes each call: it notes how the call ended, and refuses at once while the warehouse is known to be
+            away.
     """
 
     def __init__(
         self,
         client: WarehouseClient,
         deadline_seconds: float,
-        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+        guarded: Guard,
     ) -> None:
         self._client = client
-        self._guard = guard
+        self._guarded = guarded
         self._deadline_seconds = deadline_seconds
         self._looks = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
 
@@ -222,8 +230,7 @@ class Inventory:
 
     async def _ask(self, call: Coroutine[Any, Any, T]) -> T | Refusal:
         try:
-            with self._guard():
-                answer = await or_refusal(call)
+            answer = await self._guarded(lambda: or_refusal(call))
         finally:
             # The guard may not have let it begin.
             call.close()

@@ -1,9 +1,8 @@
 """Who calls, and what they may do: an API key for the calling service, and beside it a token for a person."""
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
-import structlog
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -12,6 +11,7 @@ from order_gateway.http.errors import ApiError
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.limits import RateLimit
 from order_gateway.http.tokens import Person, Tokens
+from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
     {
@@ -42,8 +42,7 @@ class Access(Enum):
     """Only admins: a person with this role, or a key with it that comes without a person."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """A key, and the person behind the request if it says so."""
 
     key: ApiKey
@@ -95,7 +94,7 @@ def auth_middleware(keyring: Keyring, tokens: Tokens, rate: RateLimit) -> Middle
         authorization = request.headers.get("Authorization")
         caller = Caller(key, None if authorization is None else tokens.read(authorization))
         request[CALLER] = caller
-        structlog.contextvars.bind_contextvars(caller=caller.actor)
+        note_call(caller=caller.actor)
         return await handler(request)
 
     return check

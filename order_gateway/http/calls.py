@@ -18,7 +18,7 @@ def reading(request: web.Request) -> Call:
 
 def changing(request: web.Request) -> Call:
     """What goes along with a call that changes something: repetitions of the request have the same effect, once."""
-    key, begun = request.get(KEY), request.get(BEGUN)
+    key, begun = request[KEY], request[BEGUN]
     request_id = uuid.uuid4().hex
     if key is not None and begun is not None:
         request_id = hashlib.sha256("\0".join((*key, begun.since.isoformat())).encode()).hexdigest()[:40]
@@ -27,5 +27,5 @@ def changing(request: web.Request) -> Call:
 
 def is_resumed(request: web.Request) -> bool:
     """Whether an earlier request with the same Idempotency-Key died before it could answer."""
-    begun = request.get(BEGUN)
+    begun = request[BEGUN]
     return begun is not None and begun.resumed

@@ -9,8 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from order_gateway.gateway import GatewayFault, Refusal
-from order_gateway.orders import Illegal
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import Illegal, OrderNotFound
 from order_gateway.saga import StepFault
 from service_kit.batcher import BatcherFull
 from service_kit.database import DatabaseFault
@@ -21,7 +20,7 @@ encode = msgspec.json.Encoder(decimal_format="number").encode
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CORRELATION_ID: web.RequestKey[str] = web.RequestKey("correlation_id", str)
 ERROR_CODE: web.RequestKey[str] = web.RequestKey("error_code", str)
-"""What a request was refused with, for logs and metrics."""
+"""What a request was refused with, for logs and metrics; empty if it was not."""
 DATABASE_RETRY_AFTER_SECONDS = 1.0
 _INTERNAL = "something went wrong here; the request id helps to find out what"
 

@@ -58,9 +58,9 @@ class OrderListRoutes:
         if query.user_id is not None:
             caller.must_be(query.user_id)
         wanted = Filter(query.user_id or caller.only_user, query.status, query.start_date, query.end_date)
-        ids, total = await self._listing.page(wanted, query.page, query.limit)
-        found = await asyncio.gather(*(self._store.read(order_id) for order_id in ids))
-        return success_page([order_view(order) for order in found], query.page, query.limit, total)
+        found, total = await self._listing.page(wanted, query.page, query.limit)
+        orders = await asyncio.gather(*map(self._store.read, found))
+        return success_page([order_view(order) for order in orders], query.page, query.limit, total)
 
     async def events(self, request: web.Request, path: ById) -> web.StreamResponse:
         """Follow an order: server-sent events of all that happened and happens to it."""

@@ -53,7 +53,7 @@ async def test_every_other_change_survives_a_lost_answer(proxy_and_world: tuple[
     assert world.outside.names() == names
     assert await world.open_steps() == []
     async with world.database.engine.connect() as connection:
-        events = (await connection.exec_driver_sql("SELECT event FROM history ORDER BY id")).scalars().all()
+        events = (await connection.exec_driver_sql("SELECT event FROM history ORDER BY version")).scalars().all()
     assert events == ["created", "reserved", "pay", "charged", "committed", "cancel", "refunded", "returned"]
 
 

@@ -26,7 +26,7 @@ class Client:
 
 def inventory(client: Client) -> tuple[Inventory, GuardedGateway]:
     gateway = GuardedGateway(cast("WarehouseGateway", None), BreakerSettings(failures_max=2))
-    return Inventory(cast("WarehouseClient", client), 1, gateway.guard), gateway
+    return Inventory(cast("WarehouseClient", client), 1, gateway.guarded), gateway
 
 
 async def test_a_warehouse_that_is_away_is_soon_not_asked_any_more() -> None:
