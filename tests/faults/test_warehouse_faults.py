@@ -39,6 +39,7 @@ from tests.warehouse_kit import (
     scalar,
     serving,
     sql,
+    until_someone_waits_for_a_lock,
 )
 from warehouse.server import SERVICES
 
@@ -131,7 +132,7 @@ async def test_a_true_deadlock_goes_unnoticed(calls: Calls, warehouse_database_u
         )
         cursor.execute("SELECT 1 FROM reservations WHERE reservation_id = %s FOR UPDATE", (held.reservation_id,))
         selling = asyncio.ensure_future(_coroutine(calls.holds.Commit(commit(reservation_id=held.reservation_id))))
-        await _until_someone_waits_for_a_lock(warehouse_database_url)
+        await until_someone_waits_for_a_lock(warehouse_database_url)
         await asyncio.to_thread(cursor.execute, "SELECT 1 FROM stock_levels FOR UPDATE")
         assert not selling.done()
         rival.rollback()
@@ -142,15 +143,6 @@ async def test_a_true_deadlock_goes_unnoticed(calls: Calls, warehouse_database_u
 
 async def _coroutine(call: Any) -> Any:
     return await call
-
-
-async def _until_someone_waits_for_a_lock(url: str) -> None:
-    query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-    deadline = time.monotonic() + 5
-    while not await asyncio.to_thread(scalar, url, query):
-        assert time.monotonic() < deadline
-        # The table is a cache that the server renews only after 0.1 s without readers.
-        await asyncio.sleep(0.15)
 
 
 async def test_a_lock_wait_that_ends_goes_unnoticed_and_one_that_does_not_is_aborted(
