@@ -27,10 +27,7 @@ Columns = tuple[tuple[str, str], ...]
 
 
 def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:
-    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type).
-
-    An empty name skips a position.
-    """
+    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type)."""
     paths = _paths(columns)
     return f"JSON_TABLE(%({parameter})s, '$[*]' COLUMNS ({paths}{nested})) AS {alias}"
 
@@ -57,9 +54,7 @@ def instant(column: str) -> str:
 def _paths(columns: Columns) -> str:
     sql_types = {INSTANT: NUMBER, HEX: "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"}
     return ", ".join(
-        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'"
-        for position, (name, kind) in enumerate(columns)
-        if name
+        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'" for position, (name, kind) in enumerate(columns)
     )
 
 
