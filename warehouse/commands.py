@@ -158,7 +158,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StockDrift(Exception):
-    """The counters of a stock level contradict its reservations: somebody changed rows by hand.
+    """The counters of a stock level contradict its reservations or its ledger: somebody changed rows by hand.
 
     The command had no effect. `python -m warehouse audit --repair` mends the counters.
     """

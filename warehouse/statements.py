@@ -159,6 +159,17 @@ _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
 READ_LEVELS = f"{_shown(_LEVEL)} {_lockable('levels', _KEY)} {_join('stock_levels')} {_BY_KEY}"
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
 
+READ_TORN_LEVELS = f"""
+    SELECT product_id, warehouse_id
+    FROM (SELECT j.product_id, j.warehouse_id, COALESCE(t.version, 0) AS version,
+                 (SELECT m.sequence FROM movements AS m
+                  WHERE m.product_id = j.product_id AND m.warehouse_id = j.warehouse_id
+                  ORDER BY m.sequence DESC LIMIT 1) AS last_sequence
+          FROM {unpack("levels", _KEY)} LEFT JOIN stock_levels AS t FORCE INDEX (PRIMARY) {_BY_KEY}) AS seen
+    WHERE last_sequence > version"""
+"""Levels whose ledger has rows behind their version. Both are written together, and a statement sees both as of one
+moment: no writer, however far it has come, makes a sound level look torn."""
+
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)
 LOCK_RESERVATIONS = (

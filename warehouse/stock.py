@@ -79,6 +79,8 @@ class Stock(msgspec.Struct, frozen=True):
     """Of the products whose level is missing: those that exist."""
     warehouses: frozenset[int] = frozenset()
     """Of the warehouses whose level is missing: those that exist."""
+    torn: frozenset[LevelKey] = frozenset()
+    """Levels whose ledger already has rows where their next movement would go: somebody changed rows by hand."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -189,6 +191,7 @@ class _Batch:
         lines, shortages = self._fill(command.lines)
         if shortages and not (command.allow_partial and lines):
             return refusals.insufficient(shortages)
+        self._check_ledgers(command.lines)
         reservation = self._open(command, order, lines)
         cause = self._cause(command, reservation)
         for held in lines:
@@ -302,6 +305,7 @@ class _Batch:
         sold = _take(expired, wanted)
         if any(quantity > self.levels[key].available for key, quantity in sold.items()):
             return refusals.closed(expired)
+        self._check_ledgers(expired.lines)
         cause = self._cause(command, expired)
         for key, quantity in sold.items():
             if quantity:
@@ -407,6 +411,7 @@ class _Batch:
 
     def _write_stock(self, command: StockCommand, kind: MovementType, quantity: int, change: int) -> Answer:
         key = (command.product_id, command.warehouse_id)
+        self._check_ledgers((Line(*key, quantity),))
         if key not in self.levels:
             self.levels[key] = Level(*key, 0, 0, 0, self.now, self.now)
         cause = _Cause(
@@ -450,13 +455,25 @@ class _Batch:
         return reservation.state is State.RESERVED and reservation.expires_at <= self.now
 
     def _check_held(self, reservation: Reservation) -> None:
-        """Raises: StockDrift, if the levels do not count what the reservation holds."""
+        """Raises: StockDrift, if the levels do not count what the reservation holds, or can't count it back."""
+        self._check_ledgers(reservation.lines)
         for line in reservation.lines:
             level = self.levels.get(line.key)
             if level is None or level.reserved < line.quantity or level.on_hand < line.quantity:
                 raise StockDrift(
                     f"reservation {reservation.reservation_id} holds {line.quantity} of product {line.product_id} in "
                     f"warehouse {line.warehouse_id}, where the stock level counts less: run the audit with --repair"
+                )
+
+    def _check_ledgers(self, lines: Iterable[Line | HeldLine]) -> None:
+        """Raises: StockDrift, if the next movement of a level has its place in the ledger taken."""
+        if not self.stock.torn:
+            return
+        for line in lines:
+            if line.key in self.stock.torn:
+                raise StockDrift(
+                    f"the ledger of product {line.product_id} in warehouse {line.warehouse_id} goes on behind the "
+                    "version of its stock level: run the audit with --repair"
                 )
 
     def _move(

@@ -112,10 +112,11 @@ class StockStore:
         middle = len(commands) // 2
         return [*await self.process(commands[:middle]), *await self.process(commands[middle:])]
 
-    async def _attempt(self, commands: Sequence[Command]) -> list[Outcome]:
-        """One try of the whole transaction."""
+    async def _attempt(self, commands: Sequence[Command], torn: frozenset[LevelKey] = frozenset()) -> list[Outcome]:
+        """One try of the whole transaction; `torn` are the levels that are known to be damaged."""
+        plan = _plan(commands)
         try:
-            stock = await self._lock_and_read(_plan(commands))
+            stock = await self._lock_and_read(plan, torn)
             decision = decide(stock, commands)
             if decision.has_changes:
                 await self._write(decision)
@@ -123,12 +124,21 @@ class StockStore:
                 await self._session.rollback()
         except BaseException as error:
             await self._session.rollback()
-            if error_number(error) == DUPLICATE_KEY:
+            if error_number(error) != DUPLICATE_KEY:
+                raise
+            found = await self._torn_levels(plan)
+            if found <= torn:
                 raise RaceLost from error
-            raise
-        return decision.outcomes
+        else:
+            return decision.outcomes
+        return await self._attempt(commands, torn | found)
 
-    async def _lock_and_read(self, plan: _Plan) -> Stock:
+    async def _torn_levels(self, plan: _Plan) -> frozenset[LevelKey]:
+        """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
+        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": _document(plan.levels)})
+        return frozenset((row[0], row[1]) for row in rows)
+
+    async def _lock_and_read(self, plan: _Plan, torn: frozenset[LevelKey]) -> Stock:
         must_locate = bool(plan.reservations or plan.orders_with_holds or plan.reserve_requests)
         if must_locate:
             await self._locate(plan)
@@ -164,6 +174,7 @@ class StockStore:
             answers={answer.request_id: answer for answer in answers},
             products=products,
             warehouses=warehouses,
+            torn=torn,
         )
 
     async def _locate(self, plan: _Plan) -> None:

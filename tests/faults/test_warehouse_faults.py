@@ -41,7 +41,10 @@ from tests.warehouse_kit import (
     sql,
     until_someone_waits_for_a_lock,
 )
+from warehouse.commands import Answer, ChangeStock, StockDrift
+from warehouse.records import MovementType
 from warehouse.server import SERVICES
+from warehouse.store import StockStore
 
 pytestmark = pytest.mark.sql
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -217,18 +220,69 @@ async def test_lost_answers_under_load_leave_one_effect_each(warehouse_database_
 
 
 async def test_one_command_with_impossible_data_spoils_no_other(calls: Calls, warehouse_database_url: str) -> None:
-    """The ledger already has the row that this change would write: nothing that an API call could bring about."""
+    """The database refuses a row of one product: nothing that an API call could bring about."""
     await calls.keep({(2, 2): 10})
-    sql(
-        warehouse_database_url,
-        "INSERT INTO movements SELECT product_id, warehouse_id, sequence + 1, type, 0, on_hand_after, on_hand_after,"
-        " 0, 0, '', '', '', '', event_id, created_at FROM movements WHERE product_id = 2",
-    )
-    requests = [reserve((2, 2, 1) if number == 7 else (1, 1, 1)) for number in range(16)]
-    ends = await asyncio.gather(*(outcome(calls.holds.Reserve(request)) for request in requests))
-    failed = [number for number, ended in enumerate(ends) if isinstance(ended, No)]
-    assert failed == [7]
-    sql(warehouse_database_url, "DELETE FROM movements WHERE product_id = 2 AND sequence = 2")
+    refusal = "ALTER TABLE movements ADD CONSTRAINT no_more_of_2 CHECK (product_id <> 2 OR sequence = 1)"
+    sql(warehouse_database_url, refusal)
+    try:
+        requests = [reserve((2, 2, 1) if number == 7 else (1, 1, 1)) for number in range(16)]
+        ends = await asyncio.gather(*(outcome(calls.holds.Reserve(request)) for request in requests))
+    finally:
+        sql(warehouse_database_url, "ALTER TABLE movements DROP CONSTRAINT no_more_of_2")
+    assert [number for number, ended in enumerate(ends) if isinstance(ended, No)] == [7]
+
+
+TORN = {
+    "a row too many": (
+        """INSERT INTO movements SELECT product_id, warehouse_id, sequence + 1, type, 0, on_hand_after, on_hand_after,
+        0, 0, '', '', '', '', event_id, created_at FROM movements WHERE product_id = 2""",
+        "DELETE FROM movements WHERE product_id = 2 AND sequence = 2",
+    ),
+    "the version set back": (
+        "UPDATE stock_levels SET version = 0 WHERE product_id = 2",
+        "UPDATE stock_levels SET version = 1 WHERE product_id = 2",
+    ),
+    "the level deleted": (
+        "DELETE FROM stock_levels WHERE product_id = 2",
+        "INSERT INTO stock_levels VALUES (2, 2, 10, 0, 1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TORN)
+async def test_a_damaged_ledger_fails_its_own_commands_at_once(
+    calls: Calls, warehouse_database_url: str, monkeypatch: pytest.MonkeyPatch, retried: Errors, kind: str
+) -> None:
+    """The ledger has a row where the next one would go. That is no race: no new try can win it."""
+    await calls.keep({(2, 2): 10})
+    damage, mend = TORN[kind]
+    sql(warehouse_database_url, damage)
+    database = Database(warehouse_database_url)
+    store = StockStore(database)
+    tries = []
+    lock_and_read = store._lock_and_read
+
+    async def counted(*plan: Any) -> Any:
+        tries.append(plan)
+        return await lock_and_read(*plan)
+
+    monkeypatch.setattr(store, "_lock_and_read", counted)
+    sound, damaged = (1, 1), (2, 2)
+    commands = [
+        ChangeStock(fresh("more"), *(damaged if number in (3, 7) else sound), MovementType.STOCK_IN, 1)
+        for number in range(16)
+    ]
+    outcomes = await store.process(commands)
+    failed = {number: type(outcome) for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)}
+    assert failed == {3: StockDrift, 7: StockDrift}
+    assert len(tries) == 2
+    assert retried == []
+    assert await calls.level() == (114, 0)
+    sql(warehouse_database_url, mend)
+    [answer] = await store.process([commands[3]])
+    assert isinstance(answer, Answer)
+    await store.close()
+    await database.close()
 
 
 async def test_a_poisoned_hold_does_not_stop_the_sweep(warehouse_database_url: str) -> None:
