@@ -25,8 +25,8 @@ from tests.warehouse_kit import (
     sql,
     until_someone_waits_for_a_lock,
 )
-from warehouse.commands import Cancel, Command, Commit, Expire, Extend, Line, Outcome, Reserve
-from warehouse.records import State
+from warehouse.commands import Answer, Cancel, ChangeStock, Command, Commit, Expire, Extend, Line, Outcome, Reserve
+from warehouse.records import MovementType, State
 from warehouse.refusals import Reason, Refusal
 from warehouse.store import StockStore
 
@@ -122,6 +122,22 @@ async def test_of_two_stores_with_the_same_level_the_second_waits(shop: Shop, mo
     assert [reservation_of(await pending).lines[0].quantity for pending in (first, second)] == [6, 4]
     assert shop.retries == {}
     assert await shop.calls.level() == (10, 10)
+
+
+async def test_two_stores_that_open_the_same_level_collide_and_one_starts_over(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is not there yet can't be locked: here the collision is what keeps the stock right."""
+    sql(shop.url, "INSERT INTO warehouses VALUES (2, 'NEW', 'new', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))")
+    decided, go_on = pause_before_writing(shop.one, monkeypatch)
+    first = shop.begin(shop.one, ChangeStock("A1", 1, 2, MovementType.STOCK_IN, 3))
+    await decided.wait()
+    second = shop.begin(shop.other, ChangeStock("A2", 1, 2, MovementType.STOCK_IN, 4))
+    assert isinstance((await second)[0], Answer)
+    go_on.set()
+    assert isinstance((await first)[0], Answer)
+    assert shop.retries == {("race",): 1}
+    assert await shop.calls.level(1, 2) == (7, 0)
 
 
 @pytest.mark.parametrize(
