@@ -142,8 +142,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(
             request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
         )
-    except DatabaseFault:
-        log.warning("database_fault", exc_info=True)
+    except DatabaseFault as fault:
+        log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
         message = "the service can't reach its data; try again shortly"
         return failure(
             request, ApiError("DATABASE_UNAVAILABLE", message, (), _retry_after(DATABASE_RETRY_AFTER_SECONDS))
