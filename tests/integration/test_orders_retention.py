@@ -11,6 +11,8 @@ from order_gateway.answers import Answer, Answers, Begun
 from order_gateway.orders import NewItem, NewOrder, Reason
 from order_gateway.retention import Retention
 from order_gateway.settings import RetentionSettings
+from service_kit.background import end
+from tests.e2e.test_order_flow import until
 from tests.integration.test_orders_audit import Audited
 
 pytestmark = pytest.mark.sql
@@ -80,6 +82,22 @@ async def test_several_processes_delete_each_row_once(audited: Audited) -> None:
     await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
     retention = Retention(audited.world.database, SETTINGS)
     assert sum(await asyncio.gather(*(retention.sweep() for _ in range(4)))) == 60
+
+
+async def test_it_sweeps_again_and_again(audited: Audited) -> None:
+    answers = Answers(audited.world.database, lease_seconds=0)
+    often = SETTINGS.model_copy(update={"every_seconds": 0.01})
+    task = asyncio.create_task(Retention(audited.world.database, often).run())
+
+    async def is_gone() -> bool:
+        return await scalars(audited, "SELECT 1 FROM idempotency_keys") == []
+
+    for number in range(2):
+        await answers.begin("shop", f"k-{number}", HASH)
+        await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
+        await until(is_gone)
+    await end(task)
+    assert task.cancelled()
 
 
 async def test_old_keys_are_found_by_their_index(audited: Audited) -> None:
