@@ -8,7 +8,7 @@ import structlog
 
 from order_gateway import statements
 from order_gateway.gateway import Hold
-from order_gateway.orders import Event, Illegal, Order, Step, Transition
+from order_gateway.orders import Event, Illegal, Item, Order, Step, Transition
 from order_gateway.records import (
     encode,
     is_active,
@@ -68,7 +68,14 @@ class Changes:
             to_microseconds(order.payment_deadline),
             refusal,
             now,
+            order.actor,
+            order.warehouse_changes,
         )
+
+    def place_items(self, items: Sequence[Item]) -> None:
+        """From which warehouses these lines are to come."""
+        for item in items:
+            self._add("placed", item.id, item.warehouse_id)
 
     def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
         """What happened."""

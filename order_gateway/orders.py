@@ -91,6 +91,7 @@ class Event(StrEnum):
     RESERVE_REFUSED = "reserve_refused"
     RESERVE_ABANDONED = "reserve_abandoned"
     DEFERRED = "deferred"
+    WAREHOUSE_CHOSEN = "warehouse_chosen"
     PAY = "pay"
     CHARGED = "charged"
     DECLINED = "declined"
@@ -190,6 +191,8 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
     ),
     # It goes on by the queue; the RESERVE step stays open, under the same request id.
     Event.DEFERRED: (_Rule(Status.PENDING_RESERVATION),),
+    # So does it when other warehouses are to be asked: a refusal has no effect, and the warehouse keeps none.
+    Event.WAREHOUSE_CHOSEN: (_Rule(Status.PENDING_RESERVATION),),
     Event.PAY: (_Rule(_PENDING, payment=Payment.NONE, to_payment=Payment.CHARGING, begins=(Step.CHARGE,)),),
     Event.CHARGED: (
         _Rule(
@@ -276,6 +279,10 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
 }
 
 
+_TOO_LATE_TO_MATTER = frozenset({Event.DEADLINE_PASSED, Event.DEFERRED, Event.WAREHOUSE_CHOSEN})
+"""Events without a step of their own that change nothing where no rule holds."""
+
+
 @lru_cache(maxsize=4096)
 def advance(state: State, event: Event, reason: Reason | None = None) -> Transition | Illegal:
     """What `event` does to an order in `state`.
@@ -298,7 +305,7 @@ def advance(state: State, event: Event, reason: Reason | None = None) -> Transit
                 after = replace(after, reason=rule.reason or reason or Reason.CUSTOMER)
                 ends = (*ends, *((Step.RESERVE,) if state.stock is Stock.RESERVING and not ends else ()))
             return Transition(after, rule.begins, ends)
-    if ends or event in (Event.DEADLINE_PASSED, Event.DEFERRED):
+    if ends or event in _TOO_LATE_TO_MATTER:
         return Transition(state, (), ends)
     return _illegal(state, event)
 
@@ -334,14 +341,20 @@ def _illegal(state: State, event: Event) -> Illegal:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A line of an order."""
+    """A line of an order.
+
+    Attributes:
+        warehouse_id: None: not chosen yet.
+        any_warehouse: whether the choice is ours, because the customer named none.
+    """
 
     id: int
     product_id: int
-    warehouse_id: int
+    warehouse_id: int | None
     quantity: int
     unit_price: Decimal
     total_price: Decimal
+    any_warehouse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +375,12 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order as its owner sees it, and its inner state."""
+    """An order as its owner sees it, and its inner state.
+
+    Attributes:
+        actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
+        warehouse_changes: how often other warehouses were chosen for it.
+    """
 
     id: int
     user_id: str
@@ -377,18 +395,21 @@ class Order:
     updated_at: datetime
     correlation_id: str
     refusal: dict[str, Any] | None
+    actor: str
+    warehouse_changes: int
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A line of an order to be made; prices are to the cent."""
+    """A line of an order to be made; prices are to the cent, the warehouse is as in `Item`."""
 
     product_id: int
-    warehouse_id: int
+    warehouse_id: int | None
     quantity: int
     unit_price: Decimal
+    any_warehouse: bool = False
 
     @property
     def total_price(self) -> Decimal:

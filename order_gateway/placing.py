@@ -131,7 +131,15 @@ class Placing:
 
 def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
     return [
-        (placement.token, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
+        (
+            placement.token,
+            item.product_id,
+            item.warehouse_id,
+            item.quantity,
+            item.unit_price,
+            item.total_price,
+            int(item.any_warehouse),
+        )
         for item in placement.new.items
     ]
 
@@ -153,8 +161,18 @@ def _order(new: NewOrder, placed: tuple[int, int, int], item_ids: Sequence[int])
         updated_at=created,
         correlation_id=new.correlation_id,
         refusal=None,
+        actor=new.actor,
+        warehouse_changes=0,
         items=tuple(
-            Item(item_id, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
+            Item(
+                item_id,
+                item.product_id,
+                item.warehouse_id,
+                item.quantity,
+                item.unit_price,
+                item.total_price,
+                item.any_warehouse,
+            )
             for item_id, item in zip(item_ids, new.items, strict=True)
         ),
         reservations=(),

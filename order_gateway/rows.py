@@ -33,12 +33,16 @@ def order_from_rows(
         updated_at=_aware(row.updated_at),
         correlation_id=row.correlation_id,
         refusal=row.refusal,
-        items=tuple(
-            Item(item.id, item.product_id, item.warehouse_id, item.quantity, item.unit_price, item.total_price)
-            for item in items
-        ),
+        actor=row.actor,
+        warehouse_changes=row.warehouse_changes,
+        items=tuple(_item(item) for item in items),
         reservations=tuple(_reservation(hold, state, row.now_) for hold in held),
     )
+
+
+def _item(row: sqlalchemy.Row[Any]) -> Item:
+    place = (row.product_id, row.warehouse_id, row.quantity)
+    return Item(row.id, *place, row.unit_price, row.total_price, bool(row.any_warehouse))
 
 
 def _reservation(row: sqlalchemy.Row[Any], state: State, now: datetime) -> Reservation:

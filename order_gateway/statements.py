@@ -78,6 +78,8 @@ _ORDER: Columns = (
     ("correlation_id", TEXT),
     ("created_at", INSTANT),
     ("updated_at", INSTANT),
+    ("actor", TEXT),
+    ("warehouse_changes", NUMBER),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
@@ -87,6 +89,7 @@ _ITEM: Columns = (
     ("quantity", NUMBER),
     ("unit_price", MONEY),
     ("total_price", MONEY),
+    ("any_warehouse", NUMBER),
 )
 _RESERVATION: Columns = (
     ("order_id", NUMBER),
@@ -146,14 +149,14 @@ _NEW_ORDERS = unpack("new_orders", _NEW_ORDER)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
-      payment_method, correlation_id, payment_deadline, created_at, updated_at)
+      payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
-      j.shipping_address, j.payment_method, j.correlation_id,
+      j.shipping_address, j.payment_method, j.correlation_id, j.actor,
       {_later("NOW(6)", "j.window_microseconds")}, NOW(6), NOW(6)
     FROM {_NEW_ORDERS}"""
 INSERT_ITEMS = f"""
-    INSERT INTO items (order_id, product_id, warehouse_id, quantity, unit_price, total_price)
-    SELECT o.id, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price
+    INSERT INTO items (order_id, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
+    SELECT o.id, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
     FROM {unpack("new_items", _NEW_ITEM)} {_PLACED}"""
 INSERT_CREATED = f"""
     INSERT INTO history (order_id, event, status_after, actor, correlation_id, created_at)
@@ -186,7 +189,10 @@ _CHANGED: Columns = (
     ("payment_deadline", INSTANT),
     ("refusal", DOCUMENT),
     ("updated_at", INSTANT),
+    ("actor", TEXT),
+    ("warehouse_changes", NUMBER),
 )
+_PLACED_ITEM: Columns = (("id", NUMBER), ("warehouse_id", NUMBER))
 _SET = ", ".join(f"t.{name} = {_value(name, kind)}" for name, kind in _CHANGED[1:])
 _STEP: Columns = (("order_id", NUMBER), ("step", WORD), ("at", INSTANT))
 _AT_ORDER: Columns = (("order_id", NUMBER), ("at", INSTANT), ("provider_reference", TEXT))
@@ -199,6 +205,10 @@ _AT = _value("at", INSTANT)
 
 WRITES = {
     "changed": f"UPDATE {unpack('changed', _CHANGED)} {_ORDERS_BY_ID} SET {_SET}",
+    "placed": (
+        f"UPDATE {unpack('placed', _PLACED_ITEM)} STRAIGHT_JOIN items AS t FORCE INDEX (PRIMARY) ON t.id = j.id "
+        "SET t.warehouse_id = j.warehouse_id"
+    ),
     "reservations": _insert("reservations", (_RESERVATION[0], *_RESERVATION[2:])),
     "payments": _insert(
         "payments",
