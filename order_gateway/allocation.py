@@ -3,7 +3,7 @@
 One allocator decides for new orders and for those that were refused; the warehouse's Reserve has the last word.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -77,7 +77,7 @@ def placed(items: Sequence[Item], places: Places) -> tuple[Item, ...]:
     return tuple(replace(item, warehouse_id=place) for item, place in zip(items, places, strict=True))
 
 
-def undecided(items: Sequence[Item]) -> set[int]:
+def undecided(items: Iterable[Wanted]) -> set[int]:
     """The products of the lines that have no warehouse yet."""
     return {item.product_id for item in items if item.warehouse_id is None}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from order_gateway.allocation import undecided
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
@@ -85,6 +86,9 @@ class Saga:
         Raises: StepFault: no order was made, or it is cancelled.
         """
         choice = self.choose(new.way)
+        if choice.may_defer and undecided(new.items):
+            # What is free could not be found out a moment ago: nobody waits for that a second time.
+            choice = Choice(Way.QUEUED)
         if new.way is not choice.way:
             new = replace(new, way=choice.way)
         if choice.way is Way.QUEUED:

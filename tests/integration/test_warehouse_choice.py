@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from order_gateway.gateway import Call, Hold, Refusal, StockLine
+from order_gateway.gateway.modes import Choice
 from order_gateway.http.views import order_view
 from order_gateway.listing import Filter, Listing
 from order_gateway.orders import NewItem, NewOrder, Order, Reason, Status, Step, Stock, Way
@@ -179,6 +180,20 @@ async def test_a_look_that_fails_while_the_customer_waits(shop: Shop) -> None:
     await shop.relay_all()
     order = await shop.store.read(1)
     assert (order.state.reason, order.state.stock) == (Reason.RESERVATION_TIMEOUT, Stock.FREE)
+
+
+@pytest.mark.parametrize(("place", "calls"), [(1, ["reserve", "look"]), (None, [])])
+async def test_a_look_that_fails_does_not_end_an_order_that_may_be_deferred(
+    shop: Shop, place: int | None, calls: list[str]
+) -> None:
+    """Without a choice the look has just failed before the order was made: the customer waits for no other."""
+    shop.saga._choose = lambda: Choice(Way.GRPC, may_defer=True)
+    shop.shelves.script = {"reserve": [short(1)], "look": [AWAY]}
+    order = await shop.order(place)
+    assert (order.state.status, order.way, places(order)) == (Status.PENDING_RESERVATION, Way.QUEUED, [place])
+    assert shop.shelves.names() == calls
+    await shop.relay_all()
+    assert (await shop.store.read(order.id)).state.status is Status.PENDING
 
 
 async def test_an_order_that_is_cancelled_meanwhile_is_not_sent_again(shop: Shop) -> None:
