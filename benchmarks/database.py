@@ -179,7 +179,7 @@ def wait_for_orders(url: str, timeout_seconds: float) -> None:
     try:
         with connection.cursor() as cursor:
             while time.monotonic() < give_up:
-                cursor.execute("SELECT 1 FROM intents WHERE due_at IS NOT NULL LIMIT 1")
+                cursor.execute("SELECT 1 FROM intents LIMIT 1")
                 if not cursor.fetchall():
                     return
                 time.sleep(0.1)

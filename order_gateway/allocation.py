@@ -4,8 +4,9 @@ One allocator decides for new orders and for those that were refused; the wareho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from order_gateway.gateway import Refusal, StockLine
 from order_gateway.orders import Item

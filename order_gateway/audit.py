@@ -24,10 +24,10 @@ LOOKS_MAX = 3
 """An order that changed while it was compared is compared again, so that the audit is right under load, too."""
 _HELD, _SOLD = HoldingState.RESERVED, HoldingState.COMMITTED
 _IDS = text("SELECT id FROM orders WHERE id > :after ORDER BY id LIMIT :limit")
-_OPEN = text("SELECT order_id, step FROM intents WHERE due_at IS NOT NULL AND order_id BETWEEN :first AND :last")
+_OPEN = text("SELECT order_id, step FROM intents WHERE order_id BETWEEN :first AND :last")
 _REOPEN_STEP = text(
     "INSERT INTO intents (order_id, step, due_at, created_at) VALUES (:order_id, :step, NOW(6), NOW(6))"
-    " ON DUPLICATE KEY UPDATE due_at = NOW(6), done_at = NULL"
+    " ON DUPLICATE KEY UPDATE due_at = NOW(6)"
 )
 _REOPEN_SALE = text("UPDATE orders SET stock = 'committing' WHERE id = :id AND status = 'paid' AND stock = 'committed'")
 _REOPEN_RELEASE = text(

@@ -4,8 +4,10 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
+
+from msgspec.structs import replace
 
 from order_gateway.allocation import allot
 from order_gateway.gateway import Call, GatewayFault, Product, Refusal, WarehouseGateway

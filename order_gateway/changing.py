@@ -1,25 +1,15 @@
 """Carries out batches of changes to orders: lock and read, let the events happen, write, commit. Two round trips."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import structlog
 
 from order_gateway import statements
 from order_gateway.gateway import Hold
-from order_gateway.orders import Event, Illegal, Item, Order, Step, Transition
-from order_gateway.records import (
-    encode,
-    is_active,
-    is_confirmed,
-    orders_of,
-    read_reservation,
-    read_version,
-    reservation,
-    to_microseconds,
-)
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
+from order_gateway.records import encode, orders_of, read_versions, to_microseconds
 from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
@@ -27,16 +17,14 @@ ChangeT = TypeVar("ChangeT")
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """An order after an event, and what the event did."""
 
     order: Order
     result: Transition | Illegal
 
 
-@dataclass(frozen=True, slots=True)
-class Work(Generic[ChangeT]):
+class Work(msgspec.Struct, Generic[ChangeT], frozen=True):
     """A change to an order; `known` is the order as the caller saw it last."""
 
     order_id: int
@@ -49,46 +37,46 @@ class Changes:
 
     def __init__(self) -> None:
         self.rows: dict[str, list[tuple[object, ...]]] = {}
-        self.with_new_holds: set[int] = set()
 
-    def note(self, order: Order, now: int) -> None:
-        """The order as it is after an event."""
-        state = order.state
-        refusal = None if order.refusal is None else encode(order.refusal).decode()
+    def note(self, before: Order, after: Order) -> None:
+        """An order as it is after an event."""
+        state = after.state
         self._add(
-            "changed",
-            order.id,
+            "moved",
+            after.id,
+            after.version,
             state.status,
             state.stock,
             state.payment,
             state.reason,
-            order.way,
-            order.payment_method,
-            order.payment_reference,
-            to_microseconds(order.payment_deadline),
-            refusal,
-            now,
-            order.actor,
-            order.warehouse_changes,
+            after.way,
+            to_microseconds(after.payment_deadline),
+            to_microseconds(after.updated_at),
         )
-
-    def place_items(self, items: Sequence[Item]) -> None:
-        """From which warehouses these lines are to come."""
-        for item in items:
-            self._add("placed", item.id, item.warehouse_id)
+        methods = (after.payment_method, after.payment_reference)
+        if methods != (before.payment_method, before.payment_reference):
+            self._add("methods", after.id, *methods)
+        if after.refusal is not before.refusal:
+            self._add("refusals", after.id, encode(after.refusal).decode())
+        if after.actor != before.actor:
+            self._add("actors", after.id, after.actor)
+        if after.items is not before.items:
+            self._add("recounted", after.id, after.warehouse_changes)
+            for position, item in enumerate(after.items, 1):
+                self._add("placed", after.id, position, item.warehouse_id)
 
     def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
         """What happened."""
         statuses = (before.state.status, after.state.status)
-        self._add("history", after.id, event, *statuses, note, actor, after.correlation_id, now)
+        self._add("history", after.id, after.version, event, *statuses, note, actor, after.correlation_id, now)
 
     def begin(self, order_id: int, step: Step, now: int, lease_seconds: float, traceparent: str) -> None:
         """A step that is to be done, left to the caller for `lease_seconds`."""
         self._add("intents", order_id, step, now + round(lease_seconds * 1e6), traceparent or None, now)
 
-    def end(self, order_id: int, step: Step, now: int) -> None:
+    def end(self, order_id: int, step: Step) -> None:
         """A step that is done."""
-        self._add("ended", order_id, step, now)
+        self._add("ended", order_id, step)
 
     def make_due(self, order_id: int, step: Step, now: int) -> None:
         """A step that the caller leaves to the relay."""
@@ -97,10 +85,9 @@ class Changes:
     def add_hold(self, order_id: int, hold: Hold) -> None:
         """What the warehouse holds."""
         instants = (to_microseconds(hold.expires_at), to_microseconds(hold.created_at))
-        for line in hold.lines:
+        for position, line in enumerate(hold.lines, 1):
             place = (line.product_id, line.warehouse_id, line.quantity)
-            self._add("reservations", order_id, hold.reservation_id, *place, *instants)
-        self.with_new_holds.add(order_id)
+            self._add("reservations", order_id, position, hold.reservation_id, *place, *instants)
 
     def add_payment(self, order: Order, now: int) -> None:
         """A payment that begins."""
@@ -199,11 +186,11 @@ class Changing(Generic[ChangeT]):
             if not changes.rows:
                 await self._session.rollback()
                 return applied
-            holds = await self._write(changes)
+            await self._write(changes)
         except BaseException:
             await self._session.rollback()
             raise
-        return [_complete(one, holds, now) for one in applied]
+        return applied
 
     async def _lock_and_read(self, work: Sequence[Work[ChangeT]]) -> tuple[dict[int, Order], int]:
         known = {one.order_id: one.known for one in work if one.known is not None}
@@ -223,56 +210,22 @@ class Changing(Generic[ChangeT]):
             orders.update(orders_of(rows, now))
         return orders, now
 
-    async def _write(self, changes: Changes) -> dict[int, list[str]]:
-        """Write and commit; the rows of new holds, by order, because their ids are made by the database."""
+    async def _write(self, changes: Changes) -> None:
+        """Write and commit."""
         values: dict[str, Any] = {kind: encode(rows).decode() for kind, rows in changes.rows.items()}
         steps = [statements.WRITES[kind] for kind in changes.rows]
-        if changes.with_new_holds:
-            values["ids"] = _ids(changes.with_new_holds)
-            steps.append(statements.READ_RESERVATIONS)
-        results = await self._session.execute(";".join([*steps, statements.COMMIT]), values)
-        holds: dict[int, list[str]] = {}
-        if changes.with_new_holds:
-            for (row,) in results[-2]:
-                holds.setdefault(read_reservation(row).order_id, []).append(row)
-        return holds
+        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
 
 
-def _unchanged(known: dict[int, Order], rows: Sequence[tuple[str, ...]]) -> tuple[dict[int, Order], list[int]]:
+def _unchanged(known: dict[int, Order], rows: Sequence[tuple[str | None]]) -> tuple[dict[int, Order], list[int]]:
     """The orders that are still as they are known, and the ids of those that are not."""
-    same: dict[int, Order] = {}
-    changed: list[int] = []
-    for (row,) in rows:
-        order_id, *version = read_version(row)
-        order = known[order_id]
-        state = order.state
-        if version == [state.status, state.stock, state.payment, to_microseconds(order.updated_at)]:
-            same[order_id] = order
-        else:
-            changed.append(order_id)
-    return same, changed
+    versions = [one for (row,) in rows if row for one in read_versions(row)]
+    same = {order_id: known[order_id] for order_id, version in versions if known[order_id].version == version}
+    return same, [order_id for order_id, _ in versions if order_id not in same]
 
 
 def _missing(order_id: int) -> OrderNotFound:
     return OrderNotFound(f"there is no order {order_id}")
-
-
-def _complete(applied: Applied | Exception, holds: dict[int, list[str]], now: int) -> Applied | Exception:
-    """Show the order's holds as they stand after the event."""
-    if isinstance(applied, Exception):
-        return applied
-    order = applied.order
-    if order.id in holds:
-        held = tuple(reservation(read_reservation(row), order.state, now) for row in holds[order.id])
-    elif not order.reservations:
-        return applied
-    else:
-        active, confirmed = is_active(order.state), is_confirmed(order.state)
-        held = tuple(
-            replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
-            for one in order.reservations
-        )
-    return Applied(replace(order, reservations=held), applied.result)
 
 
 def _ids(order_ids: Any) -> str:

@@ -1,4 +1,4 @@
-"""What remains to be done outside: each step is written here with the change that asks for it, and marked when done."""
+"""What remains to be done outside: each step is written down with the change that asks for it, struck out when done."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ _TAKE = text(
     "STRAIGHT_JOIN intents AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id AND t.step = j.step "
     "SET t.due_at = TIMESTAMPADD(MICROSECOND, :lease, SYSDATE(6)), t.attempts = t.attempts + 1"
 )
-_OPEN_STEP = "WHERE order_id = :order_id AND step = :step AND due_at IS NOT NULL"
 _POSTPONE = text(
-    f"UPDATE intents SET due_at = TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6)), last_error = :error {_OPEN_STEP}"
+    "UPDATE intents SET due_at = TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6)), last_error = :error "
+    "WHERE order_id = :order_id AND step = :step"
 )
-_FORGET = text(f"UPDATE intents SET due_at = NULL, done_at = SYSDATE(6) {_OPEN_STEP}")
+_FORGET = text("DELETE FROM intents WHERE order_id = :order_id AND step = :step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Intents:
         await self._database.run_in_transaction(work)
 
     async def forget(self, intent: Intent) -> None:
-        """Mark a step as done that its order no longer waits for."""
+        """Strike out a step that its order no longer waits for."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(_FORGET, {"order_id": intent.order_id, "step": intent.step})

@@ -1,18 +1,17 @@
 """Reads orders in numbers: pages of a list, what happened to an order, which order a hold belongs to."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
-from order_gateway.orders import Order, Status
-from order_gateway.rows import order_from_rows
+from order_gateway.orders import Status
+from order_gateway.records import line_of
 from service_kit.database import Database
 
 
@@ -28,7 +27,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that happened to an order."""
+    """Something that happened to an order; its `id` is the order's version after it."""
 
     id: int
     order_id: int
@@ -46,8 +45,8 @@ class Listing:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[Order], int]:
-        """A page of orders, newest first, and how many there are in all."""
+    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[int], int]:
+        """The numbers of the orders on a page, newest first, and how many there are in all."""
         conditions = _conditions(wanted)
         orders = tables.orders
         count = select(func.count()).select_from(orders).where(*conditions)
@@ -55,10 +54,9 @@ class Listing:
             select(orders.c.id).where(*conditions).order_by(orders.c.id.desc()).limit(limit).offset((page - 1) * limit)
         )
 
-        async def work(connection: AsyncConnection) -> tuple[list[Order], int]:
+        async def work(connection: AsyncConnection) -> tuple[list[int], int]:
             total = int((await connection.execute(count)).scalar_one())
-            found = [int(row.id) for row in await connection.execute(ids)] if total else []
-            return (await _orders(connection, found) if found else []), total
+            return [int(row.id) for row in await connection.execute(ids)] if total else [], total
 
         return await self._database.run_in_transaction(work)
 
@@ -67,8 +65,8 @@ class Listing:
         columns = tables.history.c
         query = (
             select(tables.history)
-            .where(columns.order_id == order_id, columns.id > after)
-            .order_by(columns.id)
+            .where(columns.order_id == order_id, columns.version > after)
+            .order_by(columns.version)
             .limit(limit)
         )
 
@@ -79,18 +77,19 @@ class Listing:
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
         """The id of the latest happening of each order."""
-        columns = tables.history.c
-        newest = func.max(columns.id).label("newest")
-        query = select(columns.order_id, newest).where(columns.order_id.in_(order_ids)).group_by(columns.order_id)
+        columns = tables.orders.c
+        query = select(columns.id, columns.version).where(columns.id.in_(order_ids))
 
         async def work(connection: AsyncConnection) -> dict[int, int]:
-            return {int(row.order_id): int(row.newest) for row in await connection.execute(query)}
+            return {int(row.id): int(row.version) for row in await connection.execute(query)}
 
         return await self._database.run_in_transaction(work)
 
     async def reservation_id(self, id_: int) -> str | None:
         """The warehouse's id of the hold that an order shows under the number `id_`."""
-        query = select(tables.reservations.c.reservation_id).where(tables.reservations.c.id == id_)
+        columns = tables.reservations.c
+        order_id, position = line_of(id_)
+        query = select(columns.reservation_id).where(columns.order_id == order_id, columns.position == position)
 
         async def work(connection: AsyncConnection) -> str | None:
             return (await connection.execute(query)).scalar_one_or_none()
@@ -112,25 +111,9 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     return conditions
 
 
-async def _orders(connection: AsyncConnection, ids: Sequence[int]) -> list[Order]:
-    orders, items, held = tables.orders, tables.items, tables.reservations
-    rows = await connection.execute(select(orders, text("SYSDATE(6) AS now_")).where(orders.c.id.in_(ids)))
-    items_of = _by_order(await connection.execute(select(items).where(items.c.order_id.in_(ids)).order_by(items.c.id)))
-    held_of = _by_order(await connection.execute(select(held).where(held.c.order_id.in_(ids)).order_by(held.c.id)))
-    found = {int(row.id): order_from_rows(row, items_of[row.id], held_of[row.id]) for row in rows}
-    return [found[order_id] for order_id in ids]
-
-
-def _by_order(rows: sqlalchemy.CursorResult[Any]) -> defaultdict[int, list[sqlalchemy.Row[Any]]]:
-    grouped: defaultdict[int, list[sqlalchemy.Row[Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[int(row.order_id)].append(row)
-    return grouped
-
-
 def _happening(row: sqlalchemy.Row[Any]) -> Happening:
     return Happening(
-        id=int(row.id),
+        id=int(row.version),
         order_id=int(row.order_id),
         event=row.event,
         status_before=None if row.status_before is None else Status(row.status_before),

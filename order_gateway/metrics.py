@@ -16,6 +16,7 @@ from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
 from order_gateway.settings import MetricsSettings
 from service_kit.database import Database, DatabaseFault
+from service_kit.logging import note_call
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
 from service_kit.tracing import Tracing, current_traceparent, trace_id
 
@@ -33,7 +34,7 @@ _COUNT_ORDERS = text(
 )
 _COUNT_INTENTS = text(
     "SELECT step, COUNT(*), MAX(attempts), TIMESTAMPDIFF(MICROSECOND, MIN(created_at), SYSDATE(6)) / 1e6 FROM"
-    " (SELECT step, attempts, created_at FROM intents WHERE due_at IS NOT NULL ORDER BY due_at LIMIT :most) AS waiting"
+    " (SELECT step, attempts, created_at FROM intents ORDER BY due_at LIMIT :most) AS waiting"
     " GROUP BY step"
 )
 
@@ -163,7 +164,7 @@ def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Inten
         metrics.steps_in_flight += 1
         try:
             with tracing.span(f"relay {intent.step}", "consumer", intent.traceparent, attributes):
-                structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
+                note_call(trace_id=trace_id(current_traceparent()))
                 yield
         except BaseException:
             metrics.relay_steps.add(intent.step, "failed")

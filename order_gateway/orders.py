@@ -11,12 +11,17 @@ outside steps that begin with it (they are written down in the same transaction,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec.structs import replace
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone."""
 
 
 class Status(StrEnum):
@@ -108,8 +113,7 @@ class Event(StrEnum):
     COMPLETE = "complete"
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """The three faces of an order, and why it was cancelled."""
 
     status: Status
@@ -118,8 +122,7 @@ class State:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True):
     """What an event does: the state after it, the steps it begins and those it ends."""
 
     state: State
@@ -127,8 +130,7 @@ class Transition:
     ends: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Illegal:
+class Illegal(msgspec.Struct, frozen=True):
     """The event can't happen in this state; nothing changes."""
 
     code: str
@@ -155,8 +157,7 @@ ENDS: Mapping[Event, tuple[Step, ...]] = {
 """Which step each outcome concludes, also when it arrives a second time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     """Where its conditions hold, an event changes the named faces and begins the named steps."""
 
     status: Status
@@ -339,8 +340,7 @@ def _illegal(state: State, event: Event) -> Illegal:
     return Illegal("INVALID_ORDER_STATE", f"an order that is {state.status} can't be {wish.get(event, event)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A line of an order.
 
     Attributes:
@@ -357,8 +357,7 @@ class Item:
     any_warehouse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True):
     """What the warehouse holds or held for one line of an order."""
 
     id: int
@@ -367,22 +366,23 @@ class Reservation:
     product_id: int
     warehouse_id: int
     quantity: int
-    expires_at: datetime
+    expires_at: Instant
     is_active: bool
     is_confirmed: bool
-    created_at: datetime
+    created_at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """An order as its owner sees it, and its inner state.
 
     Attributes:
+        version: how many events it has seen; the first one made it.
         actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
         warehouse_changes: how often other warehouses were chosen for it.
     """
 
     id: int
+    version: int
     user_id: str
     state: State
     way: Way
@@ -390,9 +390,9 @@ class Order:
     shipping_address: str
     payment_method: str
     payment_reference: str | None
-    payment_deadline: datetime
-    created_at: datetime
-    updated_at: datetime
+    payment_deadline: Instant
+    created_at: Instant
+    updated_at: Instant
     correlation_id: str
     refusal: dict[str, Any] | None
     actor: str
@@ -401,8 +401,11 @@ class Order:
     reservations: tuple[Reservation, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NewItem:
+class OrderNotFound(Exception):
+    """There is no such order."""
+
+
+class NewItem(msgspec.Struct, frozen=True):
     """A line of an order to be made; prices are to the cent, the warehouse is as in `Item`."""
 
     product_id: int
@@ -417,8 +420,7 @@ class NewItem:
         return self.unit_price * self.quantity
 
 
-@dataclass(frozen=True, slots=True)
-class NewOrder:
+class NewOrder(msgspec.Struct, frozen=True):
     """An order to be made."""
 
     user_id: str

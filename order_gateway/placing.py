@@ -1,9 +1,7 @@
 """Writes new orders: one round trip and one transaction for all that came meanwhile."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,16 +9,13 @@ import structlog
 
 from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
-from order_gateway.records import encode, to_instant
+from order_gateway.records import encode, line_id, read_placed, to_instant
 from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
 
-_read_placed = msgspec.json.Decoder(tuple[str, int, int, int, int]).decode
 
-
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """A new order on its way into the database.
 
     Attributes:
@@ -42,7 +37,7 @@ class Placing:
     def __init__(self, database: Database, payment_window_seconds: float) -> None:
         self._database = database
         self._session = DriverSession(database)
-        self._window = round(payment_window_seconds * 1e6)
+        self._window_microseconds = round(payment_window_seconds * 1e6)
 
     async def process(self, placements: Sequence[Placement]) -> list[Order | Exception]:
         """The orders, in pending_reservation, each with its RESERVE step.
@@ -77,62 +72,65 @@ class Placing:
         await self._session.close()
 
     async def _write(self, placements: Sequence[Placement], *, is_repeated: bool) -> list[Order]:
-        values = {"placements": encode([[one.token] for one in placements]).decode()}
+        values: dict[str, Any] = {
+            "placements": encode([[one.token] for one in placements]).decode(),
+            "window_microseconds": self._window_microseconds,
+        }
         made: set[str] = set()
         if is_repeated:
             _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_PLACED}", values)
-            made = {_read_placed(row)[0] for (row,) in rows}
+            made = set(_placed(rows))
         fresh = [one for one in placements if one.token not in made]
-        steps = [statements.BEGIN, *self._inserts(fresh, values)]
-        steps += [statements.READ_PLACED, statements.COMMIT]
+        steps = [statements.BEGIN, *_inserts(fresh, values), statements.READ_PLACED, statements.COMMIT]
         results = await self._session.execute(";".join(steps), values)
-        placed: dict[str, tuple[int, int, int]] = {}
-        items: defaultdict[str, list[int]] = defaultdict(list)
-        for (row,) in results[-2]:
-            token, order_id, created_at, deadline, item_id = _read_placed(row)
-            placed[token] = (order_id, created_at, deadline)
-            items[token].append(item_id)
-        return [_order(one.new, placed[one.token], items[one.token]) for one in placements]
+        placed = _placed(results[-2])
+        return [_order(one.new, *placed[one.token], self._window_microseconds) for one in placements]
 
-    def _inserts(self, fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
-        """The statements that write `fresh`; their parameters go into `values`."""
-        if not fresh:
-            return []
-        values["new_orders"] = encode([self._row(one) for one in fresh]).decode()
-        values["new_items"] = encode([row for one in fresh for row in _item_rows(one)]).decode()
-        inserts = [
-            statements.INSERT_ORDERS,
-            statements.INSERT_ITEMS,
-            statements.INSERT_CREATED,
-            statements.INSERT_RESERVE_STEPS,
-        ]
-        keys = [(one.token, *one.key) for one in fresh if one.key is not None]
-        if keys:
-            values["keys"] = encode(sorted(keys, key=lambda key: key[1:])).decode()
-            inserts.append(statements.LINK_KEYS)
-        return inserts
 
-    def _row(self, placement: Placement) -> tuple[object, ...]:
-        new = placement.new
-        return (
-            placement.token,
-            new.user_id,
-            new.way,
-            new.total_amount,
-            new.shipping_address,
-            new.payment_method,
-            new.correlation_id,
-            self._window,
-            round(placement.lease_seconds * 1e6),
-            new.actor,
-            placement.traceparent or None,
-        )
+def _placed(rows: Sequence[tuple[str | None]]) -> dict[str, tuple[int, int]]:
+    """Number and time of each order that is there, by its token."""
+    return {token: (order_id, created_at) for (row,) in rows if row for token, order_id, created_at in read_placed(row)}
+
+
+def _inserts(fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
+    """The statements that write `fresh`; their parameters go into `values`."""
+    if not fresh:
+        return []
+    values["new_orders"] = encode([_order_row(one) for one in fresh]).decode()
+    values["new_items"] = encode([row for one in fresh for row in _item_rows(one)]).decode()
+    values["beginnings"] = encode([_beginning(one) for one in fresh]).decode()
+    inserts = [
+        statements.INSERT_ORDERS,
+        statements.INSERT_ITEMS,
+        statements.INSERT_CREATED,
+        statements.INSERT_RESERVE_STEPS,
+    ]
+    keys = [(one.token, *one.key) for one in fresh if one.key is not None]
+    if keys:
+        values["keys"] = encode(sorted(keys, key=lambda key: key[1:])).decode()
+        inserts.append(statements.LINK_KEYS)
+    return inserts
+
+
+def _order_row(placement: Placement) -> tuple[object, ...]:
+    new = placement.new
+    return (
+        placement.token,
+        new.user_id,
+        new.way,
+        new.total_amount,
+        new.shipping_address,
+        new.payment_method,
+        new.correlation_id,
+        new.actor,
+    )
 
 
 def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
     return [
         (
             placement.token,
+            position,
             item.product_id,
             item.warehouse_id,
             item.quantity,
@@ -140,15 +138,20 @@ def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
             item.total_price,
             int(item.any_warehouse),
         )
-        for item in placement.new.items
+        for position, item in enumerate(placement.new.items, 1)
     ]
 
 
-def _order(new: NewOrder, placed: tuple[int, int, int], item_ids: Sequence[int]) -> Order:
-    order_id, created_at, deadline = placed
+def _beginning(placement: Placement) -> tuple[object, ...]:
+    lease = round(placement.lease_seconds * 1e6)
+    return (placement.token, lease, placement.traceparent or None)
+
+
+def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: int) -> Order:
     created = to_instant(created_at)
     return Order(
         id=order_id,
+        version=1,
         user_id=new.user_id,
         state=NEW,
         way=new.way,
@@ -156,7 +159,7 @@ def _order(new: NewOrder, placed: tuple[int, int, int], item_ids: Sequence[int])
         shipping_address=new.shipping_address,
         payment_method=new.payment_method,
         payment_reference=None,
-        payment_deadline=to_instant(deadline),
+        payment_deadline=to_instant(created_at + window_microseconds),
         created_at=created,
         updated_at=created,
         correlation_id=new.correlation_id,
@@ -165,7 +168,7 @@ def _order(new: NewOrder, placed: tuple[int, int, int], item_ids: Sequence[int])
         warehouse_changes=0,
         items=tuple(
             Item(
-                item_id,
+                line_id(order_id, position),
                 item.product_id,
                 item.warehouse_id,
                 item.quantity,
@@ -173,7 +176,7 @@ def _order(new: NewOrder, placed: tuple[int, int, int], item_ids: Sequence[int])
                 item.total_price,
                 item.any_warehouse,
             )
-            for item_id, item in zip(item_ids, new.items, strict=True)
+            for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
     )

@@ -6,10 +6,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import msgspec
+from msgspec.structs import replace
 
+from order_gateway.gateway import Hold
 from order_gateway.orders import Item, Order, Payment, Reason, Reservation, State, Status, Stock, Way
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LINES_MAX = 1000
+"""An order has fewer lines."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -17,6 +21,7 @@ class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
     """A row of `orders`."""
 
     id: int
+    version: int
     user_id: str
     status: Status
     stock: Stock
@@ -40,7 +45,7 @@ class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
     """A row of `items`."""
 
     order_id: int
-    id: int
+    position: int
     product_id: int
     warehouse_id: int | None
     quantity: int
@@ -53,7 +58,7 @@ class ReservationRecord(msgspec.Struct, array_like=True, frozen=True):
     """A row of `reservations`."""
 
     order_id: int
-    id: int
+    position: int
     reservation_id: str
     product_id: int
     warehouse_id: int
@@ -65,8 +70,19 @@ class ReservationRecord(msgspec.Struct, array_like=True, frozen=True):
 read_order = msgspec.json.Decoder(OrderRecord).decode
 read_item = msgspec.json.Decoder(ItemRecord).decode
 read_reservation = msgspec.json.Decoder(ReservationRecord).decode
-read_version = msgspec.json.Decoder(tuple[int, str, str, str, int]).decode
+read_versions = msgspec.json.Decoder(list[tuple[int, int]]).decode
+read_placed = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 encode = msgspec.json.Encoder().encode
+
+
+def line_id(order_id: int, position: int) -> int:
+    """The number of a line, or of its hold, for clients: unique among all orders."""
+    return order_id * LINES_MAX + position
+
+
+def line_of(id_: int) -> tuple[int, int]:
+    """The order and the position that `line_id` made a number of."""
+    return divmod(id_, LINES_MAX)
 
 
 def to_instant(microseconds: int) -> datetime:
@@ -85,8 +101,17 @@ def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, 
     items: defaultdict[int, list[Item]] = defaultdict(list)
     for (row,) in item_rows:
         item = read_item(row)
-        place = (item.product_id, item.warehouse_id, item.quantity)
-        items[item.order_id].append(Item(item.id, *place, item.unit_price, item.total_price, bool(item.any_warehouse)))
+        items[item.order_id].append(
+            Item(
+                line_id(item.order_id, item.position),
+                item.product_id,
+                item.warehouse_id,
+                item.quantity,
+                item.unit_price,
+                item.total_price,
+                bool(item.any_warehouse),
+            )
+        )
     held: defaultdict[int, list[ReservationRecord]] = defaultdict(list)
     for (row,) in reservation_rows:
         hold = read_reservation(row)
@@ -99,6 +124,7 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
     state = State(record.status, record.stock, record.payment, record.reason)
     return Order(
         id=record.id,
+        version=record.version,
         user_id=record.user_id,
         state=state,
         way=record.way,
@@ -121,7 +147,7 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
 def reservation(record: ReservationRecord, state: State, now: int) -> Reservation:
     """A line's hold as it stands at `now`."""
     return Reservation(
-        id=record.id,
+        id=line_id(record.order_id, record.position),
         reservation_id=record.reservation_id,
         order_id=record.order_id,
         product_id=record.product_id,
@@ -131,6 +157,32 @@ def reservation(record: ReservationRecord, state: State, now: int) -> Reservatio
         is_active=is_active(state) and now < record.expires_at,
         is_confirmed=is_confirmed(state),
         created_at=to_instant(record.created_at),
+    )
+
+
+def reservations_after(order: Order, hold: Hold | None, state: State, now: int) -> tuple[Reservation, ...]:
+    """An order's holds, old ones or those of a new `hold`, as they stand at `now` in the order's new state."""
+    active, confirmed = is_active(state), is_confirmed(state)
+    if hold is None:
+        return tuple(
+            replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
+            for one in order.reservations
+        )
+    is_alive = active and now < to_microseconds(hold.expires_at)
+    return tuple(
+        Reservation(
+            id=line_id(order.id, position),
+            reservation_id=hold.reservation_id,
+            order_id=order.id,
+            product_id=line.product_id,
+            warehouse_id=line.warehouse_id,
+            quantity=line.quantity,
+            expires_at=hold.expires_at,
+            is_active=is_alive,
+            is_confirmed=confirmed,
+            created_at=hold.created_at,
+        )
+        for position, line in enumerate(hold.lines, 1)
     )
 
 

@@ -18,6 +18,7 @@ from order_gateway.saga import Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store
 from service_kit.database import Fault
+from service_kit.logging import call_lines, note_call
 
 log = structlog.get_logger(__name__)
 BACKOFF_EXPONENT_MAX = 16
@@ -82,7 +83,7 @@ class Relay:
 
     async def do(self, intent: Intent) -> None:
         """One step; if it fails it is due again later, and the failure stays with it."""
-        with structlog.contextvars.bound_contextvars(order_id=intent.order_id, step=intent.step):
+        with call_lines(order_id=intent.order_id, step=intent.step):
             try:
                 with self._observe(intent):
                     await self._carry_out(intent)
@@ -97,7 +98,7 @@ class Relay:
 
     async def _carry_out(self, intent: Intent) -> None:
         order = await self._store.read(intent.order_id)
-        structlog.contextvars.bind_contextvars(correlation_id=order.correlation_id)
+        note_call(correlation_id=order.correlation_id)
         if not is_open(order.state, intent.step):
             await self._intents.forget(intent)
             return

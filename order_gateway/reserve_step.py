@@ -8,7 +8,8 @@ may be held; asking again for the same gets that hold.
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from order_gateway.allocation import Places, Stock, allot, allot_again, movable, places_of, undecided
 from order_gateway.gateway import Call, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway

@@ -6,9 +6,10 @@ every one goes out under the same key each time, so the outside does it once, an
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from order_gateway.allocation import undecided
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway

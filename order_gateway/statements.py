@@ -12,6 +12,8 @@ INSTANT = "INSTANT"
 MONEY = "DECIMAL(20, 2)"
 WORD = f"VARCHAR(36) {_ASCII}"
 TRACE = f"VARCHAR(64) {_ASCII}"
+LABEL = f"VARCHAR(65) {_BINARY}"
+"""One more than columns of labels take: MariaDB's JSON_TABLE cuts what is too long, silently, INSERT refuses it."""
 TEXT = f"VARCHAR(1000) {_BINARY}"
 DOCUMENT = f"MEDIUMTEXT {_BINARY}"
 
@@ -63,7 +65,8 @@ def _row(alias: str, columns: Columns) -> str:
 
 _ORDER: Columns = (
     ("id", NUMBER),
-    ("user_id", TEXT),
+    ("version", NUMBER),
+    ("user_id", LABEL),
     ("status", WORD),
     ("stock", WORD),
     ("payment", WORD),
@@ -71,19 +74,19 @@ _ORDER: Columns = (
     ("way", WORD),
     ("total_amount", MONEY),
     ("shipping_address", TEXT),
-    ("payment_method", TEXT),
+    ("payment_method", LABEL),
     ("payment_reference", TEXT),
     ("payment_deadline", INSTANT),
     ("refusal", DOCUMENT),
-    ("correlation_id", TEXT),
+    ("correlation_id", LABEL),
     ("created_at", INSTANT),
     ("updated_at", INSTANT),
-    ("actor", TEXT),
+    ("actor", LABEL),
     ("warehouse_changes", NUMBER),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
-    ("id", NUMBER),
+    ("position", NUMBER),
     ("product_id", NUMBER),
     ("warehouse_id", NUMBER),
     ("quantity", NUMBER),
@@ -93,7 +96,7 @@ _ITEM: Columns = (
 )
 _RESERVATION: Columns = (
     ("order_id", NUMBER),
-    ("id", NUMBER),
+    ("position", NUMBER),
     ("reservation_id", WORD),
     ("product_id", NUMBER),
     ("warehouse_id", NUMBER),
@@ -108,18 +111,23 @@ _ORDERS_BY_ID = "STRAIGHT_JOIN orders AS t FORCE INDEX (PRIMARY) ON t.id = j.id"
 
 READ_ORDERS = f"SELECT {_row('t', _ORDER)} FROM {_LOCKABLE_IDS} {_ORDERS_BY_ID}"
 LOCK_ORDERS = f"{READ_ORDERS} FOR UPDATE"
-_VERSION: Columns = (("id", NUMBER), ("status", WORD), ("stock", WORD), ("payment", WORD), ("updated_at", INSTANT))
 _LOCKABLE_KNOWN_IDS = f"(SELECT id FROM {unpack('known_ids', _IDS, 'u')}) AS j"
-LOCK_VERSIONS = f"SELECT {_row('t', _VERSION)} FROM {_LOCKABLE_KNOWN_IDS} {_ORDERS_BY_ID} FOR UPDATE"
+LOCK_VERSIONS = (
+    f"SELECT JSON_ARRAYAGG(JSON_ARRAY(t.id, t.version)) FROM {_LOCKABLE_KNOWN_IDS} {_ORDERS_BY_ID} FOR UPDATE"
+)
 """Of orders that the caller has just read or made: whether they are still as they were."""
-READ_ITEMS = (
-    f"SELECT {_row('t', _ITEM)} FROM {unpack('ids', _IDS)} "
-    "STRAIGHT_JOIN items AS t FORCE INDEX (items_of_order) ON t.order_id = j.id ORDER BY t.id"
-)
-READ_RESERVATIONS = (
-    f"SELECT {_row('t', _RESERVATION)} FROM {unpack('ids', _IDS)} "
-    "STRAIGHT_JOIN reservations AS t FORCE INDEX (reservations_of_order) ON t.order_id = j.id ORDER BY t.id"
-)
+
+
+def _read_parts(table: str, columns: Columns) -> str:
+    """What belongs to the orders, in its order."""
+    return (
+        f"SELECT {_row('t', columns)} FROM {unpack('ids', _IDS)} "
+        f"STRAIGHT_JOIN {table} AS t FORCE INDEX (PRIMARY) ON t.order_id = j.id ORDER BY t.order_id, t.position"
+    )
+
+
+READ_ITEMS = _read_parts("items", _ITEM)
+READ_RESERVATIONS = _read_parts("reservations", _RESERVATION)
 CLOCK = f"SELECT {_microseconds('SYSDATE(6)')}"
 """The database's time when it is evaluated, which may be after a wait for a lock."""
 
@@ -127,44 +135,42 @@ CLOCK = f"SELECT {_microseconds('SYSDATE(6)')}"
 _PLACEMENT = f"CHAR(32) {_ASCII}"
 _NEW_ORDER: Columns = (
     ("placement", _PLACEMENT),
-    ("user_id", TEXT),
+    ("user_id", LABEL),
     ("way", WORD),
     ("total_amount", MONEY),
     ("shipping_address", TEXT),
-    ("payment_method", TEXT),
-    ("correlation_id", TEXT),
-    ("window_microseconds", NUMBER),
+    ("payment_method", LABEL),
+    ("correlation_id", LABEL),
+    ("actor", LABEL),
+)
+_NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
+_BEGINNING: Columns = (
+    ("placement", _PLACEMENT),
     ("lease_microseconds", NUMBER),
-    ("actor", TEXT),
     ("traceparent", TRACE),
 )
-_NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[2:])
-_KEY: Columns = (
-    ("placement", _PLACEMENT),
-    ("owner", f"VARCHAR(64) {_BINARY}"),
-    ("idempotency_key", f"VARCHAR(128) {_BINARY}"),
-)
+_KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", f"VARCHAR(128) {_BINARY}"))
 _PLACED = "STRAIGHT_JOIN orders AS o FORCE INDEX (orders_placement) ON o.placement = j.placement"
-_NEW_ORDERS = unpack("new_orders", _NEW_ORDER)
+_BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
       payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
       j.shipping_address, j.payment_method, j.correlation_id, j.actor,
-      {_later("NOW(6)", "j.window_microseconds")}, NOW(6), NOW(6)
-    FROM {_NEW_ORDERS}"""
+      {_later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
+    FROM {unpack("new_orders", _NEW_ORDER)}"""
 INSERT_ITEMS = f"""
-    INSERT INTO items (order_id, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
-    SELECT o.id, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
+    INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
+    SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
     FROM {unpack("new_items", _NEW_ITEM)} {_PLACED}"""
 INSERT_CREATED = f"""
-    INSERT INTO history (order_id, event, status_after, actor, correlation_id, created_at)
-    SELECT o.id, 'created', o.status, j.actor, o.correlation_id, o.created_at FROM {_NEW_ORDERS} {_PLACED}"""
+    INSERT INTO history (order_id, version, event, status_after, actor, correlation_id, created_at)
+    SELECT o.id, o.version, 'created', o.status, o.actor, o.correlation_id, o.created_at FROM {_BEGINNINGS} {_PLACED}"""
 INSERT_RESERVE_STEPS = f"""
     INSERT INTO intents (order_id, step, due_at, traceparent, created_at)
     SELECT o.id, 'reserve', {_later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
-    FROM {_NEW_ORDERS} {_PLACED}"""
+    FROM {_BEGINNINGS} {_PLACED}"""
 LINK_KEYS = f"""
     UPDATE {unpack("keys", _KEY)} {_PLACED}
     STRAIGHT_JOIN idempotency_keys AS t FORCE INDEX (PRIMARY)
@@ -172,47 +178,51 @@ LINK_KEYS = f"""
     SET t.order_id = o.id"""
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
 READ_PLACED = f"""
-    SELECT JSON_ARRAY(o.placement, o.id, {_microseconds("o.created_at")}, {_microseconds("o.payment_deadline")}, t.id)
-    FROM {unpack("placements", _PLACEMENTS)} {_PLACED}
-    STRAIGHT_JOIN items AS t FORCE INDEX (items_of_order) ON t.order_id = o.id ORDER BY t.id"""
+    SELECT JSON_ARRAYAGG(JSON_ARRAY(o.placement, o.id, {_microseconds("o.created_at")})) FROM
+    {unpack("placements", _PLACEMENTS)} {_PLACED}"""
+"""In one value, because the driver spends its time per row; only for what is short."""
 
-# What an event changes. Column orders are those of the rows in `store`.
-_CHANGED: Columns = (
-    ("id", NUMBER),
-    ("status", WORD),
-    ("stock", WORD),
-    ("payment", WORD),
-    ("reason", WORD),
-    ("way", WORD),
-    ("payment_method", TEXT),
-    ("payment_reference", TEXT),
-    ("payment_deadline", INSTANT),
-    ("refusal", DOCUMENT),
-    ("updated_at", INSTANT),
-    ("actor", TEXT),
-    ("warehouse_changes", NUMBER),
-)
-_PLACED_ITEM: Columns = (("id", NUMBER), ("warehouse_id", NUMBER))
-_SET = ", ".join(f"t.{name} = {_value(name, kind)}" for name, kind in _CHANGED[1:])
-_STEP: Columns = (("order_id", NUMBER), ("step", WORD), ("at", INSTANT))
+_PLACE: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
+_STEP: Columns = (("order_id", NUMBER), ("step", WORD))
 _AT_ORDER: Columns = (("order_id", NUMBER), ("at", INSTANT), ("provider_reference", TEXT))
 _PAYMENT_OF_ORDER = "STRAIGHT_JOIN payments AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id"
-_STEP_OF_ORDER = (
-    "STRAIGHT_JOIN intents AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id AND t.step = j.step "
-    "AND t.due_at IS NOT NULL"
-)
+_STEP_OF_ORDER = "STRAIGHT_JOIN intents AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id AND t.step = j.step"
 _AT = _value("at", INSTANT)
 
+
+def _set(kind: str, columns: Columns) -> str:
+    """Change some columns of orders."""
+    values = ", ".join(f"t.{name} = {_value(name, kind_)}" for name, kind_ in columns)
+    return f"UPDATE {unpack(kind, (*_IDS, *columns))} {_ORDERS_BY_ID} SET {values}"
+
+
+# Column orders are those of the rows that `changing.Changes` collects.
 WRITES = {
-    "changed": f"UPDATE {unpack('changed', _CHANGED)} {_ORDERS_BY_ID} SET {_SET}",
-    "placed": (
-        f"UPDATE {unpack('placed', _PLACED_ITEM)} STRAIGHT_JOIN items AS t FORCE INDEX (PRIMARY) ON t.id = j.id "
-        "SET t.warehouse_id = j.warehouse_id"
+    "moved": _set(
+        "moved",
+        (
+            ("version", NUMBER),
+            ("status", WORD),
+            ("stock", WORD),
+            ("payment", WORD),
+            ("reason", WORD),
+            ("way", WORD),
+            ("payment_deadline", INSTANT),
+            ("updated_at", INSTANT),
+        ),
     ),
-    "reservations": _insert("reservations", (_RESERVATION[0], *_RESERVATION[2:])),
+    "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT))),
+    "refusals": _set("refusals", (("refusal", DOCUMENT),)),
+    "actors": _set("actors", (("actor", LABEL),)),
+    "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
+    "placed": (
+        f"UPDATE {unpack('placed', _PLACE)} STRAIGHT_JOIN items AS t FORCE INDEX (PRIMARY) "
+        "ON t.order_id = j.order_id AND t.position = j.position SET t.warehouse_id = j.warehouse_id"
+    ),
+    "reservations": _insert("reservations", _RESERVATION),
     "payments": _insert(
         "payments",
-        (("order_id", NUMBER), ("amount", MONEY), ("method", TEXT), ("reference", TEXT), ("created_at", INSTANT)),
+        (("order_id", NUMBER), ("amount", MONEY), ("method", LABEL), ("reference", TEXT), ("created_at", INSTANT)),
     ),
     "charged": (
         f"UPDATE {unpack('charged', _AT_ORDER)} {_PAYMENT_OF_ORDER} "
@@ -223,17 +233,18 @@ WRITES = {
         "history",
         (
             ("order_id", NUMBER),
+            ("version", NUMBER),
             ("event", WORD),
             ("status_before", WORD),
             ("status_after", WORD),
             ("note", TEXT),
-            ("actor", TEXT),
-            ("correlation_id", TEXT),
+            ("actor", LABEL),
+            ("correlation_id", LABEL),
             ("created_at", INSTANT),
         ),
     ),
-    "ended": f"UPDATE {unpack('ended', _STEP)} {_STEP_OF_ORDER} SET t.due_at = NULL, t.done_at = {_AT}",
-    "due": f"UPDATE {unpack('due', _STEP)} {_STEP_OF_ORDER} SET t.due_at = {_AT}",
+    "ended": f"DELETE t FROM {unpack('ended', _STEP)} {_STEP_OF_ORDER}",
+    "due": f"UPDATE {unpack('due', (*_STEP, ('at', INSTANT)))} {_STEP_OF_ORDER} SET t.due_at = {_AT}",
     "intents": _insert(
         "intents",
         (("order_id", NUMBER), ("step", WORD), ("due_at", INSTANT), ("traceparent", TRACE), ("created_at", INSTANT)),

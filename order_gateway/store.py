@@ -5,12 +5,13 @@ What comes at the same time shares a transaction: new orders, changes, and reads
 
 import asyncio
 import secrets
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +24,7 @@ from order_gateway.orders import (
     Illegal,
     NewOrder,
     Order,
+    OrderNotFound,
     Payment,
     Reason,
     Status,
@@ -33,19 +35,18 @@ from order_gateway.orders import (
     is_open,
 )
 from order_gateway.placing import Placement, Placing
-from order_gateway.records import to_instant
-from order_gateway.rows import OrderNotFound
+from order_gateway.records import reservations_after, to_instant
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
 from service_kit.tracing import current_traceparent
+from service_kit.unique_ids import sortable_hex
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
 """The actor of what nobody wished."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """An event of an order and what it brings along.
 
     Attributes:
@@ -107,9 +108,7 @@ class Store:
             key: owner and Idempotency-Key of the request that makes it; remembered with the order's id.
         """
         self._start()
-        return await self._placements.submit(
-            Placement(new, uuid.uuid4().hex, lease_seconds, key, current_traceparent())
-        )
+        return await self._placements.submit(Placement(new, sortable_hex(), lease_seconds, key, current_traceparent()))
 
     async def read(self, order_id: int) -> Order:
         """One order. Raises: OrderNotFound, DatabaseFault, BatcherFull."""
@@ -164,15 +163,13 @@ class Store:
         if isinstance(result, Illegal):
             return Applied(order, result)
         for step in result.ends:
-            changes.end(order.id, step, now)
+            changes.end(order.id, step)
         if not _has_effect(order, change, result):
             return Applied(order, result)
         if change.event is Event.DEFERRED:
             changes.make_due(order.id, Step.RESERVE, now)
         after = self._after(order, change, result, now)
-        changes.note(after, now)
-        if after.items is not order.items:
-            changes.place_items(after.items)
+        changes.note(order, after)
         _add_payment(changes, after, change, now)
         note = change.note[:NOTE_LENGTH_MAX] if change.note else None
         changes.add_history(order, after, change.event, change.actor, note, now)
@@ -193,8 +190,13 @@ class Store:
         return advance(order.state, change.event, change.reason)
 
     def _after(self, order: Order, change: Change, result: Transition, now: int) -> Order:
-        """The order after an event; what the warehouse holds is added when it is written."""
-        values: dict[str, Any] = {"state": result.state, "updated_at": to_instant(now)}
+        """The order after an event."""
+        values: dict[str, Any] = {
+            "version": order.version + 1,
+            "state": result.state,
+            "updated_at": to_instant(now),
+            "reservations": reservations_after(order, change.hold, result.state, now),
+        }
         if change.event is Event.DEFERRED:
             values["way"] = Way.QUEUED
         if change.hold is not None:

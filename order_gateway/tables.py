@@ -12,6 +12,7 @@ orders = Table(
     "orders",
     metadata,
     Column("id", BigInteger, primary_key=True),
+    Column("version", Integer),
     Column("user_id", String(64)),
     Column("status", String(24)),
     Column("stock", String(16)),
@@ -35,8 +36,8 @@ orders = Table(
 items = Table(
     "items",
     metadata,
-    Column("id", BigInteger, primary_key=True),
-    Column("order_id", BigInteger),
+    Column("order_id", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
     Column("product_id", BigInteger),
     Column("warehouse_id", BigInteger),
     Column("quantity", Integer),
@@ -48,8 +49,8 @@ items = Table(
 reservations = Table(
     "reservations",
     metadata,
-    Column("id", BigInteger, primary_key=True),
-    Column("order_id", BigInteger),
+    Column("order_id", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
     Column("reservation_id", String(36)),
     Column("product_id", BigInteger),
     Column("warehouse_id", BigInteger),
@@ -74,8 +75,8 @@ payments = Table(
 history = Table(
     "history",
     metadata,
-    Column("id", BigInteger, primary_key=True),
-    Column("order_id", BigInteger),
+    Column("order_id", BigInteger, primary_key=True),
+    Column("version", Integer, primary_key=True),
     Column("event", String(32)),
     Column("status_before", String(24)),
     Column("status_after", String(24)),
@@ -95,7 +96,6 @@ intents = Table(
     Column("last_error", String(500)),
     Column("traceparent", String(64)),
     Column("created_at", _INSTANT),
-    Column("done_at", _INSTANT),
 )
 
 idempotency_keys = Table(

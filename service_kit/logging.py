@@ -1,24 +1,53 @@
 """One JSON object per log line, on standard error, with the ids of the call it belongs to.
 
-The ids come from structlog's context variables, or, where binding them for every call would cost too much, from
-`call_details`, which is only asked when a line is written.
+The ids are those of `begin_call` and `note_call`, or, where even collecting them for every call would cost too much,
+of a function in `call_details`, which is only asked when a line is written.
 """
 
+import asyncio
+import atexit
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
-call_details: ContextVar[Callable[[], Mapping[str, str]] | None] = ContextVar("call_details", default=None)
+call_details: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("call_details", default=None)
 """Tells, when a line is written, which call it belongs to; what the line itself says comes first."""
 
-_write_lock = threading.Lock()
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+class _Details(dict[str, object]):
+    def __call__(self) -> Mapping[str, object]:
+        return self
+
+
+def begin_call(**details: object) -> None:
+    """From here on the lines of this task, and of tasks that it starts, say this and what is noted later."""
+    call_details.set(_Details(details))
+
+
+def note_call(**details: object) -> None:
+    """Let the lines of the call that has begun here say this, too."""
+    known = call_details.get()
+    if isinstance(known, _Details):
+        known.update(details)
+
+
+@contextmanager
+def call_lines(**details: object) -> Iterator[None]:
+    """`begin_call` for the time of a `with`."""
+    before = call_details.set(_Details(details))
+    try:
+        yield
+    finally:
+        call_details.reset(before)
 
 
 def configure_logging(service: str, level: str = "INFO", *, human: bool = False) -> None:
@@ -35,7 +64,6 @@ def configure_logging(service: str, level: str = "INFO", *, human: bool = False)
         return event
 
     shared: tuple[Processor, ...] = (
-        structlog.contextvars.merge_contextvars,
         _add_call_details,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -64,18 +92,57 @@ def configure_logging(service: str, level: str = "INFO", *, human: bool = False)
     root.setLevel(level)
 
 
+class _Output:
+    """Writes to standard error; what one turn of the event loop logs goes out at its end, in one system call."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._lock = threading.Lock()
+        self._flushing: asyncio.AbstractEventLoop | None = None
+        atexit.register(self.flush)
+
+    def write(self, line: str) -> None:
+        """Write a line, at once where no event loop runs."""
+        with self._lock:
+            self._waiting.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._flushing is not loop:
+            self._flushing = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            self._flushing = None
+            if self._waiting:
+                sys.stderr.write("\n".join((*self._waiting, "")))
+                sys.stderr.flush()
+                self._waiting.clear()
+
+
+_output = _Output()
+
+
 class _Lines:
-    """Writes lines to standard error, each in one piece."""
+    """What structlog hands its lines to."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
 
     def msg(self, line: str) -> None:
-        with _write_lock:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        _output.write(line)
 
-    debug = info = warning = warn = error = exception = critical = fatal = log = msg
+    def urgent(self, line: str) -> None:
+        """What may be the last words is not kept waiting."""
+        _output.write(line)
+        _output.flush()
+
+    debug = info = log = msg
+    warning = warn = error = exception = critical = fatal = urgent
 
 
 def _add_logger_name(logger: _Lines, _name: str, event: EventDict) -> EventDict:

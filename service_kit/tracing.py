@@ -7,7 +7,6 @@ imported; the context still travels, so that a traced caller finds its trace aga
 """
 
 import os
-import random
 import re
 import sys
 import threading
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from service_kit.unique_ids import random_hex
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Kind = Literal["server", "client", "internal", "consumer"]
 Attributes = Mapping[str, str | float | bool]
 _current: ContextVar[str] = ContextVar("traceparent", default="")
-_random = random.SystemRandom()
 _VALID = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 LAST_EXPORT_SECONDS = 2.0
 """How long a service that stops tries to get rid of its last spans."""
@@ -151,7 +151,7 @@ class _Passage:
 
 def _new_traceparent() -> str:
     # Sampled: others behind this service may export what they do for it.
-    return f"00-{_random.getrandbits(128) or 1:032x}-{_random.getrandbits(64) or 1:016x}-01"
+    return f"00-{random_hex(32)}-{random_hex(16)}-01"
 
 
 class _Exporting:

@@ -1,11 +1,12 @@
 """The warehouse as the order service sees it: one interface, whichever way its calls travel."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
+
+import msgspec
 
 
 class Mode(StrEnum):
@@ -16,8 +17,7 @@ class Mode(StrEnum):
     AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What goes along with every call.
 
     Attributes:
@@ -32,8 +32,7 @@ class Call:
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StockLine:
+class StockLine(msgspec.Struct, frozen=True):
     """Units of a product in a warehouse."""
 
     product_id: int
@@ -41,8 +40,7 @@ class StockLine:
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Stock held for an order."""
 
     reservation_id: str
@@ -51,8 +49,7 @@ class Hold:
     lines: tuple[StockLine, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """What the catalogue knows about a product; `price` is None where it has no list price."""
 
     product_id: int
@@ -60,8 +57,7 @@ class Product:
     currency: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A no that is part of normal life: the error code, a text for people, and details per line."""
 
     code: str
@@ -69,8 +65,7 @@ class Refusal:
     details: tuple[Mapping[str, Any], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The warehouse did what it was asked."""
 
 

@@ -11,6 +11,7 @@ from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.breaker import away
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
+from order_gateway.orders import Instant
 from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
 
 T = TypeVar("T")
@@ -29,8 +30,8 @@ class Level:
     quantity: int
     reserved_quantity: int
     available_quantity: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ class DirectHold:
     order_id: str
     status: str
     items: tuple[StockLine, ...]
-    expires_at: datetime
-    created_at: datetime
-    closed_at: datetime | None
+    expires_at: Instant
+    created_at: Instant
+    closed_at: Instant | None
     reason: str | None
 
 
@@ -86,8 +87,8 @@ class CatalogueProduct:
     description: str
     price: Decimal | None
     currency: str | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
 
 
 class Inventory:

@@ -6,7 +6,7 @@ configuration is the one that it replaced: whoever changes the configuration mea
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 
 import structlog
 from sqlalchemy import text
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway, away
-from order_gateway.orders import Way
+from order_gateway.orders import Instant, Way
 from service_kit.database import Database, Fault
 
 log = structlog.get_logger(__name__)
@@ -52,14 +52,14 @@ class ModeStatus:
     why: str
     breaker: str
     switched_by: str | None = None
-    switched_at: datetime | None = None
+    switched_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Switch:
     mode: Mode
     actor: str
-    at: datetime
+    at: Instant
 
 
 class Modes:

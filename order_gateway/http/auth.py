@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -12,6 +11,7 @@ from order_gateway.http.errors import ApiError
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.limits import RateLimit
 from order_gateway.http.tokens import Person, Tokens
+from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
     {
@@ -95,7 +95,7 @@ def auth_middleware(keyring: Keyring, tokens: Tokens, rate: RateLimit) -> Middle
         authorization = request.headers.get("Authorization")
         caller = Caller(key, None if authorization is None else tokens.read(authorization))
         request[CALLER] = caller
-        structlog.contextvars.bind_contextvars(caller=caller.actor)
+        note_call(caller=caller.actor)
         return await handler(request)
 
     return check

@@ -9,8 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from order_gateway.gateway import GatewayFault, Refusal
-from order_gateway.orders import Illegal
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import Illegal, OrderNotFound
 from order_gateway.saga import StepFault
 from service_kit.database import DatabaseFault
 

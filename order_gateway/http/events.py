@@ -6,7 +6,6 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
 
 import msgspec
 import structlog
@@ -18,7 +17,7 @@ from order_gateway.http.errors import ApiError
 from order_gateway.http.limits import TIME_LIMIT
 from order_gateway.http.reading import invalid
 from order_gateway.listing import Happening, Listing
-from order_gateway.orders import Status, is_settled
+from order_gateway.orders import Instant, Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching, end
 from service_kit.database import DatabaseFault
@@ -41,7 +40,7 @@ class EventView:
     status: Status
     note: str | None
     actor: str | None
-    at: datetime
+    at: Instant
 
 
 class Streams:

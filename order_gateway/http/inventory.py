@@ -24,6 +24,7 @@ from order_gateway.http.errors import ApiError, from_refusal, success
 from order_gateway.http.fields import IdText, Query
 from order_gateway.http.operations import Operation
 from order_gateway.http.views import HoldView, hold_view, plain_id
+from order_gateway.orders import Instant
 
 T = TypeVar("T")
 LEVEL = ("PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND")
@@ -60,7 +61,7 @@ class ReservedView:
 
     reservation_id: str
     order_id: int | str
-    reserved_until: datetime
+    reserved_until: Instant
     items: Sequence[StockLine]
     message: str
 

@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.http.errors import ERROR_CODE
 from order_gateway.metrics import GatewayMetrics
+from service_kit.logging import note_call
 from service_kit.tracing import Tracing, current_traceparent, trace_id
 
 log = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:
         attributes = {"http.request.method": method, "http.route": route}
         metrics.in_flight += 1
         with tracing.span(f"{method} {route}", "server", request.headers.get("traceparent", ""), attributes) as span:
-            structlog.contextvars.bind_contextvars(trace_id=trace_id(current_traceparent()))
+            note_call(trace_id=trace_id(current_traceparent()))
             try:
                 response = await handler(request)
                 status = response.status

@@ -1,12 +1,12 @@
 """The API's document, OpenAPI 3.1: made of the operations, and of the same types that validate and answer."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from pydantic import BaseModel, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import core_schema
 
 from order_gateway.http.auth import Access
 from order_gateway.http.errors import STATUS
@@ -16,6 +16,7 @@ from order_gateway.http.operations import Operation
 VERSION = "1"
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{model}"
+_ANSWER_REF = "#/components/schemas/{name}"
 _NAME_OF_STATUS = {
     400: "The request is not valid; details name the fields",
     401: "No valid API key, or no valid token",
@@ -31,13 +32,6 @@ _NAME_OF_STATUS = {
 _COMMON = ("INVALID_ARGUMENT", "RATE_LIMITED", "TOO_MANY_REQUESTS", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED")
 _COMMON_GUARDED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT")
 _COMMON_CHANGING = ("BODY_TOO_LARGE", "REQUEST_ID_REUSED", "REQUEST_IN_PROGRESS")
-
-
-class _Json(GenerateJsonSchema):
-    """Amounts go out as numbers."""
-
-    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        return {"type": "number"} if self.mode == "serialization" else super().decimal_schema(schema)
 
 
 def document(operations: Sequence[Operation], prefix: str) -> Schema:
@@ -78,16 +72,35 @@ _ANSWER = "answer"
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[Mapping[Key, Schema], Mapping[str, Schema]]:
-    """The schema of each operation's inputs and answer, and what those refer to."""
-    wanted: list[tuple[Key, JsonSchemaMode, TypeAdapter[Any]]] = []
-    for operation in operations:
-        if operation.answer is not None:
-            wanted.append(((id(operation), _ANSWER), "serialization", TypeAdapter(operation.answer)))
-        for name, kind in operation.inputs.items():
-            wanted.append(((id(operation), name), "validation", TypeAdapter(kind)))
-    found, rest = TypeAdapter.json_schemas(wanted, ref_template=_REF, schema_generator=_Json)
-    definitions: dict[str, Schema] = _without_titles(rest.get("$defs", {}))
-    return {key: _without_titles(schema) for (key, _mode), schema in found.items()}, definitions
+    """The schema of each operation's inputs and answer, and what those refer to.
+
+    Each is described by what reads or writes it: pydantic what comes in, msgspec what goes out.
+    """
+    wanted: list[tuple[Key, Literal["validation"], TypeAdapter[Any]]] = [
+        ((id(operation), name), "validation", TypeAdapter(kind))
+        for operation in operations
+        for name, kind in operation.inputs.items()
+    ]
+    inputs, rest = TypeAdapter.json_schemas(wanted, ref_template=_REF)
+    answering = [operation for operation in operations if operation.answer is not None]
+    answers, parts = msgspec.json.schema_components(
+        [operation.answer for operation in answering], ref_template=_ANSWER_REF
+    )
+    found: dict[Key, Schema] = {key: _without_titles(schema) for (key, _mode), schema in inputs.items()}
+    for operation, schema in zip(answering, answers, strict=True):
+        found[id(operation), _ANSWER] = _as_sent(_without_titles(schema))
+    return found, {**_without_titles(rest.get("$defs", {})), **_as_sent(_without_titles(parts))}
+
+
+def _as_sent(schema: Any) -> Any:
+    """Amounts go out as numbers; texts as people read them."""
+    if isinstance(schema, list):
+        return [_as_sent(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return inspect.cleandoc(schema) if isinstance(schema, str) else schema
+    if schema.get("format") == "decimal":
+        return {"type": "number"}
+    return {name: _as_sent(value) for name, value in schema.items()}
 
 
 def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
@@ -117,7 +130,7 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
 
 
 def _parameters(place: str, kind: type[BaseModel]) -> list[Schema]:
-    schema = _without_titles(TypeAdapter(kind).json_schema(ref_template=_REF, schema_generator=_Json))
+    schema = _without_titles(TypeAdapter(kind).json_schema(ref_template=_REF))
     definitions = schema.get("$defs", {})
     found = []
     for name, described in schema["properties"].items():

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import structlog
 from aiohttp import web
 from pydantic import Field
 
@@ -15,11 +14,11 @@ from order_gateway.http.fields import ById, Query, WaitSeconds
 from order_gateway.http.idempotency import BEGUN, KEY
 from order_gateway.http.operations import Operation
 from order_gateway.http.views import OrderView, order_view
-from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, Reason, Reservation, Status
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
 from order_gateway.saga import Saga
 from order_gateway.store import Applied, Store
 from order_gateway.watching import Watching
+from service_kit.logging import note_call
 
 PLACED = ("INSUFFICIENT_STOCK", "PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND", "PRICE_MISMATCH")
 ORDER = ("ORDER_NOT_FOUND", "PERMISSION_DENIED")
@@ -204,4 +203,4 @@ def _legal(applied: Applied) -> Order:
 
 
 def _bind(order_id: int) -> None:
-    structlog.contextvars.bind_contextvars(order_id=order_id)
+    note_call(order_id=order_id)

@@ -17,7 +17,7 @@ from order_gateway.http.inventory import CLOSED, HELD, agreed, take_hold
 from order_gateway.http.operations import Operation
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.listing import Listing
-from order_gateway.rows import OrderNotFound
+from order_gateway.orders import OrderNotFound
 from order_gateway.store import Store
 
 DIGITS_MAX = 18

@@ -1,20 +1,19 @@
 """What clients get: orders and their parts, in the shapes that the contract fixes."""
 
-from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
 from order_gateway.gateway import StockLine
 from order_gateway.gateway.inventory import DirectHold
-from order_gateway.orders import Item, Order, Reservation, Status
+from order_gateway.orders import Instant, Item, Order, Reservation, Status
 
 DIGITS_MAX = 18
 """Longer numbers don't fit into 64 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class OrderView:
+class OrderView(msgspec.Struct, frozen=True):
     """An order."""
 
     id: int
@@ -24,17 +23,16 @@ class OrderView:
     shipping_address: str
     payment_method: str
     payment_reference: str | None
-    payment_deadline: datetime
+    payment_deadline: Instant
     cancellation_reason: str | None
     refusal: dict[str, Any] | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HoldView:
+class HoldView(msgspec.Struct, frozen=True):
     """A reservation of the warehouse; the fields of its line are null if it has several."""
 
     id: str
@@ -45,12 +43,12 @@ class HoldView:
     warehouse_id: int | None
     quantity: int | None
     items: tuple[StockLine, ...]
-    expires_at: datetime
+    expires_at: Instant
     is_active: bool
     is_confirmed: bool
     reason: str | None
-    created_at: datetime
-    closed_at: datetime | None
+    created_at: Instant
+    closed_at: Instant | None
 
 
 def hold_view(hold: DirectHold) -> HoldView:

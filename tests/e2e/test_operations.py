@@ -236,8 +236,7 @@ async def test_orders_that_share_a_call_keep_their_own_traces(
     found = await metrics_of(session, base_url)
     assert found["order_gateway_warehouse_calls_total", "BatchReserve", "OK"] >= 1
     assert sorted(events_of(warehouse_database_url)) == traces
-    steps = sql(orders_database_url, "SELECT traceparent FROM intents WHERE step = 'reserve'")
-    assert sorted(row[0] for row in steps) == traces
+    assert sql(orders_database_url, "SELECT step FROM intents") == [], "steps that are done are struck out"
 
 
 async def test_what_the_relay_finishes_belongs_to_the_trace_of_its_request(

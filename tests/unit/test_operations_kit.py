@@ -178,11 +178,11 @@ def test_a_protocol_that_is_not_known_is_told() -> None:
 def test_log_lines_are_json_with_the_ids_of_their_call() -> None:
     code = """
 import logging, structlog
-from service_kit.logging import call_details, configure_logging
+from service_kit.logging import begin_call, configure_logging, note_call
 configure_logging("tests", "INFO")
 log = structlog.get_logger("own")
-structlog.contextvars.bind_contextvars(request_id="r-1")
-call_details.set(lambda: {"correlation_id": "c-1", "method": "from the call"})
+begin_call(request_id="r-1", method="from the call")
+note_call(correlation_id="c-1")
 log.debug("hidden")
 log.info("shown", method="its own", odd=ValueError("x"))
 logging.getLogger("foreign").warning("from %s", "elsewhere")
@@ -201,3 +201,27 @@ except ZeroDivisionError:
     assert foreign.items() >= {**ids, "event": "from elsewhere", "logger": "foreign", "level": "warning"}.items()
     assert bad.items() >= {**ids, "event": "bad", "level": "error"}.items()
     assert "ZeroDivisionError" in bad["exception"]
+
+
+def test_lines_of_one_turn_of_the_loop_go_out_together_and_in_order() -> None:
+    code = """
+import asyncio, os, structlog, sys
+from service_kit.logging import configure_logging
+configure_logging("tests", "INFO")
+log = structlog.get_logger("own")
+writes = []
+sys.stderr = type("Counting", (), {"write": lambda _, text: writes.append(text), "flush": lambda _: None})()
+async def main():
+    log.info("one"); log.info("two")
+    before = len(writes)
+    await asyncio.sleep(0)
+    after = len(writes)
+    log.info("three"); log.warning("four")
+    return before, after, len(writes)
+counts = asyncio.run(main())
+log.info("five")
+print(*counts, len(writes), "".join(writes).count(chr(10)))
+print(*(line.split('"event":"')[1].split('"')[0] for line in "".join(writes).splitlines()))
+"""
+    ended = run(code)
+    assert ended.stdout.splitlines() == ["0 1 2 3 5", "one two three four five"], ended.stderr

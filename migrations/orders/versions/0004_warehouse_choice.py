@@ -5,8 +5,8 @@ Beside it the actor on whose behalf an order's steps are done, so that the wareh
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
