@@ -4,9 +4,9 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
 from msgspec.structs import replace
 
 from order_gateway.allocation import allot
@@ -19,8 +19,7 @@ from order_gateway.orders import NewItem, Way
 CATALOGUE_SIZE_MAX = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What a customer asks for; `warehouse_id` None: wherever there is enough."""
 
     product_id: int

@@ -151,7 +151,7 @@ class _Passage:
 
 def _new_traceparent() -> str:
     # Sampled: others behind this service may export what they do for it.
-    return f"00-{random_hex(32)}-{random_hex(16)}-01"
+    return f"00-{random_hex(16)}-{random_hex(8)}-01"
 
 
 class _Exporting:

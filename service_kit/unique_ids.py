@@ -13,9 +13,9 @@ _random = random.Random()  # noqa: S311 - not for secrets
 os.register_at_fork(after_in_child=_random.seed)
 
 
-def random_hex(digits: int) -> str:
-    """So many hexadecimal digits, not all of them 0."""
-    return f"{_random.getrandbits(digits * 4) or 1:0{digits}x}"
+def random_hex(size_bytes: int) -> str:
+    """So many random bytes, as hexadecimal digits."""
+    return _random.randbytes(size_bytes).hex()
 
 
 def sortable_hex() -> str:

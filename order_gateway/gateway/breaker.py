@@ -1,8 +1,9 @@
 """A circuit breaker around the gateway: while the warehouse is away, calls fail at once instead of waiting for it."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 import pybreaker
 import structlog
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine, WarehouseGateway
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 AWAY = frozenset({"WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT"})
 """Faults that count; a refusal or an overloaded warehouse is an answer."""
 
@@ -49,7 +51,7 @@ class GuardedGateway:
     @property
     def is_open(self) -> bool:
         """Whether calls fail without being tried."""
-        return self.state == pybreaker.STATE_OPEN
+        return bool(self._breaker.current_state == pybreaker.STATE_OPEN)
 
     async def watch(self) -> None:
         """Let calls through again once the warehouse says that it serves; runs until cancelled."""
@@ -62,45 +64,54 @@ class GuardedGateway:
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.reserve(order_id, lines, ttl_seconds, call)
+        return await self._guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.commit(reservation_id, call)
+        return await self._guarded(lambda: self._gateway.commit(reservation_id, call))
 
     async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.cancel(reserve_request_id, reason, call)
+        return await self._guarded(lambda: self._gateway.cancel(reserve_request_id, reason, call))
 
     async def give_back(self, line: StockLine, reference: str, call: Call) -> Done:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.give_back(line, reference, call)
+        return await self._guarded(lambda: self._gateway.give_back(line, reference, call))
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.products(product_ids, call)
+        return await self._guarded(lambda: self._gateway.products(product_ids, call))
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
         """As the gateway within. Raises: GatewayFault."""
-        with self._guard():
-            return await self._gateway.available(product_id, call)
+        return await self._guarded(lambda: self._gateway.available(product_id, call))
 
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves; asked whatever the breaker's state."""
         return await self._gateway.is_serving()
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
+    async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T:
+        if self._breaker.current_state == pybreaker.STATE_CLOSED:
+            # What a closed breaker lets through anyway is only told to it where that changes something.
+            try:
+                answer = await call()
+            except GatewayFault as fault:
+                self._count(fault)
+                raise
+            if self._breaker.fail_counter:
+                self._count(None)
+            return answer
         try:
             with self._breaker.calling():
-                yield
+                return await call()
         except pybreaker.CircuitBreakerError as error:
             raise away() from error
+
+    def _count(self, fault: GatewayFault | None) -> None:
+        """Tell the breaker how a call ended."""
+        with suppress(GatewayFault, pybreaker.CircuitBreakerError), self._breaker.calling():
+            if fault is not None:
+                raise fault
 
 
 def away() -> GatewayFault:

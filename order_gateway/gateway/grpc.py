@@ -1,16 +1,20 @@
 """The warehouse over gRPC, through its client library."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
 from order_gateway.gateway.reserving import Reserving
-from order_gateway.gateway.translation import call_options, or_refusal, translated
+from order_gateway.gateway.translation import call_options, or_refusal, translating
 from service_kit.batcher import BatcherSettings
 from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
+NANOS_PER_MICROSECOND = 1000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CATALOGUE_PAGE_SIZE = 1000
 
 
@@ -30,8 +34,8 @@ class GrpcGateway:
             return answer
         return Hold(
             answer.reservation_id,
-            answer.expires_at.ToDatetime(UTC),
-            answer.created_at.ToDatetime(UTC),
+            _instant(answer.expires_at),
+            _instant(answer.created_at),
             tuple(StockLine(held.product_id, held.warehouse_id, held.quantity) for held in answer.lines),
         )
 
@@ -67,7 +71,7 @@ class GrpcGateway:
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
         """The products that exist, by id. Raises: GatewayFault."""
-        with translated():
+        with translating():
             found, _missing = await self._client.get_products(product_ids, **call_options(call))
         return {product_id: _product(product) for product_id, product in found.items()}
 
@@ -75,7 +79,7 @@ class GrpcGateway:
         """All products, page by page. Raises: GatewayFault."""
         token = ""
         while True:
-            with translated():
+            with translating():
                 page = await self._client.list_products(page_size=CATALOGUE_PAGE_SIZE, page_token=token)
             yield {product.product_id: _product(product) for product in page.products}
             token = page.next_page_token
@@ -85,7 +89,7 @@ class GrpcGateway:
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
         """What is free of a product now; empty for a product that does not exist. Raises: GatewayFault."""
         try:
-            with translated():
+            with translating():
                 levels = await self._client.list_inventory(product_id, **call_options(call))
         except ProductNotFound:
             return ()
@@ -98,6 +102,10 @@ class GrpcGateway:
     async def close(self) -> None:
         """Finish what is under way."""
         await self._reserving.close()
+
+
+def _instant(timestamp: Timestamp) -> datetime:
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // NANOS_PER_MICROSECOND)
 
 
 def _product(product: stock_pb2.Product) -> Product:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_gateway.gateway import Call, Done, Refusal, StockLine
-from order_gateway.gateway.translation import call_options, or_refusal, translated
+from order_gateway.gateway.translation import call_options, or_refusal, translating
 from warehouse.client import ReservationState, WarehouseClient, warehouse_pb2
 
 PAGE_SIZE = 1000
@@ -39,7 +39,7 @@ class Holdings:
     async def of_order(self, order_id: int) -> Sequence[Holding]:
         """All of an order. Raises: GatewayFault."""
         request = warehouse_pb2.ListReservationsRequest(order_id=str(order_id), page_size=PAGE_SIZE)
-        with translated():
+        with translating():
             page = await self._client.list_reservations(request)
         # A tombstone, left by a Cancel that came before its Reserve, has no lines and holds nothing.
         return [_holding(reservation) for reservation in page.reservations if reservation.lines]

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from order_gateway.gateway import Call, GatewayFault, StockLine
 from order_gateway.gateway.translation import call_options, printable
@@ -13,8 +14,7 @@ REQUESTS_MAX = 1000
 """What the contract allows in one BatchReserve."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(msgspec.Struct, frozen=True):
     order_id: str
     lines: Sequence[StockLine]
     ttl_seconds: float

@@ -28,8 +28,7 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 async def or_refusal(call: Awaitable[T]) -> T | Refusal:
     """The answer of a call, or the warehouse's no as a value. Raises: GatewayFault."""
     try:
-        with translated():
-            return await call
+        return await call
     except InsufficientStock as refusal:
         details = tuple(
             {
@@ -41,32 +40,42 @@ async def or_refusal(call: Awaitable[T]) -> T | Refusal:
             for shortage in refusal.shortages
         )
         return Refusal(refusal.reason, "not enough stock", details)
-    except Refused as refusal:
-        return Refusal(refusal.reason, str(refusal), (dict(refusal.metadata),) if refusal.metadata else ())
     except InvalidRequest as refusal:
         violations = tuple({"field": field, "message": text} for field, text in refusal.violations.items())
         return Refusal("INVALID_ARGUMENT", "the warehouse does not accept this", violations)
+    except WarehouseError as error:
+        fault = translated(error)
+        if fault is None:
+            return Refusal(error.reason, str(error), (dict(error.metadata),) if error.metadata else ())
+        raise fault from error
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translating() -> Iterator[None]:
     """Faults become GatewayFault; refusals pass, but for the one that only a bug can cause."""
     try:
         yield
-    except DeadlineExceeded as error:
-        raise GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time") from error
-    except WarehouseOverloaded as error:
-        wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
-        raise GatewayFault("WAREHOUSE_OVERLOADED", "the warehouse is busy; try again shortly", wait) from error
-    except RequestIdReused as error:
-        log.exception("request_id_reused", reason=error.reason)
-        raise GatewayFault("WAREHOUSE_ERROR", "the warehouse did not accept this service's call") from error
-    except (Refused, InvalidRequest):
-        raise
     except WarehouseError as error:
-        log.warning("warehouse_fault", reason=error.reason, error=str(error))
-        wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
-        raise GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait) from error
+        fault = translated(error)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def translated(error: WarehouseError) -> GatewayFault | None:
+    """A fault as the order service knows it; None for a refusal."""
+    if isinstance(error, DeadlineExceeded):
+        return GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time")
+    wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
+    if isinstance(error, WarehouseOverloaded):
+        return GatewayFault("WAREHOUSE_OVERLOADED", "the warehouse is busy; try again shortly", wait)
+    if isinstance(error, RequestIdReused):
+        log.error("request_id_reused", reason=error.reason, exc_info=error)
+        return GatewayFault("WAREHOUSE_ERROR", "the warehouse did not accept this service's call")
+    if isinstance(error, Refused | InvalidRequest):
+        return None
+    log.warning("warehouse_fault", reason=error.reason, error=str(error))
+    return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait)
 
 
 def printable(actor: str) -> str:

@@ -10,7 +10,7 @@ from order_gateway.access import AccessSettings
 from order_gateway.answers import Answers
 from order_gateway.http.auth import auth_middleware
 from order_gateway.http.documents import DocumentRoutes
-from order_gateway.http.errors import CORRELATION_ID, REQUEST_ID, error_middleware
+from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware, load_middleware
@@ -71,6 +71,7 @@ async def ids_middleware(request: web.Request, handler: Handler) -> web.StreamRe
     """Give every request its ids, and put them on every log line."""
     request[REQUEST_ID] = request_id = _id(request.headers.get("X-Request-ID"))
     request[CORRELATION_ID] = correlation_id = _id(request.headers.get("X-Correlation-ID"))
+    request[ERROR_CODE] = ""
     begin_call(request_id=request_id, correlation_id=correlation_id)
     return await handler(request)
 
@@ -91,4 +92,4 @@ def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.Stream
 
 def _id(given: str | None) -> str:
     """The caller's id where it can be passed on as it is, otherwise a new one."""
-    return given if given is not None and _ID.fullmatch(given) else random_hex(32)
+    return given if given is not None and _ID.fullmatch(given) else random_hex(16)

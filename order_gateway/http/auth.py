@@ -1,8 +1,8 @@
 """Who calls, and what they may do: an API key for the calling service, and beside it a token for a person."""
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -42,8 +42,7 @@ class Access(Enum):
     """Only admins: a person with this role, or a key with it that comes without a person."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """A key, and the person behind the request if it says so."""
 
     key: ApiKey

@@ -18,12 +18,12 @@ def reading(request: web.Request) -> Call:
 
 def changing(request: web.Request) -> Call:
     """What goes along with a call that changes something: repetitions of the request have the same effect, once."""
-    key = request.get(KEY)
+    key = request[KEY]
     request_id = uuid.uuid4().hex if key is None else hashlib.sha256("\0".join(key).encode()).hexdigest()[:40]
     return Call(f"http-{request_id}", request[CORRELATION_ID], actor=request[CALLER].actor)
 
 
 def is_resumed(request: web.Request) -> bool:
     """Whether an earlier request with the same Idempotency-Key died before it could answer."""
-    begun = request.get(BEGUN)
+    begun = request[BEGUN]
     return begun is not None and begun.resumed

@@ -19,7 +19,7 @@ encode = msgspec.json.Encoder(decimal_format="number").encode
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CORRELATION_ID: web.RequestKey[str] = web.RequestKey("correlation_id", str)
 ERROR_CODE: web.RequestKey[str] = web.RequestKey("error_code", str)
-"""What a request was refused with, for logs and metrics."""
+"""What a request was refused with, for logs and metrics; empty if it was not."""
 DATABASE_RETRY_AFTER_SECONDS = 1.0
 _INTERNAL = "something went wrong here; the request id helps to find out what"
 

@@ -19,8 +19,10 @@ OWNER_LENGTH_MAX = 64
 _KEY = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 METHODS = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
-KEY: web.RequestKey[tuple[str, str]] = web.RequestKey("idempotency_key", tuple)
-BEGUN: web.RequestKey[Begun] = web.RequestKey("begun", Begun)
+KEY: web.RequestKey[tuple[str, str] | None] = web.RequestKey("idempotency_key", tuple)
+"""Whose key, and the key; None without one."""
+BEGUN: web.RequestKey[Begun | None] = web.RequestKey("begun", Begun)
+"""What is known of earlier requests with this key; None without one."""
 
 
 def idempotency_middleware(answers: Answers) -> Middleware:
@@ -30,6 +32,7 @@ def idempotency_middleware(answers: Answers) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         key = request.headers.get("Idempotency-Key")
         if key is None or request.method not in METHODS or CALLER not in request:
+            request[KEY] = request[BEGUN] = None
             return await handler(request)
         if not _KEY.fullmatch(key):
             raise invalid("Idempotency-Key", f"must be 1 to {KEY_LENGTH_MAX} printable ASCII characters without spaces")
@@ -45,13 +48,12 @@ def idempotency_middleware(answers: Answers) -> Middleware:
                 raise ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
             case Begun():
                 request[KEY], request[BEGUN] = (owner, key), found
-                return await _first(request, handler, answers)
+                return await _first(request, handler, answers, owner, key)
 
     return check
 
 
-async def _first(request: web.Request, handler: Handler, answers: Answers) -> web.StreamResponse:
-    owner, key = request[KEY]
+async def _first(request: web.Request, handler: Handler, answers: Answers, owner: str, key: str) -> web.StreamResponse:
     response = await handler(request)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):

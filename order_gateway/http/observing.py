@@ -36,7 +36,7 @@ def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:
             finally:
                 metrics.in_flight -= 1
                 elapsed = time.perf_counter() - started
-                code = request.get(ERROR_CODE, "")
+                code = request[ERROR_CODE]
                 metrics.requests.add(method, route, str(status))
                 metrics.request_seconds.observe(elapsed, method, route)
                 if code:

@@ -5,6 +5,7 @@ import asyncio
 from aiohttp import web
 from pydantic import Field
 
+from order_gateway.answers import Begun
 from order_gateway.basket import Basket, Wish
 from order_gateway.gateway import Call, Refusal
 from order_gateway.http.auth import CALLER, Access
@@ -59,16 +60,17 @@ class OrderRoutes:
     async def place(self, request: web.Request, body: OrderBody) -> web.Response:
         """Place an order: its stock is held and it waits for its payment; 202 if the hold is still to come."""
         request[CALLER].must_be(body.user_id)
-        earlier = await self._earlier(request)
-        if earlier is not None:
-            return self._placed(earlier)
+        if begun := request[BEGUN]:
+            earlier = await self._earlier(begun)
+            if earlier is not None:
+                return self._placed(earlier)
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
         wishes = [Wish(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items]
         lines = await self._basket.fill(wishes, Call("", request[CORRELATION_ID]), choice)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
-        return self._placed(await self._saga.place(_new_order(request, body, lines), request.get(KEY)))
+        return self._placed(await self._saga.place(_new_order(request, body, lines), request[KEY]))
 
     async def show(self, request: web.Request, path: ById, query: WaitQuery) -> web.Response:
         """Show an order, at once or when its stock is held or refused."""
@@ -130,7 +132,7 @@ class OrderRoutes:
     ) -> web.Response:
         _bind(order_id)
         applied = await self._saga.pay(order_id, request[CALLER].actor, method, reference)
-        begun = request.get(BEGUN)
+        begun = request[BEGUN]
         if isinstance(applied.result, Illegal) and not (begun and begun.resumed and _payment_ended(applied.order)):
             raise from_illegal(applied.result)
         order = applied.order
@@ -148,10 +150,9 @@ class OrderRoutes:
         applied = await self._saga.cancel(order_id, caller.actor, why, reason)
         return success(order_view(_legal(applied)))
 
-    async def _earlier(self, request: web.Request) -> Order | None:
+    async def _earlier(self, begun: Begun) -> Order | None:
         """The order that an earlier request with this Idempotency-Key made, unless its stock could not be asked for."""
-        begun = request.get(BEGUN)
-        if begun is None or begun.order_id is None:
+        if begun.order_id is None:
             return None
         order = await self._store.read(begun.order_id)
         return None if order.state.reason is Reason.RESERVATION_TIMEOUT else order

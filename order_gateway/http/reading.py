@@ -12,14 +12,16 @@ from order_gateway.http.errors import ApiError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 VIOLATIONS_MAX = 100
+JSON = "application/json"
 
 
 async def read_body(request: web.Request, kind: type[ModelT]) -> ModelT:
     """The request's body as `kind`; an empty one counts as {}. Raises: ApiError."""
     raw = await request.read()
-    if not raw.strip():
+    if not raw or raw.isspace():
         return _validated(kind, {})
-    if "Content-Type" in request.headers and request.content_type != "application/json":
+    declared = request.headers.get("Content-Type", JSON)
+    if declared != JSON and request.content_type != JSON:
         raise invalid("Content-Type", "must be application/json")
     try:
         value = decode(raw.decode())

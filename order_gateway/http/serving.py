@@ -1,11 +1,10 @@
 """Serving the application, so that even what can't be understood as HTTP is answered in the envelope."""
 
-import secrets
-
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
+from service_kit.unique_ids import random_hex
 
 
 class EnvelopeRunner(web.AppRunner):
@@ -36,7 +35,7 @@ class _Handler(RequestHandler):
         super().handle_error(request, status, exc, message)
         code = "INTERNAL" if status >= 500 else "INVALID_ARGUMENT"
         text = "something went wrong here" if status >= 500 else "this can't be understood as an HTTP request"
-        request[REQUEST_ID] = secrets.token_hex(16)
+        request[REQUEST_ID] = random_hex(16)
         response = failure(request, ApiError(code, text))
         response.headers["X-Request-ID"] = request[REQUEST_ID]
         response.force_close()
