@@ -42,6 +42,7 @@ class Relay:
         self._settings = settings.relay
         self._observe = observe
         self._stopping = False
+        self._sweep_at = 0.0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -123,13 +124,22 @@ class Relay:
         return False
 
     async def _sweep(self) -> None:
-        for order_id in await self._store.unpaid_past_deadline(self._settings.sweep_batch):
-            try:
-                await self._saga.expire(order_id)
-            except Fault as fault:
-                log.warning("order_not_expired", order_id=order_id, error=str(fault))
-            except Exception:
-                log.exception("order_not_expired", order_id=order_id)
+        """Cancel orders whose payment is overdue; once per poll, unless there are more than fit into one look."""
+        now = asyncio.get_running_loop().time()
+        if now < self._sweep_at:
+            return
+        overdue = await self._store.unpaid_past_deadline(self._settings.sweep_batch)
+        await asyncio.gather(*map(self._expire, overdue))
+        if len(overdue) < self._settings.sweep_batch:
+            self._sweep_at = now + self._settings.poll_seconds
+
+    async def _expire(self, order_id: int) -> None:
+        try:
+            await self._saga.expire(order_id)
+        except Fault as fault:
+            log.warning("order_not_expired", order_id=order_id, error=str(fault))
+        except Exception:
+            log.exception("order_not_expired", order_id=order_id)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

@@ -42,6 +42,8 @@ DUPLICATE_KEY = 1062
 SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES"
 """Without backslash escapes the driver escapes a value by doubling its quotes, sixty times as fast for the JSON
 documents of a batch. It then must not be given `bytes`: it would still escape those with backslashes."""
+AGGREGATE_SIZE_MAX_BYTES = 16 * 1024 * 1024
+"""The longest value that one aggregation may make."""
 
 
 class Fault(Exception):
@@ -72,8 +74,10 @@ class DatabaseSettings(BaseModel):
     lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
     tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
     retry_wait_max_seconds: float = Field(0.25, gt=0, le=10, description="longest wait between two tries")
-    retry_for_seconds: float = Field(10, gt=0, le=300, description="no new try after this long")
-    transaction_timeout_seconds: float = Field(10, gt=0, le=300, description="a try that takes longer is given up")
+    retry_for_seconds: float = Field(8, gt=0, le=300, description="no new try this long after the first one began")
+    transaction_timeout_seconds: float = Field(
+        10, gt=0, le=300, description="a try that takes longer is given up, for good if retry_for_seconds are over then"
+    )
 
 
 def service_database_url(url: str, name: str) -> str:
@@ -169,15 +173,16 @@ class Database:
             finally:
                 self._tries_seconds.observe(time.perf_counter() - started)
 
+        last_start = time.monotonic() + self.settings.retry_for_seconds
         try:
             try:
                 # Nearly all end here, without the cost of setting up the retries.
                 return await bounded()
             except Exception as error:
-                if self.settings.tries == 1 or not is_worth_retrying(error):
+                if self.settings.tries == 1 or not is_worth_retrying(error) or time.monotonic() >= last_start:
                     raise
                 self._note_retry(1, error)
-            return await self._retrying()(bounded)
+            return await self._retrying(last_start)(bounded)
         except Exception as error:
             if is_connection_failure(error):
                 raise DatabaseAway("the database can't be reached") from error
@@ -185,14 +190,18 @@ class Database:
                 raise LockRetriesSpent(f"no luck in {self.settings.tries} tries") from error
             raise
 
-    def _retrying(self) -> tenacity.AsyncRetrying:
-        """The tries after the first one."""
+    def _retrying(self, last_start: float) -> tenacity.AsyncRetrying:
+        """The tries after the first one, none of which begins after `last_start` (monotonic time)."""
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            too_late = time.monotonic() + state.upcoming_sleep >= last_start
+            # The first try was made before tenacity began to count.
+            return too_late or state.attempt_number + 1 >= self.settings.tries
+
         return tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.settings.tries - 1)
-            | tenacity.stop_after_delay(self.settings.retry_for_seconds),
+            stop=is_over,
             wait=tenacity.wait_random_exponential(multiplier=0.005, max=self.settings.retry_wait_max_seconds),
             retry=tenacity.retry_if_exception(is_worth_retrying),
-            # The first try was made before tenacity began to count.
             before_sleep=lambda state: self._note_retry(
                 state.attempt_number + 1, state.outcome.exception() if state.outcome else None
             ),
@@ -278,7 +287,9 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
             f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', "
-            f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}"
+            f"innodb_lock_wait_timeout = {settings.lock_wait_timeout_seconds}, "
+            # Where MariaDB, silently, cuts what JSON_ARRAYAGG makes.
+            f"group_concat_max_len = {AGGREGATE_SIZE_MAX_BYTES}"
         ),
     }
     if tls != "off":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -259,3 +260,13 @@ async def make_overdue(url: str, *reservation_ids: str) -> None:
         f" created_at = created_at - INTERVAL 1 DAY WHERE {where}",
         *reservation_ids,
     )
+
+
+async def until_someone_waits_for_a_lock(url: str) -> None:
+    """Returns once a transaction waits for a row that another one holds; fails after 5 seconds."""
+    query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    deadline = time.monotonic() + 5
+    while not await asyncio.to_thread(scalar, url, query):
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+        # The table is a cache that the server renews only after 0.1 s without readers.
+        await asyncio.sleep(0.15)

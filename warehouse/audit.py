@@ -35,10 +35,23 @@ _EFFECTS = """
     FROM movements WHERE type IN ('RESERVED', 'COMMITTED', 'RELEASED', 'EXPIRED')
     GROUP BY reference, product_id, warehouse_id"""
 
-_ANSWERED = """
-    SELECT request_id, CONVERT(JSON_UNQUOTE(JSON_EXTRACT(answer, '$[0][0][0]')) USING ascii) COLLATE ascii_bin
-           AS reservation_id
-    FROM request_ids"""
+# Stored answers: the positions are those of the fields of `commands.Answer` and of the `records` in it.
+_TOLD = """
+    SELECT q.request_id, told.reservation_id, told.state
+    FROM request_ids AS q, JSON_TABLE(q.answer, '$[0][*]' COLUMNS (
+        reservation_id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin PATH '$[0]',
+        state VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin PATH '$[3]')) AS told"""
+
+_TOLD_MOVEMENTS = """
+    SELECT request_id, CAST(JSON_EXTRACT(answer, '$[2][0]') AS SIGNED) AS product_id,
+           CAST(JSON_EXTRACT(answer, '$[2][1]') AS SIGNED) AS warehouse_id,
+           CAST(JSON_EXTRACT(answer, '$[2][2]') AS SIGNED) AS sequence
+    FROM request_ids WHERE JSON_LENGTH(answer, '$[2]') > 1"""
+
+_TOLD_CATALOGUE = """
+    SELECT request_id, CAST(JSON_EXTRACT(answer, '$[4][0]') AS SIGNED) AS product_id,
+           CAST(JSON_EXTRACT(answer, '$[5][0]') AS SIGNED) AS warehouse_id
+    FROM request_ids WHERE JSON_LENGTH(answer, '$[4]') > 1 OR JSON_LENGTH(answer, '$[5]') > 1"""
 
 _SAME_LEVEL = "a.product_id = b.product_id AND a.warehouse_id = b.warehouse_id"
 
@@ -96,10 +109,22 @@ QUERIES: tuple[tuple[str, str], ...] = (
         OR m.on_hand <> IF(r.state = 'COMMITTED', -l.committed_quantity, 0)""",
     ),
     (
-        "5. what a request id was answered is in the tables",
-        f"""SELECT a.request_id, a.reservation_id FROM ({_ANSWERED}) AS a
+        "5. each reservation that a request id was answered is in the tables, and still ended if it was",
+        f"""SELECT a.request_id, a.reservation_id, a.state AS answered_state, r.state FROM ({_TOLD}) AS a
         LEFT JOIN reservations AS r ON r.reservation_id = a.reservation_id
-        WHERE a.reservation_id IS NOT NULL AND r.reservation_id IS NULL""",
+        WHERE r.reservation_id IS NULL OR (a.state IN ('COMMITTED', 'CANCELLED') AND a.state <> r.state)""",
+    ),
+    (
+        "5. each movement that a request id was answered is in the ledger",
+        f"""SELECT a.request_id, a.product_id, a.warehouse_id, a.sequence FROM ({_TOLD_MOVEMENTS}) AS a
+        LEFT JOIN movements AS b ON {_SAME_LEVEL} AND a.sequence = b.sequence WHERE b.sequence IS NULL""",
+    ),
+    (
+        "5. each product and warehouse that a request id was answered is in the catalogue",
+        f"""SELECT a.request_id, a.product_id, a.warehouse_id FROM ({_TOLD_CATALOGUE}) AS a
+        LEFT JOIN products AS p ON p.product_id = a.product_id
+        LEFT JOIN warehouses AS w ON w.warehouse_id = a.warehouse_id
+        WHERE p.product_id IS NULL AND w.warehouse_id IS NULL""",
     ),
     (
         "6. every movement has its event",

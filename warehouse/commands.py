@@ -1,8 +1,6 @@
 """What can be asked of the stock, and what is answered. Pure values.
 
-A command has passed validation: its lines are added up, sorted and positive. `actor`, `correlation_id` and
-`traceparent` say who asked, in which conversation and trace; they are not part of what was asked, so a replay may
-differ in them.
+A command has passed validation: its lines are added up, sorted and positive.
 """
 
 from hashlib import blake2b
@@ -26,7 +24,15 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
         return (self.product_id, self.warehouse_id)
 
 
-class Reserve(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class _Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="command", omit_defaults=True):
+    """Who asks, in which conversation and trace: no part of what is asked, so a replay may differ in it."""
+
+    actor: str = ""
+    correlation_id: str = ""
+    traceparent: str = ""
+
+
+class Reserve(_Asked, frozen=True):
     """Hold `lines` for an order for `ttl` microseconds."""
 
     request_id: str
@@ -34,12 +40,9 @@ class Reserve(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_d
     lines: tuple[Line, ...]
     ttl: int
     allow_partial: bool = False
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
-class Commit(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class Commit(_Asked, frozen=True):
     """Sell what is held, or only `lines` of it, by reservation or by order."""
 
     request_id: str
@@ -47,12 +50,9 @@ class Commit(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     order_id: str = ""
     lines: tuple[Line, ...] = ()
     reacquire: bool = False
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class Cancel(_Asked, frozen=True):
     """Give back what is held, by reservation, by order or by the request id of the Reserve."""
 
     request_id: str
@@ -60,23 +60,17 @@ class Cancel(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     order_id: str = ""
     reserve_request_id: str = ""
     reason: str = ""
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
-class Extend(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class Extend(_Asked, frozen=True):
     """Hold for `ttl` microseconds from now."""
 
     request_id: str
     reservation_id: str
     ttl: int
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
-class Expire(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class Expire(msgspec.Struct, frozen=True):
     """Give back a hold if its time is over; the server asks this of itself, so there is no request id."""
 
     reservation_id: str
@@ -86,7 +80,7 @@ class Expire(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_de
     request_id: str = ""
 
 
-class ChangeStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class ChangeStock(_Asked, frozen=True):
     """Put `quantity` units on hand (> 0) or take free ones away (< 0)."""
 
     request_id: str
@@ -96,12 +90,9 @@ class ChangeStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", om
     quantity: int
     reference: str = ""
     notes: str = ""
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
-class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
+class CountStock(_Asked, frozen=True):
     """Set the counted quantity; `reserved`, if given, must equal what is held."""
 
     request_id: str
@@ -111,9 +102,6 @@ class CountStock(msgspec.Struct, frozen=True, tag=True, tag_field="command", omi
     reserved: int | None = None
     reference: str = ""
     notes: str = ""
-    actor: str = ""
-    correlation_id: str = ""
-    traceparent: str = ""
 
 
 class CreateProduct(msgspec.Struct, frozen=True, tag=True, tag_field="command", omit_defaults=True):
@@ -158,7 +146,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StockDrift(Exception):
-    """The counters of a stock level contradict its reservations: somebody changed rows by hand.
+    """The counters of a stock level contradict its reservations or its ledger: somebody changed rows by hand.
 
     The command had no effect. `python -m warehouse audit --repair` mends the counters.
     """

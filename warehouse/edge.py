@@ -19,7 +19,7 @@ from warehouse.auth import API_KEY_HEADER, Keyring, Role
 from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
-from warehouse.status import Metadata, status_of_error, trailing, trailing_refusal
+from warehouse.status import Metadata, TooManyCalls, status_of_error, trailing, trailing_refusal
 from warehouse.validation import OPAQUE_ID_LENGTH_MAX, Checks
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,11 @@ class HasIds(Protocol):
 
 
 class Edge:
-    """What the wrapped methods of a servicer need to know of the configuration."""
+    """What the wrapped methods of a servicer need to know of the configuration.
+
+    Attributes:
+        in_flight: calls under way now; more than `calls_max` are turned away.
+    """
 
     def __init__(
         self,
@@ -74,12 +78,15 @@ class Edge:
         calls: CallMetrics | None = None,
         tracing: Tracing | None = None,
         *,
+        calls_max: int,
         refusal_lines_per_second_max: int = 100,
         logs_answers: bool = False,
     ) -> None:
         self._keyring = keyring
         self._call_seconds_max = call_seconds_max
         self.calls = calls or CallMetrics()
+        self.calls_max = calls_max
+        self.in_flight = 0
         self.tracing = tracing if tracing is not None and tracing.exports else None
         self.logs_answers = logs_answers
         self._lines = CallLines(refusal_lines_per_second_max)
@@ -213,13 +220,18 @@ def rpc(role: Role) -> Callable[[Method[ServicerT, RequestT, ResponseT]], Handle
             # The task ends with the call, and the variable with the task.
             call_details.set(partial(_describe, name, request, context))
             started = perf_counter()
+            edge.in_flight += 1
             try:
+                if edge.in_flight > edge.calls_max:
+                    raise TooManyCalls
                 answer = await method(self, request, edge.admit(context, role))
             except Exception as error:
                 return edge.failed(name, error)
             except asyncio.CancelledError:
                 edge.calls.ended.add(name, "CANCELLED")
                 raise
+            finally:
+                edge.in_flight -= 1
             if isinstance(answer, Refusal):
                 return edge.refused(name, answer)
             edge.answered(name, perf_counter() - started)

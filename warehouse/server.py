@@ -34,6 +34,8 @@ SERVICES = (
     warehouse_pb2.DESCRIPTOR.services_by_name["WarehouseService"].full_name,
     stock_pb2.DESCRIPTOR.services_by_name["StockService"].full_name,
 )
+CALLS_HARD_MAX_FACTOR = 2
+"""Past so many times `calls_max` gRPC itself turns calls away, before they cost anything and without details."""
 GC_THRESHOLD = 50_000
 """New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -63,7 +65,8 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher)
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader)
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
-    server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.calls_max)
+    calls_hard_max = CALLS_HARD_MAX_FACTOR * settings.calls_max
+    server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=calls_hard_max)
     registry = cast("grpc.aio.Server", _ByName(server))
     tracing = configure_tracing("warehouse")
     edge = Edge(
@@ -71,6 +74,7 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
         settings.call_seconds_max,
         calls,
         tracing,
+        calls_max=settings.calls_max,
         refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
         logs_answers=settings.log_level == "DEBUG",
     )

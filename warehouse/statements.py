@@ -27,10 +27,7 @@ Columns = tuple[tuple[str, str], ...]
 
 
 def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:
-    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type).
-
-    An empty name skips a position.
-    """
+    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type)."""
     paths = _paths(columns)
     return f"JSON_TABLE(%({parameter})s, '$[*]' COLUMNS ({paths}{nested})) AS {alias}"
 
@@ -57,9 +54,7 @@ def instant(column: str) -> str:
 def _paths(columns: Columns) -> str:
     sql_types = {INSTANT: NUMBER, HEX: "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"}
     return ", ".join(
-        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'"
-        for position, (name, kind) in enumerate(columns)
-        if name
+        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'" for position, (name, kind) in enumerate(columns)
     )
 
 
@@ -163,6 +158,17 @@ CLOCK = f"SELECT {instant('UTC_TIMESTAMP(6)')}"
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
 READ_LEVELS = f"{_shown(_LEVEL)} {_lockable('levels', _KEY)} {_join('stock_levels')} {_BY_KEY}"
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
+
+READ_TORN_LEVELS = f"""
+    SELECT product_id, warehouse_id
+    FROM (SELECT j.product_id, j.warehouse_id, COALESCE(t.version, 0) AS version,
+                 (SELECT m.sequence FROM movements AS m
+                  WHERE m.product_id = j.product_id AND m.warehouse_id = j.warehouse_id
+                  ORDER BY m.sequence DESC LIMIT 1) AS last_sequence
+          FROM {unpack("levels", _KEY)} LEFT JOIN stock_levels AS t FORCE INDEX (PRIMARY) {_BY_KEY}) AS seen
+    WHERE last_sequence > version"""
+"""Levels whose ledger has rows behind their version. Both are written together, and a statement sees both as of one
+moment: no writer, however far it has come, makes a sound level look torn."""
 
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)

@@ -40,10 +40,16 @@ REFUSAL_CODES = {
     Reason.WAREHOUSE_EXISTS: code_pb2.ALREADY_EXISTS,
 }
 
+
+class TooManyCalls(Exception):
+    """More calls are in flight than this server takes; nothing was done, ask again a little later."""
+
+
 # exception: status, reason, what the caller reads ("": the exception's own text), when to ask again (seconds)
 _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", "", 0),
     (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", "", 0),
+    (TooManyCalls, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many calls are in flight", 0.1),
     (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
     (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
     (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),

@@ -25,18 +25,8 @@ from service_kit.database import (
     error_number,
 )
 from warehouse import statements
-from warehouse.commands import (
-    Cancel,
-    ChangeStock,
-    Command,
-    Commit,
-    CountStock,
-    Expire,
-    Extend,
-    Outcome,
-    Reserve,
-    decode_answer,
-)
+from warehouse.commands import Command, Outcome, decode_answer
+from warehouse.plan import Plan, line_count, plan_of
 from warehouse.records import HeldLine, Level, LevelKey, Reservation, State, StoredAnswer
 from warehouse.stock import Decision, Order, Stock, decide
 
@@ -55,18 +45,6 @@ class CommandFailed(Exception):
     """A command that the database will not take, for a reason of its own data; the cause is chained and logged."""
 
 
-class _Plan(msgspec.Struct):
-    """What a batch has to look up."""
-
-    levels: set[LevelKey] = msgspec.field(default_factory=set)
-    reservations: set[str] = msgspec.field(default_factory=set)
-    orders: set[str] = msgspec.field(default_factory=set)
-    orders_with_holds: set[str] = msgspec.field(default_factory=set)
-    requests: set[str] = msgspec.field(default_factory=set)
-    reserve_requests: set[str] = msgspec.field(default_factory=set)
-    holds: dict[str, list[str]] = msgspec.field(default_factory=dict)
-
-
 class StockStore:
     """Carries out batches of commands; one at a time, on a connection of its own."""
 
@@ -82,7 +60,7 @@ class StockStore:
         Raises:
             DatabaseFault: nothing was done, or it is not known; ask again with the same request ids.
         """
-        if len(commands) > 1 and sum(map(_line_count, commands)) > LINES_MAX:
+        if len(commands) > 1 and sum(map(line_count, commands)) > LINES_MAX:
             return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))
@@ -112,10 +90,11 @@ class StockStore:
         middle = len(commands) // 2
         return [*await self.process(commands[:middle]), *await self.process(commands[middle:])]
 
-    async def _attempt(self, commands: Sequence[Command]) -> list[Outcome]:
-        """One try of the whole transaction."""
+    async def _attempt(self, commands: Sequence[Command], torn: frozenset[LevelKey] = frozenset()) -> list[Outcome]:
+        """One try of the whole transaction; `torn` are the levels that are known to be damaged."""
+        plan = plan_of(commands)
         try:
-            stock = await self._lock_and_read(_plan(commands))
+            stock = await self._lock_and_read(plan, torn)
             decision = decide(stock, commands)
             if decision.has_changes:
                 await self._write(decision)
@@ -123,12 +102,21 @@ class StockStore:
                 await self._session.rollback()
         except BaseException as error:
             await self._session.rollback()
-            if error_number(error) == DUPLICATE_KEY:
+            if error_number(error) != DUPLICATE_KEY:
+                raise
+            found = await self._torn_levels(plan)
+            if found <= torn:
                 raise RaceLost from error
-            raise
-        return decision.outcomes
+        else:
+            return decision.outcomes
+        return await self._attempt(commands, torn | found)
 
-    async def _lock_and_read(self, plan: _Plan) -> Stock:
+    async def _torn_levels(self, plan: Plan) -> frozenset[LevelKey]:
+        """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
+        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": _document(plan.levels)})
+        return frozenset((row[0], row[1]) for row in rows)
+
+    async def _lock_and_read(self, plan: Plan, torn: frozenset[LevelKey]) -> Stock:
         must_locate = bool(plan.reservations or plan.orders_with_holds or plan.reserve_requests)
         if must_locate:
             await self._locate(plan)
@@ -151,7 +139,7 @@ class StockStore:
         level_rows, *held, answer_rows, order_rows, [(now,)] = results
         levels = [_read_level(row) for (row,) in level_rows]
         answers = [_read_answer(row) for (row,) in answer_rows]
-        if _came_meanwhile(plan, answers):
+        if plan.is_overtaken_by(answers):
             raise RaceLost("a Reserve was answered after its Cancel had looked for it")
         found = {level.key: level for level in levels}
         products, warehouses = await self._explain_missing(plan.levels - found.keys())
@@ -164,9 +152,10 @@ class StockStore:
             answers={answer.request_id: answer for answer in answers},
             products=products,
             warehouses=warehouses,
+            torn=torn,
         )
 
-    async def _locate(self, plan: _Plan) -> None:
+    async def _locate(self, plan: Plan) -> None:
         """Find, without locks yet, the reservations that are meant and the stock levels of their lines.
 
         Neither can change once a reservation exists; one that comes into being meanwhile came later.
@@ -259,49 +248,6 @@ class LevelReader:
     async def close(self) -> None:
         """Hang up."""
         await self._session.close()
-
-
-def _plan(commands: Iterable[Command]) -> _Plan:
-    plan = _Plan()
-    for command in commands:
-        if command.request_id:
-            plan.requests.add(command.request_id)
-        match command:
-            case Reserve():
-                plan.orders.add(command.order_id)
-                plan.levels.update(line.key for line in command.lines)
-            case ChangeStock() | CountStock():
-                plan.levels.add((command.product_id, command.warehouse_id))
-            case Extend() | Expire():
-                plan.reservations.add(command.reservation_id)
-            case Commit() | Cancel():
-                _plan_target(plan, command)
-    return plan
-
-
-def _plan_target(plan: _Plan, command: Commit | Cancel) -> None:
-    if command.reservation_id:
-        plan.reservations.add(command.reservation_id)
-    elif command.order_id:
-        plan.orders.add(command.order_id)
-        plan.orders_with_holds.add(command.order_id)
-    elif isinstance(command, Cancel):
-        plan.requests.add(command.reserve_request_id)
-        plan.reserve_requests.add(command.reserve_request_id)
-
-
-def _line_count(command: Command) -> int:
-    return len(command.lines) if isinstance(command, Reserve | Commit) else 1
-
-
-def _came_meanwhile(plan: _Plan, answers: Iterable[StoredAnswer]) -> bool:
-    """Whether a Reserve that is to be cancelled has taken a hold that was not there yet when it was looked for."""
-    return any(
-        reservation.reservation_id not in plan.reservations
-        for stored in answers
-        if stored.request_id in plan.reserve_requests
-        for reservation in decode_answer(stored.answer).reservations
-    )
 
 
 def _order(latest: str, reservation_ids: Iterable[str]) -> Order:

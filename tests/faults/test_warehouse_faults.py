@@ -39,8 +39,12 @@ from tests.warehouse_kit import (
     scalar,
     serving,
     sql,
+    until_someone_waits_for_a_lock,
 )
+from warehouse.commands import Answer, ChangeStock, StockDrift
+from warehouse.records import MovementType
 from warehouse.server import SERVICES
+from warehouse.store import StockStore
 
 pytestmark = pytest.mark.sql
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -131,7 +135,7 @@ async def test_a_true_deadlock_goes_unnoticed(calls: Calls, warehouse_database_u
         )
         cursor.execute("SELECT 1 FROM reservations WHERE reservation_id = %s FOR UPDATE", (held.reservation_id,))
         selling = asyncio.ensure_future(_coroutine(calls.holds.Commit(commit(reservation_id=held.reservation_id))))
-        await _until_someone_waits_for_a_lock(warehouse_database_url)
+        await until_someone_waits_for_a_lock(warehouse_database_url)
         await asyncio.to_thread(cursor.execute, "SELECT 1 FROM stock_levels FOR UPDATE")
         assert not selling.done()
         rival.rollback()
@@ -142,15 +146,6 @@ async def test_a_true_deadlock_goes_unnoticed(calls: Calls, warehouse_database_u
 
 async def _coroutine(call: Any) -> Any:
     return await call
-
-
-async def _until_someone_waits_for_a_lock(url: str) -> None:
-    query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-    deadline = time.monotonic() + 5
-    while not await asyncio.to_thread(scalar, url, query):
-        assert time.monotonic() < deadline
-        # The table is a cache that the server renews only after 0.1 s without readers.
-        await asyncio.sleep(0.15)
 
 
 async def test_a_lock_wait_that_ends_goes_unnoticed_and_one_that_does_not_is_aborted(
@@ -225,18 +220,69 @@ async def test_lost_answers_under_load_leave_one_effect_each(warehouse_database_
 
 
 async def test_one_command_with_impossible_data_spoils_no_other(calls: Calls, warehouse_database_url: str) -> None:
-    """The ledger already has the row that this change would write: nothing that an API call could bring about."""
+    """The database refuses a row of one product: nothing that an API call could bring about."""
     await calls.keep({(2, 2): 10})
-    sql(
-        warehouse_database_url,
-        "INSERT INTO movements SELECT product_id, warehouse_id, sequence + 1, type, 0, on_hand_after, on_hand_after,"
-        " 0, 0, '', '', '', '', event_id, created_at FROM movements WHERE product_id = 2",
-    )
-    requests = [reserve((2, 2, 1) if number == 7 else (1, 1, 1)) for number in range(16)]
-    ends = await asyncio.gather(*(outcome(calls.holds.Reserve(request)) for request in requests))
-    failed = [number for number, ended in enumerate(ends) if isinstance(ended, No)]
-    assert failed == [7]
-    sql(warehouse_database_url, "DELETE FROM movements WHERE product_id = 2 AND sequence = 2")
+    refusal = "ALTER TABLE movements ADD CONSTRAINT no_more_of_2 CHECK (product_id <> 2 OR sequence = 1)"
+    sql(warehouse_database_url, refusal)
+    try:
+        requests = [reserve((2, 2, 1) if number == 7 else (1, 1, 1)) for number in range(16)]
+        ends = await asyncio.gather(*(outcome(calls.holds.Reserve(request)) for request in requests))
+    finally:
+        sql(warehouse_database_url, "ALTER TABLE movements DROP CONSTRAINT no_more_of_2")
+    assert [number for number, ended in enumerate(ends) if isinstance(ended, No)] == [7]
+
+
+TORN = {
+    "a row too many": (
+        """INSERT INTO movements SELECT product_id, warehouse_id, sequence + 1, type, 0, on_hand_after, on_hand_after,
+        0, 0, '', '', '', '', event_id, created_at FROM movements WHERE product_id = 2""",
+        "DELETE FROM movements WHERE product_id = 2 AND sequence = 2",
+    ),
+    "the version set back": (
+        "UPDATE stock_levels SET version = 0 WHERE product_id = 2",
+        "UPDATE stock_levels SET version = 1 WHERE product_id = 2",
+    ),
+    "the level deleted": (
+        "DELETE FROM stock_levels WHERE product_id = 2",
+        "INSERT INTO stock_levels VALUES (2, 2, 10, 0, 1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TORN)
+async def test_a_damaged_ledger_fails_its_own_commands_at_once(
+    calls: Calls, warehouse_database_url: str, monkeypatch: pytest.MonkeyPatch, retried: Errors, kind: str
+) -> None:
+    """The ledger has a row where the next one would go. That is no race: no new try can win it."""
+    await calls.keep({(2, 2): 10})
+    damage, mend = TORN[kind]
+    sql(warehouse_database_url, damage)
+    database = Database(warehouse_database_url)
+    store = StockStore(database)
+    tries = []
+    lock_and_read = store._lock_and_read
+
+    async def counted(*plan: Any) -> Any:
+        tries.append(plan)
+        return await lock_and_read(*plan)
+
+    monkeypatch.setattr(store, "_lock_and_read", counted)
+    sound, damaged = (1, 1), (2, 2)
+    commands = [
+        ChangeStock(fresh("more"), *(damaged if number in (3, 7) else sound), MovementType.STOCK_IN, 1)
+        for number in range(16)
+    ]
+    outcomes = await store.process(commands)
+    failed = {number: type(outcome) for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)}
+    assert failed == {3: StockDrift, 7: StockDrift}
+    assert len(tries) == 2
+    assert retried == []
+    assert await calls.level() == (114, 0)
+    sql(warehouse_database_url, mend)
+    [answer] = await store.process([commands[3]])
+    assert isinstance(answer, Answer)
+    await store.close()
+    await database.close()
 
 
 async def test_a_poisoned_hold_does_not_stop_the_sweep(warehouse_database_url: str) -> None:
@@ -345,9 +391,34 @@ async def test_a_frozen_database_costs_a_bounded_time(own_server: LocalServer, o
             assert hasty.code == "DEADLINE_EXCEEDED"
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
+        await calls.holds.Reserve(request, timeout=3)
         await _wait_for_health(calls, SERVING)
-        await calls.holds.Reserve(request)
         assert await calls.level() == (10, 3)
+    await assert_clean(own_url)
+
+
+async def test_a_frozen_database_does_not_break_a_callers_deadline(own_server: LocalServer, own_url: str) -> None:
+    """With the bounds that people run it with. One of the calls is in the batch at work, the others wait behind it."""
+    async with serving(own_url) as calls:
+        await calls.keep({(1, 1): 10})
+        assert own_server.pid is not None
+        requests = [reserve((1, 1, 1)) for _ in range(3)]
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            patient = asyncio.ensure_future(_coroutine(calls.holds.Reserve(reserve((1, 1, 1)))))
+            hasty = await asyncio.gather(
+                *(refused(calls.holds.Reserve(request, timeout=0.5)) for request in requests),
+                refused(calls.holds.GetReservation(pb.GetReservationRequest(reservation_id="x"), timeout=0.5)),
+            )
+            assert {no.code for no in hasty} == {"DEADLINE_EXCEEDED"}
+            assert time.monotonic() - began < 2
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        await asyncio.wait_for(patient, 3)
+        for request in requests:
+            await calls.holds.Reserve(request, timeout=3)
+        assert await calls.level() == (10, 4)
     await assert_clean(own_url)
 
 

@@ -100,6 +100,7 @@ STATEMENTS = {
     for name in (
         "READ_LEVELS",
         "LOCK_LEVELS",
+        "READ_TORN_LEVELS",
         "LOCK_RESERVATIONS",
         "READ_LINES",
         "READ_ANSWERS",

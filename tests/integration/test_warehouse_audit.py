@@ -12,8 +12,9 @@ import pymysql
 import pytest
 import pytest_asyncio
 
+from generated.warehouse.v1.stock_pb2 import AddStockRequest, CreateProductRequest, CreateWarehouseRequest
 from tests.processes import ROOT, clean_environment
-from tests.warehouse_kit import Calls, assert_clean, cancel, commit, make_overdue, serving, sql
+from tests.warehouse_kit import Calls, assert_clean, cancel, commit, make_overdue, scalar, serving, sql
 from warehouse.audit import FINDINGS_MAX, audit, repair
 
 pytestmark = pytest.mark.sql
@@ -91,6 +92,46 @@ async def test_each_kind_of_damage_is_found_and_named(stock: Stock, kind: str) -
     report = await audit(stock.url)
     assert not report.is_clean
     assert any(named in finding for check in report.checks for finding in check.findings)
+
+
+async def findings_of(url: str, beginning: str) -> str:
+    """What the checks whose titles begin so have found."""
+    report = await audit(url)
+    return "\n".join(
+        finding for check in report.checks if check.title.startswith(beginning) for finding in check.findings
+    )
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM reservations", "UPDATE reservations SET state = 'EXPIRED'"])
+async def test_every_reservation_of_an_answer_is_looked_for(stock: Stock, damage: str) -> None:
+    holds = [await stock.calls.hold((1, 1, 1), order_id="in three") for _ in range(3)]
+    await stock.calls.holds.Commit(commit(order_id="in three", request_id="C"))
+    sql(stock.url, f"{damage} WHERE reservation_id = %s", holds[2].reservation_id)
+    found = await findings_of(stock.url, "5. each reservation")
+    assert f"request_id C, reservation_id {holds[2].reservation_id}" in found
+    assert holds[0].reservation_id not in found
+
+
+async def test_the_movement_of_an_answer_is_looked_for(stock: Stock) -> None:
+    last = scalar(stock.url, "SELECT MAX(sequence) FROM movements WHERE product_id = 2")
+    added = await stock.calls.stock.AddStock(
+        AddStockRequest(request_id="more", product_id=2, warehouse_id=1, quantity=1)
+    )
+    assert added.movement.sequence == last + 1
+    sql(stock.url, "DELETE FROM movements WHERE product_id = 2 AND sequence = %s", last + 1)
+    found = await findings_of(stock.url, "5. each movement")
+    assert found == f"request_id more, product_id 2, warehouse_id 1, sequence {last + 1}"
+
+
+@pytest.mark.parametrize("table", ["product", "warehouse"])
+async def test_the_catalogue_entry_of_an_answer_is_looked_for(stock: Stock, table: str) -> None:
+    await stock.calls.stock.CreateProduct(
+        CreateProductRequest(request_id="product", product_id=77, sku="7", name="Seven")
+    )
+    await stock.calls.stock.CreateWarehouse(CreateWarehouseRequest(request_id="warehouse", warehouse_id=77, code="7"))
+    assert await findings_of(stock.url, "5.") == ""
+    sql(stock.url, f"DELETE FROM {table}s WHERE {table}_id = 77")
+    assert f"request_id {table}" in await findings_of(stock.url, "5. each product")
 
 
 @pytest.mark.parametrize("kind", ["reserved too high", "reserved too low", "on_hand changed", "version changed"])

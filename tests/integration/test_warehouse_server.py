@@ -227,6 +227,26 @@ async def test_too_many_are_turned_away_at_once(warehouse_database_url: str) -> 
         )
 
 
+async def test_calls_past_the_most_in_flight_are_told_when_to_come_again(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url, calls_max=3) as calls:
+        await calls.keep({(1, 1): 100})
+        with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+            rival.begin()
+            cursor.execute("SELECT * FROM stock_levels FOR UPDATE")
+            pending = [asyncio.ensure_future(outcome(calls.holds.Reserve(reserve((1, 1, 1))))) for _ in range(5)]
+            while sum(item.done() for item in pending) < 2:
+                await asyncio.wait([item for item in pending if not item.done()], return_when="FIRST_COMPLETED")
+            check = pb.CheckStockRequest(items=[pb.Line(product_id=1, warehouse_id=1, quantity=1)])
+            late = await refused(calls.holds.CheckStock(check))
+            rival.rollback()
+        turned_away = [late, *(ended for ended in await asyncio.gather(*pending) if isinstance(ended, No))]
+        assert {(no.code, no.reason) for no in turned_away} == {("RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS")}
+        assert all(no.retry_seconds for no in turned_away)
+        assert len(turned_away) == 3
+        assert (await calls.holds.CheckStock(check)).sufficient
+        assert await calls.level() == (100, 3)
+
+
 async def test_health_is_told_by_service_and_reflection_shows_them(warehouse_database_url: str) -> None:
     settings = WarehouseSettings(database_url=warehouse_database_url, listen="127.0.0.1:0")
     async with running(settings) as port:

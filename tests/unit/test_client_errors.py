@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from warehouse import client
-from warehouse.client_errors import REFUSAL_STATUSES, REFUSALS, STATUSES, from_rpc_error, from_status
+from warehouse.client.errors import REFUSAL_STATUSES, REFUSALS, STATUSES, from_rpc_error, from_status
 
 REASONS = {
     "INSUFFICIENT_STOCK": (grpc.StatusCode.FAILED_PRECONDITION, client.InsufficientStock),

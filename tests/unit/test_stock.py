@@ -11,6 +11,7 @@ from warehouse.commands import (
     Answer,
     Cancel,
     ChangeStock,
+    Command,
     Commit,
     CountStock,
     Expire,
@@ -352,3 +353,28 @@ def test_drifted_counters_stop_one_command_only() -> None:
     decision = decide(stock, [Expire(bad.reservation_id), Commit("c", order_id="o1"), Expire(good.reservation_id)])
     assert [type(outcome) for outcome in decision.outcomes] == [StockDrift, StockDrift, Answer]
     assert [move.product_id for move in decision.movements] == [2]
+
+
+def test_a_torn_ledger_stops_every_kind_of_change_before_it_has_an_effect() -> None:
+    world = stocked()
+    bad = held(world, "r1", "o1", Line(1, 1, 1), Line(2, 1, 1))
+    gone = held(world, "r2", "o2", Line(1, 1, 1))
+    world.one(Expire(gone.reservation_id), gone.expires_at)
+    stock = msgspec.structs.replace(world.stock(bad.expires_at - 1), torn=frozenset({(1, 1)}))
+    commands: list[Command] = [
+        Reserve("r3", "o3", (Line(1, 1, 1), Line(2, 1, 1)), TTL),
+        Commit("c1", order_id="o1"),
+        Commit("c2", order_id="o2", reacquire=True),
+        Cancel("x", order_id="o1"),
+        ChangeStock("in", 1, 1, MovementType.STOCK_IN, 1),
+        CountStock("count", 1, 1, 5),
+    ]
+    decision = decide(stock, [*commands, Reserve("r4", "o4", (Line(2, 1, 1),), TTL)])
+    assert [type(outcome) for outcome in decision.outcomes] == [StockDrift] * len(commands) + [Answer]
+    assert [move.product_id for move in decision.movements] == [2]
+    assert [event.subject for event in decision.events] == ["o4"]
+    assert [stored.request_id for stored in decision.answers] == ["r4"]
+    overdue = msgspec.structs.replace(stock, now=bad.expires_at)
+    late = decide(overdue, [Expire(bad.reservation_id), Extend("e", bad.reservation_id, TTL)])
+    assert [type(outcome) for outcome in late.outcomes] == [StockDrift, StockDrift]
+    assert not late.has_changes

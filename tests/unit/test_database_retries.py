@@ -1,0 +1,59 @@
+"""How long a transaction is tried, without a server: the clock runs from the beginning of the first try."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pymysql
+import pytest
+import pytest_asyncio
+
+from service_kit.database import Database, DatabaseAway, DatabaseSettings, LockRetriesSpent
+
+BOUNDS = DatabaseSettings(
+    tries=50, retry_for_seconds=0.1, transaction_timeout_seconds=0.15, retry_wait_max_seconds=0.01
+)
+
+
+@pytest_asyncio.fixture
+async def database() -> AsyncIterator[Database]:
+    made = Database("mysql://nobody@127.0.0.1:1/nothing", BOUNDS)
+    yield made
+    await made.close()
+
+
+async def test_a_frozen_server_is_waited_for_once(database: Database) -> None:
+    tries = []
+
+    async def freeze() -> None:
+        tries.append(1)
+        await asyncio.sleep(60)
+
+    with pytest.raises(DatabaseAway):
+        await database.retry(freeze)
+    assert len(tries) == 1
+
+
+async def test_quick_failures_are_tried_again_until_the_time_is_over(database: Database) -> None:
+    loop = asyncio.get_running_loop()
+    starts = []
+
+    async def meet_a_deadlock() -> None:
+        starts.append(loop.time())
+        await asyncio.sleep(0.03)
+        raise pymysql.err.OperationalError(1213, "Deadlock found")
+
+    with pytest.raises(LockRetriesSpent):
+        await database.retry(meet_a_deadlock)
+    assert 2 <= len(starts) < BOUNDS.tries
+    assert starts[-1] - starts[0] <= BOUNDS.retry_for_seconds + 0.01
+
+
+async def test_a_try_that_works_ends_it(database: Database) -> None:
+    failures = [pymysql.err.OperationalError(number, "not now") for number in (1205, 1213, 2013)]
+
+    async def work() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert await database.retry(work) == "done"

@@ -1,0 +1,99 @@
+"""The client library of the warehouse: everything a caller needs in one import.
+
+    async with WarehouseClient(ClientSettings(target="127.0.0.1:50051")) as warehouse:
+        try:
+            hold = await warehouse.reserve("17", [line(product_id=1, warehouse_id=1, quantity=2)], ttl_seconds=900)
+        except InsufficientStock as refusal:
+            print(refusal.shortages)
+
+A call is repeated, always with the same request id, while its deadline allows it: when the server is
+away, restarting or overloaded, and when an answer was lost. What comes out is a protobuf
+message or an exception; `errors` draws their hierarchy.
+"""
+
+from generated.warehouse.v1 import stock_pb2, warehouse_pb2
+from generated.warehouse.v1.warehouse_pb2 import Line, ReservationState
+from warehouse.client.calling import CallOptions, new_request_id
+from warehouse.client.connection import ClientSettings
+from warehouse.client.errors import (
+    DeadlineExceeded,
+    InsufficientStock,
+    InvalidRequest,
+    NotFound,
+    OrderNotFound,
+    PermissionDenied,
+    ProductExists,
+    ProductNotFound,
+    Refused,
+    RequestIdReused,
+    ReservationCancelled,
+    ReservationCommitted,
+    ReservationExpired,
+    ReservationNotFound,
+    ReserveCancelled,
+    ReservedMismatch,
+    Shortage,
+    StockLevelNotFound,
+    Unauthenticated,
+    WarehouseBroken,
+    WarehouseBusy,
+    WarehouseError,
+    WarehouseExists,
+    WarehouseFault,
+    WarehouseNotFound,
+    WarehouseOverloaded,
+    WarehouseUnavailable,
+)
+from warehouse.client.holds import HoldCalls, line
+from warehouse.client.stock import StockCalls
+
+
+class WarehouseClient(HoldCalls, StockCalls):
+    """A connection to the warehouse, for any number of concurrent calls. Every method raises WarehouseError.
+
+    Use it as an async context manager, or call `close`. Methods that change something are safe to repeat
+    with the same `request_id`.
+
+    Args:
+        observe: gives a context manager for each call, which may add to its metadata and sees how it ended.
+    """
+
+
+__all__ = [
+    "CallOptions",
+    "ClientSettings",
+    "DeadlineExceeded",
+    "InsufficientStock",
+    "InvalidRequest",
+    "Line",
+    "NotFound",
+    "OrderNotFound",
+    "PermissionDenied",
+    "ProductExists",
+    "ProductNotFound",
+    "Refused",
+    "RequestIdReused",
+    "ReservationCancelled",
+    "ReservationCommitted",
+    "ReservationExpired",
+    "ReservationNotFound",
+    "ReservationState",
+    "ReserveCancelled",
+    "ReservedMismatch",
+    "Shortage",
+    "StockLevelNotFound",
+    "Unauthenticated",
+    "WarehouseBroken",
+    "WarehouseBusy",
+    "WarehouseClient",
+    "WarehouseError",
+    "WarehouseExists",
+    "WarehouseFault",
+    "WarehouseNotFound",
+    "WarehouseOverloaded",
+    "WarehouseUnavailable",
+    "line",
+    "new_request_id",
+    "stock_pb2",
+    "warehouse_pb2",
+]

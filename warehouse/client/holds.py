@@ -1,0 +1,139 @@
+"""The calls of WarehouseService: holding stock, selling it, giving it back."""
+
+from collections.abc import Iterable
+from typing import Any, Unpack
+
+from google.protobuf.duration_pb2 import Duration
+
+from generated.warehouse.v1 import warehouse_pb2
+from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
+from warehouse.client.calling import Calling, CallOptions, request_id_of
+from warehouse.client.errors import WarehouseError, from_status
+
+
+def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
+    """`quantity` units of a product in a warehouse."""
+    return Line(product_id=product_id, warehouse_id=warehouse_id, quantity=quantity)
+
+
+class HoldCalls(Calling):
+    """Methods of `WarehouseClient`."""
+
+    async def check_stock(self, items: Iterable[Line], **call: Unpack[CallOptions]) -> warehouse_pb2.CheckStockResponse:
+        """What is available now. Advice only: nothing is held."""
+        return await self._call(self._warehouse.CheckStock, warehouse_pb2.CheckStockRequest(items=items), call)
+
+    async def reserve(
+        self,
+        order_id: str,
+        lines: Iterable[Line],
+        *,
+        ttl_seconds: float | None = None,
+        allow_partial: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> Reservation:
+        """Hold stock for an order, for `ttl_seconds` (None: the server's default).
+
+        Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, ReserveCancelled,
+            RequestIdReused, or another WarehouseError.
+        """
+        request = warehouse_pb2.ReserveRequest(
+            request_id=request_id_of(call),
+            order_id=order_id,
+            lines=lines,
+            ttl=None if ttl_seconds is None else _duration(ttl_seconds),
+            allow_partial=allow_partial,
+        )
+        return (await self._call(self._warehouse.Reserve, request, call)).reservation
+
+    async def batch_reserve(
+        self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
+    ) -> list[Reservation | WarehouseError]:
+        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id."""
+        request = warehouse_pb2.BatchReserveRequest(requests=requests)
+        response = await self._call(self._warehouse.BatchReserve, request, call)
+        return [
+            result.reservation if result.HasField("reservation") else from_status(result.error)
+            for result in response.results
+        ]
+
+    async def commit(
+        self,
+        *,
+        reservation_id: str | None = None,
+        order_id: str | None = None,
+        lines: Iterable[Line] = (),
+        reacquire: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> list[Reservation]:
+        """Sell what a reservation, or all open holds of an order, hold; only `lines` of it if given.
+
+        Args:
+            reacquire: if the hold has expired, take the stock again where it is still there.
+
+        Raises: ReservationNotFound, OrderNotFound, ReservationExpired, ReservationCancelled, InsufficientStock,
+            RequestIdReused, or another WarehouseError.
+        """
+        request = warehouse_pb2.CommitRequest(
+            request_id=request_id_of(call),
+            lines=lines,
+            **_given(reservation_id=reservation_id, order_id=order_id),
+            if_expired=IfExpired.IF_EXPIRED_REACQUIRE if reacquire else IfExpired.IF_EXPIRED_REFUSE,
+        )
+        return list((await self._call(self._warehouse.Commit, request, call)).reservations)
+
+    async def cancel(
+        self,
+        *,
+        reservation_id: str | None = None,
+        order_id: str | None = None,
+        reserve_request_id: str | None = None,
+        reason: str = "",
+        **call: Unpack[CallOptions],
+    ) -> list[Reservation]:
+        """Give held stock back: one reservation, all of an order, or what a Reserve took or would take later.
+
+        Raises: ReservationNotFound (by reservation_id), ReservationCommitted, RequestIdReused, or another
+            WarehouseError.
+        """
+        request = warehouse_pb2.CancelRequest(
+            request_id=request_id_of(call),
+            reason=reason,
+            **_given(reservation_id=reservation_id, order_id=order_id, reserve_request_id=reserve_request_id),
+        )
+        return list((await self._call(self._warehouse.Cancel, request, call)).reservations)
+
+    async def extend(self, reservation_id: str, ttl_seconds: float, **call: Unpack[CallOptions]) -> Reservation:
+        """Let a hold end `ttl_seconds` from now, or when it would have ended if that is later.
+
+        Raises: ReservationNotFound, ReservationExpired, ReservationCommitted, ReservationCancelled,
+            RequestIdReused, or another WarehouseError.
+        """
+        request = warehouse_pb2.ExtendRequest(
+            request_id=request_id_of(call), reservation_id=reservation_id, ttl=_duration(ttl_seconds)
+        )
+        return (await self._call(self._warehouse.Extend, request, call)).reservation
+
+    async def get_reservation(self, reservation_id: str, **call: Unpack[CallOptions]) -> Reservation:
+        """One reservation as it is now. Raises: ReservationNotFound, or another WarehouseError."""
+        request = warehouse_pb2.GetReservationRequest(reservation_id=reservation_id)
+        return (await self._call(self._warehouse.GetReservation, request, call)).reservation
+
+    async def list_reservations(
+        self, request: warehouse_pb2.ListReservationsRequest, **call: Unpack[CallOptions]
+    ) -> warehouse_pb2.ListReservationsResponse:
+        """A page of reservations by order, product or state."""
+        return await self._call(self._warehouse.ListReservations, request, call)
+
+    async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
+        """Expire overdue holds now; how many there were."""
+        return (await self._call(self._warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)).expired
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9) % 1_000_000_000)
+
+
+def _given(**fields: str | None) -> dict[str, Any]:
+    """Only the fields that are set: in a oneof even an empty one counts."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,111 @@
+"""The calls of StockService: the catalogue, stock levels and the ledger."""
+
+from collections.abc import Iterable
+from typing import Unpack
+
+from generated.warehouse.v1 import stock_pb2
+from generated.warehouse.v1.stock_pb2 import MovementType, StockLevel
+from warehouse.client.calling import Calling, CallOptions, request_id_of, with_request_id
+
+
+class StockCalls(Calling):
+    """Methods of `WarehouseClient`."""
+
+    async def create_product(
+        self, product: stock_pb2.CreateProductRequest, **call: Unpack[CallOptions]
+    ) -> stock_pb2.Product:
+        """Add a product; the request id may be left empty. Raises: ProductExists, RequestIdReused, WarehouseError."""
+        request = with_request_id(product, call)
+        return (await self._call(self._stock.CreateProduct, request, call)).product
+
+    async def get_products(
+        self, product_ids: Iterable[int], **call: Unpack[CallOptions]
+    ) -> tuple[dict[int, stock_pb2.Product], list[int]]:
+        """The products found, by id, and the ids of those that don't exist."""
+        request = stock_pb2.BatchGetProductsRequest(product_ids=product_ids)
+        response = await self._call(self._stock.BatchGetProducts, request, call)
+        return {product.product_id: product for product in response.products}, list(response.missing_product_ids)
+
+    async def list_products(
+        self, *, page_size: int = 0, page_token: str = "", skip: int = 0, **call: Unpack[CallOptions]
+    ) -> stock_pb2.ListProductsResponse:
+        """A page of the catalogue, by product id, `skip` products further on."""
+        request = stock_pb2.ListProductsRequest(page_size=page_size, page_token=page_token, skip=skip)
+        return await self._call(self._stock.ListProducts, request, call)
+
+    async def create_warehouse(
+        self, warehouse: stock_pb2.CreateWarehouseRequest, **call: Unpack[CallOptions]
+    ) -> stock_pb2.Warehouse:
+        """Add a stock location; the request id may be left empty.
+
+        Raises: WarehouseExists, RequestIdReused, or another WarehouseError.
+        """
+        request = with_request_id(warehouse, call)
+        return (await self._call(self._stock.CreateWarehouse, request, call)).warehouse
+
+    async def get_inventory(self, product_id: int, warehouse_id: int, **call: Unpack[CallOptions]) -> StockLevel:
+        """One stock level. Raises: ProductNotFound, WarehouseNotFound, StockLevelNotFound, WarehouseError."""
+        request = stock_pb2.GetInventoryRequest(product_id=product_id, warehouse_id=warehouse_id)
+        return (await self._call(self._stock.GetInventory, request, call)).stock_level
+
+    async def batch_get_inventory(
+        self, keys: Iterable[tuple[int, int]], **call: Unpack[CallOptions]
+    ) -> stock_pb2.BatchGetInventoryResponse:
+        """The stock levels of many (product_id, warehouse_id) pairs; missing ones are named."""
+        wanted = [stock_pb2.StockLevelKey(product_id=product, warehouse_id=warehouse) for product, warehouse in keys]
+        request = stock_pb2.BatchGetInventoryRequest(keys=wanted)
+        return await self._call(self._stock.BatchGetInventory, request, call)
+
+    async def list_inventory(self, product_id: int, **call: Unpack[CallOptions]) -> list[StockLevel]:
+        """All stock of a product, preferred warehouses first. Raises: ProductNotFound, or another WarehouseError."""
+        request = stock_pb2.ListInventoryRequest(product_id=product_id)
+        return list((await self._call(self._stock.ListInventory, request, call)).stock_levels)
+
+    async def add_stock(
+        self,
+        product_id: int,
+        warehouse_id: int,
+        quantity: int,
+        *,
+        returned: bool = False,
+        reference: str = "",
+        notes: str = "",
+        **call: Unpack[CallOptions],
+    ) -> stock_pb2.AddStockResponse:
+        """Put units on hand. Raises: ProductNotFound, WarehouseNotFound, RequestIdReused, or another WarehouseError."""
+        request = stock_pb2.AddStockRequest(
+            request_id=request_id_of(call),
+            product_id=product_id,
+            warehouse_id=warehouse_id,
+            quantity=quantity,
+            type=MovementType.MOVEMENT_TYPE_RETURNED if returned else MovementType.MOVEMENT_TYPE_STOCK_IN,
+            reference=reference,
+            notes=notes,
+        )
+        return await self._call(self._stock.AddStock, request, call)
+
+    async def remove_stock(
+        self, removal: stock_pb2.RemoveStockRequest, **call: Unpack[CallOptions]
+    ) -> stock_pb2.RemoveStockResponse:
+        """Take free units away; the request id may be left empty.
+
+        Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, RequestIdReused, or
+            another WarehouseError.
+        """
+        return await self._call(self._stock.RemoveStock, with_request_id(removal, call), call)
+
+    async def update_inventory(
+        self, count: stock_pb2.UpdateInventoryRequest, **call: Unpack[CallOptions]
+    ) -> stock_pb2.UpdateInventoryResponse:
+        """Set the counted quantity; the request id may be left empty.
+
+        Raises: InsufficientStock, ReservedMismatch, ProductNotFound, WarehouseNotFound, RequestIdReused, or
+            another WarehouseError.
+        """
+        return await self._call(self._stock.UpdateInventory, with_request_id(count, call), call)
+
+    async def list_movements(
+        self, request: stock_pb2.ListMovementsRequest, **call: Unpack[CallOptions]
+    ) -> stock_pb2.ListMovementsResponse:
+        """A page of the ledger of a product."""
+        return await self._call(self._stock.ListMovements, request, call)
