@@ -179,7 +179,11 @@ _CANCELLED = Status.CANCELLED
 _PENDING = Status.PENDING
 _PAID = Status.PAID
 _RULES: Mapping[Event, tuple[_Rule, ...]] = {
-    Event.RESERVED: (_Rule(Status.PENDING_RESERVATION, to_status=_PENDING, to_stock=Stock.HELD),),
+    Event.RESERVED: (
+        _Rule(Status.PENDING_RESERVATION, to_status=_PENDING, to_stock=Stock.HELD),
+        # Two did the step, and the one that was refused was noted first.
+        _Rule(Status.REJECTED, Stock.FREE, to_stock=Stock.RELEASING, begins=(Step.CANCEL,)),
+    ),
     Event.RESERVE_REFUSED: (_Rule(Status.PENDING_RESERVATION, to_status=Status.REJECTED, to_stock=Stock.FREE),),
     Event.RESERVE_ABANDONED: (
         _Rule(
@@ -269,7 +273,10 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
         _Rule(_PAID, Stock.COMMITTING, to_status=_CANCELLED, to_payment=Payment.REFUNDING, begins=(Step.REFUND,)),
         _Rule(_CANCELLED),
     ),
-    Event.RELEASED: (_Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.FREE),),
+    Event.RELEASED: (
+        _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.FREE),
+        _Rule(Status.REJECTED, Stock.RELEASING, to_stock=Stock.FREE),
+    ),
     Event.RELEASE_FOUND_COMMITTED: (
         _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
     ),

@@ -102,6 +102,14 @@ def test_an_outcome_twice_is_as_good_as_once(event: Event) -> None:
         assert not twice.begins
 
 
+def test_a_hold_that_comes_after_its_refusal_is_given_back() -> None:
+    rejected = State(Status.REJECTED, Stock.FREE, Payment.NONE)
+    held = advance(rejected, Event.RESERVED)
+    assert held == Transition(State(Status.REJECTED, Stock.RELEASING, Payment.NONE), (Step.CANCEL,), (Step.RESERVE,))
+    assert isinstance(held, Transition)
+    assert advance(held.state, Event.RELEASED) == Transition(rejected, (), (Step.CANCEL,))
+
+
 @given(st.lists(st.sampled_from(list(Event)), max_size=30), st.randoms())
 def test_every_order_ends_with_its_steps_done(events: list[Event], random: Random) -> None:
     """Each step begins once, is open while it waits, and doing them all settles the order, in any sequence."""

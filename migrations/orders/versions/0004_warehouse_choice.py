@@ -1,6 +1,7 @@
 """Whether a line's warehouse is the customer's wish or ours to choose, and that it may not be chosen yet.
 
-Beside it the actor on whose behalf an order's steps are done, so that the warehouse's ledger can name them.
+Beside it the actor on whose behalf an order's steps are done, so that the warehouse's ledger can name them; and a
+rejected order may have to give back a hold that came late.
 """
 
 from alembic import op
@@ -10,7 +11,25 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+
+def _states(rejected: str) -> str:
+    """The constraint on what goes together; `rejected`: what the stock of a rejected order may be."""
+    return f"""
+    ALTER TABLE orders ADD CONSTRAINT orders_state CHECK (
+      (status = 'pending_reservation' AND stock = 'reserving' AND payment = 'none')
+      OR (status = 'rejected' AND stock IN ({rejected}) AND payment = 'none')
+      OR (status = 'pending' AND stock = 'held' AND payment IN ('none', 'charging'))
+      OR (status = 'paid' AND stock IN ('committing', 'committed') AND payment = 'charged')
+      OR (status IN ('shipped', 'completed') AND stock = 'committed' AND payment = 'charged')
+      OR (status = 'cancelled' AND stock IN ('releasing', 'free', 'committing', 'returning', 'returned')
+          AND payment IN ('none', 'declined', 'refunding', 'refunded'))
+    )
+    """
+
+
 UP = (
+    "ALTER TABLE orders DROP CONSTRAINT orders_state",
+    _states("'free', 'releasing'"),
     """
     ALTER TABLE items
       MODIFY warehouse_id BIGINT NULL,
@@ -25,6 +44,9 @@ UP = (
     """,
 )
 DOWN = (
+    "ALTER TABLE orders DROP CONSTRAINT orders_state",
+    "UPDATE orders SET stock = 'free' WHERE status = 'rejected'",
+    _states("'free'"),
     "ALTER TABLE orders DROP CONSTRAINT orders_warehouse_changes, DROP COLUMN warehouse_changes, DROP COLUMN actor",
     "ALTER TABLE items DROP CONSTRAINT items_warehouse, DROP COLUMN any_warehouse",
     # There is no such warehouse: an order that still waits for its choice will be rejected.
