@@ -29,6 +29,8 @@ orders = Table(
     Column("placement", String(32)),
     Column("created_at", _INSTANT),
     Column("updated_at", _INSTANT),
+    Column("actor", String(64)),
+    Column("warehouse_changes", Integer),
 )
 
 reservations = Table(
