@@ -133,6 +133,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(request, error)
     except web.HTTPException as error:
         return failure(request, _from_http(error))
+    except web.RequestPayloadError:
+        return failure(request, ApiError("INVALID_ARGUMENT", "the body can't be decoded as its headers say"))
     except OrderNotFound as error:
         return failure(request, ApiError("ORDER_NOT_FOUND", str(error)))
     except (GatewayFault, StepFault) as error:

@@ -102,7 +102,7 @@ def cors_headers(request: web.Request, origins: Collection[str]) -> dict[str, st
     origin = request.headers.get("Origin")
     if origin is None or not origins:
         return {}
-    if origin not in origins and "*" not in origins:
+    if (origin not in origins and "*" not in origins) or not origin.isascii():
         return {"Vary": "Origin"}
     return {
         "Access-Control-Allow-Origin": origin,

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -308,3 +309,25 @@ async def test_what_is_too_much_for_the_batches_is_told_at_once(api: Api, monkey
 
     monkeypatch.setattr(api.world.store, "read", full)
     assert (await api.call("GET", "/api/v1/orders/1", status=429))["code"] == "TOO_MANY_REQUESTS"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Authorization: Bearer a\xff\xc4b", 401),
+        (b"Idempotency-Key: \xff", 400),
+        (b"Content-Type: \xff/json", 400),
+        (b"Content-Encoding: gzip", 400),
+        *((name + b": a\xff\xc4b", 400) for name in (b"X-Correlation-ID", b"traceparent", b"Origin", b"Accept")),
+    ],
+    ids=lambda given: given.partition(b":")[0].decode() if isinstance(given, bytes) else "",
+)
+async def test_headers_that_are_no_text_or_untrue_are_no_fault_of_ours(api: Api, header: bytes, status: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    key = b"X-API-Key: order-service-api-key"
+    lines = [b"POST /api/v1/orders HTTP/1.1", b"Host: x", b"Connection: close", b"Content-Length: 2", key, header]
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n{}")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["error"]["request_id"]
