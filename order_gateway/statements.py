@@ -4,28 +4,28 @@ How, says `service_kit.json_table`. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
 from service_kit.json_table import (
-    ASCII,
-    BINARY,
     INSTANT,
     JSON,
     NUMBER,
     Columns,
+    ascii_text,
     insert,
     join,
     later,
     lockable,
     microseconds,
     row,
+    text,
     unpack,
     value,
 )
 
-MONEY = "DECIMAL(20, 2)"
-WORD = f"VARCHAR(36) {ASCII}"
-TRACE = f"VARCHAR(64) {ASCII}"
-LABEL = f"VARCHAR(65) {BINARY}"
-"""One more than columns of labels take: MariaDB's JSON_TABLE cuts what is too long, silently, INSERT refuses it."""
-TEXT = f"VARCHAR(1000) {BINARY}"
+MONEY = "DECIMAL(21, 2)"
+"""A digit more than columns of money take, for the same reason as in `text`."""
+WORD = ascii_text(36)
+TRACE = ascii_text(64)
+LABEL = text(64)
+TEXT = text(1000)
 
 BEGIN = "START TRANSACTION"
 COMMIT = "COMMIT"
@@ -93,7 +93,7 @@ CLOCK = f"SELECT {microseconds('SYSDATE(6)')}"
 """The database's time when it is evaluated, which may be after a wait for a lock."""
 
 # A new order: known by its placement until the database has given it an id.
-_PLACEMENT = f"CHAR(32) {ASCII}"
+_PLACEMENT = ascii_text(32)
 _NEW_ORDER: Columns = (
     ("placement", _PLACEMENT),
     ("user_id", LABEL),
@@ -110,7 +110,7 @@ _BEGINNING: Columns = (
     ("lease_microseconds", NUMBER),
     ("traceparent", TRACE),
 )
-_KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", f"VARCHAR(128) {BINARY}"))
+_KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", text(128)))
 _PLACED = f"{join('orders', 'orders_placement', 'o')} ON o.placement = j.placement"
 _BEGINNINGS = unpack("beginnings", _BEGINNING)
 

@@ -5,20 +5,35 @@ values; the rows that it is unpacked into are the table `j`, and joining *from* 
 rows are locked. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
-BINARY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-ASCII = "CHARACTER SET ascii COLLATE ascii_bin"
+_BINARY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+_ASCII = "CHARACTER SET ascii COLLATE ascii_bin"
 NUMBER = "BIGINT"
-DOCUMENT = f"MEDIUMTEXT {BINARY}"
+DOCUMENT = f"LONGTEXT {_BINARY}"
+"""A text longer than a MEDIUMTEXT column takes, which therefore refuses it; see `text`."""
 INSTANT = "INSTANT"
 """A BIGINT of microseconds since 1970 in JSON, a DATETIME(6) in the table."""
 HEX = "HEX"
 """Hexadecimal digits in JSON, BINARY in the table."""
 JSON = "JSON"
 """The text of a JSON document, and a column of that type in the table."""
-_TYPES_IN_JSON = {INSTANT: NUMBER, HEX: f"VARCHAR(64) {ASCII}", JSON: DOCUMENT}
+_TYPES_IN_JSON = {INSTANT: NUMBER, HEX: f"VARCHAR(64) {_ASCII}", JSON: DOCUMENT}
 
 Columns = tuple[tuple[str, str], ...]
 """Names and kinds, in the order of a row's values; a kind is one of the words above, or a type of SQL."""
+
+
+def text(length_max: int) -> str:
+    """A type for texts of at most `length_max` characters, in a column that takes as many.
+
+    It is wider by one, because JSON_TABLE makes a value fit, silently: MariaDB cuts it, MySQL puts NULL in its place.
+    What is too long is so refused by INSERT, instead of stored in part, and is not looked up as something shorter.
+    """
+    return f"VARCHAR({length_max + 1}) {_BINARY}"
+
+
+def ascii_text(length_max: int) -> str:
+    """As `text`, in a column of ASCII characters."""
+    return f"VARCHAR({length_max + 1}) {_ASCII}"
 
 
 def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:

@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 
 from service_kit.json_table import (
-    ASCII,
-    BINARY,
     DOCUMENT,
     HEX,
     INSTANT,
     NUMBER,
     Columns,
+    ascii_text,
     insert,
     join,
     lockable,
@@ -25,15 +24,17 @@ from service_kit.json_table import (
     paths,
     row,
     stored,
+    text,
     unpack,
     value,
 )
 
-OPAQUE_ID = f"VARCHAR(64) {BINARY}"
-UUID = f"CHAR(36) {ASCII}"
-WORD = f"VARCHAR(16) {ASCII}"
-NAME = f"VARCHAR(64) {ASCII}"
-TEXT = f"VARCHAR(255) {BINARY}"
+OPAQUE_ID = text(64)
+UUID = ascii_text(64)
+"""In a CHAR(36), but a caller may name a reservation by any opaque id: cut to 36, it could be that of another one."""
+WORD = ascii_text(16)
+NAME = ascii_text(64)
+TEXT = text(255)
 
 # Column orders are the field orders of the classes in `records`.
 _LEVEL: Columns = (

@@ -6,7 +6,8 @@ from service_kit.json_table import HEX, INSTANT, JSON, NUMBER, Columns
 COLUMNS: Columns = (("id", NUMBER), ("at", INSTANT), ("print", HEX), ("why", JSON))
 UNPACKED = (
     "JSON_TABLE(%(rows)s, '$[*]' COLUMNS (id BIGINT PATH '$[0]', at BIGINT PATH '$[1]', "
-    f"print VARCHAR(64) {json_table.ASCII} PATH '$[2]', why MEDIUMTEXT {json_table.BINARY} PATH '$[3]')) AS j"
+    "print VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PATH '$[2]', "
+    "why LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$[3]')) AS j"
 )
 
 
@@ -34,3 +35,8 @@ def test_each_kind_is_stored_and_shown_in_its_own_way() -> None:
     assert json_table.row(COLUMNS, "x", ", 1") == (
         "JSON_ARRAY(x.id, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', x.at), LOWER(HEX(x.print)), CAST(x.why AS CHAR), 1)"
     )
+
+
+def test_texts_are_unpacked_wider_than_their_columns() -> None:
+    assert json_table.text(64) == "VARCHAR(65) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    assert json_table.ascii_text(16) == "VARCHAR(17) CHARACTER SET ascii COLLATE ascii_bin"
