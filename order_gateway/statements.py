@@ -150,6 +150,21 @@ _STEP_OF_ORDER = f"{join('intents')} ON t.order_id = j.order_id AND t.step = j.s
 _AT = value("at", INSTANT)
 
 
+TAKE_STEPS = (
+    f"UPDATE {unpack('steps', _STEP)} {_STEP_OF_ORDER} "
+    f"SET t.due_at = {later('SYSDATE(6)', '%(lease_microseconds)s')}, t.attempts = t.attempts + 1"
+)
+"""SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since."""
+
+_KNOWN_PRODUCT: Columns = (("product_id", NUMBER), ("price", MONEY), ("currency", ascii_text(3)))
+REMEMBER_PRODUCTS = f"""
+    REPLACE INTO known_products (product_id, price, currency, seen_at)
+    SELECT j.product_id, j.price, j.currency, NOW(6) FROM {unpack("products", _KNOWN_PRODUCT)}"""
+RECALL_PRODUCTS = f"""
+    SELECT t.product_id, t.price, t.currency
+    FROM {unpack("products", _KNOWN_PRODUCT[:1])} {join("known_products")} ON t.product_id = j.product_id"""
+
+
 def _set(kind: str, columns: Columns) -> str:
     """Change some columns of orders."""
     values = ", ".join(f"t.{name} = {value(name, kind_)}" for name, kind_ in columns)
