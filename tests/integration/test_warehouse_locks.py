@@ -196,10 +196,11 @@ async def test_an_id_that_begins_like_that_of_a_hold_is_not_that_hold(shop: Shop
     """Cut to the length of an id, it would find the hold a second time, and its lines twice."""
     held = (await shop.calls.hold((1, 1, 5), order_id="17")).reservation_id
     await shop.calls.hold((1, 1, 5), order_id="18")
-    cancelled, refusal = await shop.one.process([Cancel("C", held), Extend("E", f"{held}-and-more", TTL)])
+    others = (f"{held}-and-more", f"{held} and more", f"{held[:-1]}é")
+    extends = [Extend(f"E{number}", other, TTL) for number, other in enumerate(others)]
+    cancelled, *refusals = await shop.one.process([Cancel("C", held), *extends])
     assert isinstance(cancelled, Answer)
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is Reason.RESERVATION_NOT_FOUND
+    assert [isinstance(one, Refusal) and one.reason for one in refusals] == [Reason.RESERVATION_NOT_FOUND] * 3
     assert await shop.calls.level() == (10, 5)
     assert [[line.quantity for line in one.lines] for one in cancelled.reservations] == [[5]]
 
