@@ -9,7 +9,7 @@ import structlog
 from order_gateway import statements
 from order_gateway.gateway import Hold
 from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
-from order_gateway.records import encode, orders_of, read_versions, to_microseconds
+from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
 from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
@@ -84,10 +84,8 @@ class Changes:
 
     def add_hold(self, order_id: int, hold: Hold) -> None:
         """What the warehouse holds."""
-        instants = (to_microseconds(hold.expires_at), to_microseconds(hold.created_at))
-        for position, line in enumerate(hold.lines, 1):
-            place = (line.product_id, line.warehouse_id, line.quantity)
-            self._add("reservations", order_id, position, hold.reservation_id, *place, *instants)
+        for record in hold_records(order_id, hold):
+            self._add("reservations", *msgspec.structs.astuple(record))
 
     def add_payment(self, order: Order, now: int) -> None:
         """A payment that begins."""
