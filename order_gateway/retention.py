@@ -3,25 +3,20 @@
 import asyncio
 import random
 
-import msgspec
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from order_gateway import statements
+from order_gateway.records import encode
 from order_gateway.settings import RetentionSettings
 from service_kit.database import Database, Fault
 
 log = structlog.get_logger(__name__)
-_BINARY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 # A key whose request is being worked on stays, however old it is.
 _OLD_KEYS = text(
     "SELECT owner, idempotency_key FROM idempotency_keys WHERE created_at < TIMESTAMPADD(MICROSECOND, -:age, NOW(6))"
     " AND claimed_until < NOW(6) ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED"
-)
-_DELETE_KEYS = text(
-    f"DELETE t FROM JSON_TABLE(:rows, '$[*]' COLUMNS (owner VARCHAR(64) {_BINARY} PATH '$[0]',"
-    f" idempotency_key VARCHAR(128) {_BINARY} PATH '$[1]')) AS j STRAIGHT_JOIN idempotency_keys AS t"
-    " FORCE INDEX (PRIMARY) ON t.owner = j.owner AND t.idempotency_key = j.idempotency_key"
 )
 
 
@@ -50,7 +45,8 @@ class Retention:
         async def work(connection: AsyncConnection) -> int:
             old = [tuple(row) for row in await connection.execute(_OLD_KEYS, values)]
             if old:
-                await connection.execute(_DELETE_KEYS, {"rows": msgspec.json.encode(sorted(old)).decode()})
+                keys = encode(sorted(old)).decode()
+                await connection.exec_driver_sql(statements.DELETE_KEYS, {"keys": keys})
             return len(old)
 
         total = 0

@@ -114,6 +114,7 @@ _BEGINNING: Columns = (
     ("traceparent", TRACE),
 )
 _KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", text(128)))
+_KEY_FOUND = f"{join('idempotency_keys')} ON t.owner = j.owner AND t.idempotency_key = j.idempotency_key"
 _PLACED = f"{join('orders', 'orders_placement', 'o')} ON o.placement = j.placement"
 _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
@@ -136,10 +137,8 @@ INSERT_RESERVE_STEPS = f"""
     SELECT o.id, 'reserve', {later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
     FROM {_BEGINNINGS} {_PLACED}"""
 LINK_KEYS = f"""
-    UPDATE {unpack("keys", _KEY)} {_PLACED}
-    {join("idempotency_keys")}
-    ON t.owner = j.owner AND t.idempotency_key = j.idempotency_key
-    SET t.order_id = o.id"""
+    UPDATE {unpack("keys", _KEY)} {_PLACED} {_KEY_FOUND} SET t.order_id = o.id"""
+DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY[1:])} {_KEY_FOUND}"
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
 READ_PLACED = f"""
     SELECT JSON_ARRAYAGG(JSON_ARRAY(o.placement, o.id, {microseconds("o.created_at")})) FROM
