@@ -91,8 +91,8 @@ class Page:
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert program, "no chromium here: run tools/setup browser"
-    assert driver, "no chromedriver here: run tools/setup browser"
+    assert program, "no chromium here: run tools/setup tests"
+    assert driver, "no chromedriver here: run tools/setup tests"
     options = ChromeOptions()
     options.binary_location = program
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'browser'}"):
