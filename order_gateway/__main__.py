@@ -142,7 +142,7 @@ async def run(settings: OrdersSettings) -> None:
         saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
-        basket = Basket(gateway, catalogue)
+        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
         listing = Listing(database)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
@@ -209,6 +209,7 @@ def _saga_settings(settings: OrdersSettings) -> SagaSettings:
         step_deadline_seconds=settings.step_deadline_seconds,
         charge_timeout_seconds=settings.charge_timeout_seconds,
         lease_margin_seconds=settings.lease_margin_seconds,
+        warehouse_changes_max=settings.warehouse_changes_max,
     )
 
 

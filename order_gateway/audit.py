@@ -197,7 +197,7 @@ class OrdersRepair:
                 await self._store.apply(order.id, Change(Event.RELEASE_FOUND_COMMITTED, note="audit: it was sold"))
 
     async def _call(self, order: Order, what: str) -> Call:
-        return Call(f"{await self._store.token()}-{order.id}-{what}", order.correlation_id)
+        return Call(f"{await self._store.token()}-{order.id}-{what}", order.correlation_id, actor="audit")
 
     async def _write(self, statement: TextClause, **values: object) -> None:
         async def work(connection: AsyncConnection) -> None:

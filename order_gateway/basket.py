@@ -3,17 +3,18 @@
 import asyncio
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine, WarehouseGateway
+from order_gateway.allocation import allot
+from order_gateway.gateway import Call, GatewayFault, Product, Refusal, WarehouseGateway
+from order_gateway.gateway.looking import free_stock
+from order_gateway.gateway.modes import Choice
 from order_gateway.known_products import KnownProducts
-from order_gateway.orders import NewItem
+from order_gateway.orders import NewItem, Way
 
 CATALOGUE_SIZE_MAX = 100_000
 
@@ -101,15 +102,23 @@ class Catalogue:
 
 
 class Basket:
-    """Turns wishes into lines."""
+    """Turns wishes into lines.
 
-    def __init__(self, gateway: WarehouseGateway, catalogue: Catalogue) -> None:
+    Args:
+        deadline_seconds: how long the warehouse is asked for what is free.
+    """
+
+    def __init__(self, gateway: WarehouseGateway, catalogue: Catalogue, deadline_seconds: float = 3) -> None:
         self._gateway = gateway
         self._catalogue = catalogue
-        self._seen: dict[int, Sequence[StockLine]] = {}
+        self._deadline_seconds = deadline_seconds
 
-    async def fill(self, wishes: Sequence[Wish], call: Call) -> tuple[NewItem, ...] | Refusal:
-        """The lines of an order for `wishes`, or why there can't be one. Raises: GatewayFault."""
+    async def fill(self, wishes: Sequence[Wish], call: Call, choice: Choice) -> tuple[NewItem, ...] | Refusal:
+        """The lines of an order for `wishes`, or why there can't be one. Raises: GatewayFault.
+
+        Args:
+            choice: how the order is going to begin. Where it goes by the queue, or may, warehouses may stay open.
+        """
         products = await self._catalogue.products({wish.product_id for wish in wishes}, call)
         prices = [_price(place, wish, products) for place, wish in enumerate(wishes)]
         refused = [price for price in prices if isinstance(price, Refusal)]
@@ -118,66 +127,31 @@ class Basket:
             return Refusal(same[0].code, same[0].message, tuple(item for refusal in same for item in refusal.details))
         if len({products[wish.product_id].currency for wish in wishes if products[wish.product_id].currency}) > 1:
             return Refusal("PRICE_MISMATCH", "the products of one order must be priced in one currency")
-        places = await self._choose_warehouses(wishes, call)
+        places = await self._choose_warehouses(wishes, call, choice)
         if isinstance(places, Refusal):
             return places
         return tuple(
-            NewItem(wish.product_id, place, wish.quantity, price)
+            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None)
             for wish, place, price in zip(wishes, places, prices, strict=True)
             if not isinstance(price, Refusal)
         )
 
-    async def _choose_warehouses(self, wishes: Sequence[Wish], call: Call) -> list[int] | Refusal:
-        """Advice only, as any look at stock is: Reserve decides."""
-        taken: defaultdict[tuple[int, int], int] = defaultdict(int)
-        for wish in wishes:
-            if wish.warehouse_id is not None:
-                taken[wish.product_id, wish.warehouse_id] += wish.quantity
-        stock = {
-            product_id: await self._available(product_id, call)
-            for product_id in sorted({wish.product_id for wish in wishes if wish.warehouse_id is None})
-        }
-        places: list[int] = []
-        short: list[dict[str, Any]] = []
-        for wish in wishes:
-            if wish.warehouse_id is not None:
-                places.append(wish.warehouse_id)
-                continue
-            free = {
-                level.warehouse_id: level.quantity - taken[wish.product_id, level.warehouse_id]
-                for level in stock[wish.product_id]
-            }
-            place = next((warehouse_id for warehouse_id, units in free.items() if units >= wish.quantity), None)
-            if place is None:
-                best = max(free, key=lambda warehouse_id: free[warehouse_id], default=None)
-                short.append(_shortage(wish, best, max(free.values(), default=0)))
-            else:
-                taken[wish.product_id, place] += wish.quantity
-                places.append(place)
-        return Refusal("INSUFFICIENT_STOCK", "not enough stock", tuple(short)) if short else places
-
-    async def _available(self, product_id: int, call: Call) -> Sequence[StockLine]:
-        """What is free of a product, in the warehouses' order; while the warehouse is away, what was seen last."""
+    async def _choose_warehouses(
+        self, wishes: Sequence[Wish], call: Call, choice: Choice
+    ) -> Sequence[int | None] | Refusal:
+        """Advice only, as any look at stock is: Reserve decides, and the order's RESERVE step chooses again."""
+        wished = [wish.warehouse_id for wish in wishes]
+        if choice.way is Way.QUEUED or None not in wished:
+            return wished
+        products = {wish.product_id for wish in wishes if wish.warehouse_id is None}
+        look = replace(call, deadline_seconds=self._deadline_seconds)
         try:
-            levels = await self._gateway.available(product_id, call)
-        except GatewayFault as fault:
-            if product_id not in self._seen:
-                message = f"the warehouse is away; name a warehouse_id for product {product_id}, or try again shortly"
-                raise GatewayFault(fault.code, message, fault.retry_after_seconds) from fault
-            return self._seen[product_id]
-        if len(self._seen) > CATALOGUE_SIZE_MAX:
-            self._seen.clear()
-        self._seen[product_id] = levels
-        return levels
-
-
-def _shortage(wish: Wish, warehouse_id: int | None, available: int) -> dict[str, Any]:
-    return {
-        "product_id": wish.product_id,
-        "warehouse_id": warehouse_id,
-        "requested": wish.quantity,
-        "available": max(available, 0),
-    }
+            stock = await free_stock(self._gateway, products, look)
+        except GatewayFault:
+            if not choice.may_defer:
+                raise
+            return wished
+        return allot(wishes, stock)
 
 
 def _price(place: int, wish: Wish, products: dict[int, Product]) -> Decimal | Refusal:

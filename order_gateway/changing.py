@@ -58,6 +58,12 @@ class Changes:
             self._add("methods", after.id, *methods)
         if after.refusal is not before.refusal:
             self._add("refusals", after.id, encode(after.refusal).decode())
+        if after.actor != before.actor:
+            self._add("actors", after.id, after.actor)
+        if after.items is not before.items:
+            self._add("recounted", after.id, after.warehouse_changes)
+            for position, item in enumerate(after.items, 1):
+                self._add("placed", after.id, position, item.warehouse_id)
 
     def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
         """What happened."""

@@ -96,6 +96,7 @@ class Event(StrEnum):
     RESERVE_REFUSED = "reserve_refused"
     RESERVE_ABANDONED = "reserve_abandoned"
     DEFERRED = "deferred"
+    WAREHOUSE_CHOSEN = "warehouse_chosen"
     PAY = "pay"
     CHARGED = "charged"
     DECLINED = "declined"
@@ -178,7 +179,11 @@ _CANCELLED = Status.CANCELLED
 _PENDING = Status.PENDING
 _PAID = Status.PAID
 _RULES: Mapping[Event, tuple[_Rule, ...]] = {
-    Event.RESERVED: (_Rule(Status.PENDING_RESERVATION, to_status=_PENDING, to_stock=Stock.HELD),),
+    Event.RESERVED: (
+        _Rule(Status.PENDING_RESERVATION, to_status=_PENDING, to_stock=Stock.HELD),
+        # Two did the step, and the one that was refused was noted first.
+        _Rule(Status.REJECTED, Stock.FREE, to_stock=Stock.RELEASING, begins=(Step.CANCEL,)),
+    ),
     Event.RESERVE_REFUSED: (_Rule(Status.PENDING_RESERVATION, to_status=Status.REJECTED, to_stock=Stock.FREE),),
     Event.RESERVE_ABANDONED: (
         _Rule(
@@ -191,6 +196,8 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
     ),
     # It goes on by the queue; the RESERVE step stays open, under the same request id.
     Event.DEFERRED: (_Rule(Status.PENDING_RESERVATION),),
+    # So does it when other warehouses are to be asked: a refusal has no effect, and the warehouse keeps none.
+    Event.WAREHOUSE_CHOSEN: (_Rule(Status.PENDING_RESERVATION),),
     Event.PAY: (_Rule(_PENDING, payment=Payment.NONE, to_payment=Payment.CHARGING, begins=(Step.CHARGE,)),),
     Event.CHARGED: (
         _Rule(
@@ -266,7 +273,10 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
         _Rule(_PAID, Stock.COMMITTING, to_status=_CANCELLED, to_payment=Payment.REFUNDING, begins=(Step.REFUND,)),
         _Rule(_CANCELLED),
     ),
-    Event.RELEASED: (_Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.FREE),),
+    Event.RELEASED: (
+        _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.FREE),
+        _Rule(Status.REJECTED, Stock.RELEASING, to_stock=Stock.FREE),
+    ),
     Event.RELEASE_FOUND_COMMITTED: (
         _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
     ),
@@ -275,6 +285,10 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
     Event.SHIP: (_Rule(_PAID, Stock.COMMITTED, to_status=Status.SHIPPED), _Rule(Status.SHIPPED)),
     Event.COMPLETE: (_Rule(Status.SHIPPED, to_status=Status.COMPLETED), _Rule(Status.COMPLETED)),
 }
+
+
+_TOO_LATE_TO_MATTER = frozenset({Event.DEADLINE_PASSED, Event.DEFERRED, Event.WAREHOUSE_CHOSEN})
+"""Events without a step of their own that change nothing where no rule holds."""
 
 
 @lru_cache(maxsize=4096)
@@ -299,7 +313,7 @@ def advance(state: State, event: Event, reason: Reason | None = None) -> Transit
                 after = replace(after, reason=rule.reason or reason or Reason.CUSTOMER)
                 ends = (*ends, *((Step.RESERVE,) if state.stock is Stock.RESERVING and not ends else ()))
             return Transition(after, rule.begins, ends)
-    if ends or event in (Event.DEADLINE_PASSED, Event.DEFERRED):
+    if ends or event in _TOO_LATE_TO_MATTER:
         return Transition(state, (), ends)
     return _illegal(state, event)
 
@@ -334,14 +348,20 @@ def _illegal(state: State, event: Event) -> Illegal:
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A line of an order."""
+    """A line of an order.
+
+    Attributes:
+        warehouse_id: None: not chosen yet.
+        any_warehouse: whether the choice is ours, because the customer named none.
+    """
 
     id: int
     product_id: int
-    warehouse_id: int
+    warehouse_id: int | None
     quantity: int
     unit_price: Decimal
     total_price: Decimal
+    any_warehouse: bool = False
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -364,6 +384,8 @@ class Order(msgspec.Struct, frozen=True):
 
     Attributes:
         version: how many events it has seen; the first one made it.
+        actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
+        warehouse_changes: how often other warehouses were chosen for it.
     """
 
     id: int
@@ -380,6 +402,8 @@ class Order(msgspec.Struct, frozen=True):
     updated_at: Instant
     correlation_id: str
     refusal: dict[str, Any] | None
+    actor: str
+    warehouse_changes: int
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
 
@@ -389,12 +413,13 @@ class OrderNotFound(Exception):
 
 
 class NewItem(msgspec.Struct, frozen=True):
-    """A line of an order to be made; prices are to the cent."""
+    """A line of an order to be made; prices are to the cent, the warehouse is as in `Item`."""
 
     product_id: int
-    warehouse_id: int
+    warehouse_id: int | None
     quantity: int
     unit_price: Decimal
+    any_warehouse: bool = False
 
     @property
     def total_price(self) -> Decimal:

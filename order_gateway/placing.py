@@ -122,6 +122,7 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.shipping_address,
         new.payment_method,
         new.correlation_id,
+        new.actor,
     )
 
 
@@ -135,6 +136,7 @@ def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
             item.quantity,
             item.unit_price,
             item.total_price,
+            int(item.any_warehouse),
         )
         for position, item in enumerate(placement.new.items, 1)
     ]
@@ -142,7 +144,7 @@ def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
 
 def _beginning(placement: Placement) -> tuple[object, ...]:
     lease = round(placement.lease_seconds * 1e6)
-    return (placement.token, placement.new.actor, lease, placement.traceparent or None)
+    return (placement.token, lease, placement.traceparent or None)
 
 
 def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: int) -> Order:
@@ -162,6 +164,8 @@ def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: i
         updated_at=created,
         correlation_id=new.correlation_id,
         refusal=None,
+        actor=new.actor,
+        warehouse_changes=0,
         items=tuple(
             Item(
                 line_id(order_id, position),
@@ -170,6 +174,7 @@ def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: i
                 item.quantity,
                 item.unit_price,
                 item.total_price,
+                item.any_warehouse,
             )
             for position, item in enumerate(new.items, 1)
         ),

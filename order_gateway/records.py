@@ -37,6 +37,8 @@ class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
     correlation_id: str
     created_at: int
     updated_at: int
+    actor: str
+    warehouse_changes: int
 
 
 class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -45,10 +47,11 @@ class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
     order_id: int
     position: int
     product_id: int
-    warehouse_id: int
+    warehouse_id: int | None
     quantity: int
     unit_price: Decimal
     total_price: Decimal
+    any_warehouse: int
 
 
 class ReservationRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -106,6 +109,7 @@ def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, 
                 item.quantity,
                 item.unit_price,
                 item.total_price,
+                bool(item.any_warehouse),
             )
         )
     held: defaultdict[int, list[ReservationRecord]] = defaultdict(list)
@@ -133,6 +137,8 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
         updated_at=to_instant(record.updated_at),
         correlation_id=record.correlation_id,
         refusal=None if record.refusal is None else msgspec.json.decode(record.refusal),
+        actor=record.actor,
+        warehouse_changes=record.warehouse_changes,
         items=tuple(items),
         reservations=tuple(reservation(hold, state, now) for hold in held),
     )

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import structlog
 from msgspec.structs import replace
 
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway
+from order_gateway.allocation import undecided
+from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Charged, PaymentProvider, ProviderFault
+from order_gateway.reserve_step import ReserveStep, refusal_record
 from order_gateway.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent
 
@@ -23,13 +25,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SagaSettings:
-    """Time bounds of the steps, in seconds."""
+    """Time bounds of the steps, in seconds; and how often an order is sent to another warehouse."""
 
     hold_seconds: float
     reserve_deadline_seconds: float
     step_deadline_seconds: float
     charge_timeout_seconds: float
     lease_margin_seconds: float
+    warehouse_changes_max: int = 3
 
 
 class StepFault(Exception):
@@ -69,6 +72,7 @@ class Saga:
         self._payments = payments
         self._settings = settings
         self._choose = choose
+        self._reserving = ReserveStep(store, gateway, settings.hold_seconds, settings.warehouse_changes_max)
         self.nudge: Callable[[], None] = _nobody
 
     async def place(self, new: NewOrder, key: tuple[str, str] | None = None) -> Order:
@@ -82,7 +86,10 @@ class Saga:
 
         Raises: StepFault: no order was made, or it is cancelled.
         """
-        choice = self._chosen(new)
+        choice = self.choose(new.way)
+        if choice.may_defer and undecided(new.items):
+            # What is free could not be found out a moment ago: nobody waits for that a second time.
+            choice = Choice(Way.QUEUED)
         if new.way is not choice.way:
             new = replace(new, way=choice.way)
         if choice.way is Way.QUEUED:
@@ -100,9 +107,10 @@ class Saga:
             self.nudge()
             raise
 
-    def _chosen(self, new: NewOrder) -> Choice:
+    def choose(self, way: Way = Way.GRPC) -> Choice:
+        """How an order that comes now begins; as `way` says, if nothing else does. Raises: StepFault, if it can't."""
         try:
-            return self._choose() if self._choose else Choice(new.way)
+            return self._choose() if self._choose else Choice(way)
         except GatewayFault as fault:
             raise StepFault(fault.code, str(fault), fault.retry_after_seconds) from fault
 
@@ -165,6 +173,9 @@ class Saga:
     async def conclude(self, order: Order, step: Step) -> Applied:
         """Do one step and write down its outcome. Raises: StepFault."""
         try:
+            if step is Step.RESERVE:
+                call = await self._call(order, step, self._settings.reserve_deadline_seconds)
+                return await self._reserving.conclude(order, call)
             change = await self._outcome(order, step)
         except GatewayFault as fault:
             raise StepFault(fault.code, str(fault), fault.retry_after_seconds) from fault
@@ -180,8 +191,6 @@ class Saga:
 
     async def _outcome(self, order: Order, step: Step) -> Change:
         match step:
-            case Step.RESERVE:
-                return await self._reserve(order)
             case Step.CHARGE:
                 return await self._charge(order)
             case Step.COMMIT:
@@ -194,14 +203,8 @@ class Saga:
                 return self._change(Event.REFUNDED)
             case Step.GIVE_BACK:
                 return await self._give_back(order)
-
-    async def _reserve(self, order: Order) -> Change:
-        lines = [StockLine(item.product_id, item.warehouse_id, item.quantity) for item in order.items]
-        call = await self._call(order, Step.RESERVE, self._settings.reserve_deadline_seconds)
-        answer = await self._gateway.reserve(str(order.id), lines, self._settings.hold_seconds, call)
-        if isinstance(answer, Hold):
-            return Change(Event.RESERVED, hold=answer)
-        return Change(Event.RESERVE_REFUSED, note=answer.code, refusal=refusal_record(answer))
+            case Step.RESERVE:
+                raise AssertionError("it writes its outcome itself, in several steps")
 
     async def _charge(self, order: Order) -> Change:
         key = await self._key(order, Step.CHARGE)
@@ -233,6 +236,9 @@ class Saga:
 
     async def _give_back(self, order: Order) -> Change:
         for place, item in enumerate(order.items):
+            if item.warehouse_id is None:
+                # Nothing was ever asked for it.
+                continue
             call = await self._call(order, Step.GIVE_BACK, place=place)
             line = StockLine(item.product_id, item.warehouse_id, item.quantity)
             await self._gateway.give_back(line, f"order {order.id}", call)
@@ -250,6 +256,7 @@ class Saga:
             order.correlation_id,
             current_traceparent(),
             deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,
+            actor=order.actor,
         )
 
     def _change(self, event: Event) -> Change:
@@ -258,19 +265,6 @@ class Saga:
     @property
     def _step_lease(self) -> float:
         return self._settings.step_deadline_seconds + self._settings.lease_margin_seconds
-
-
-def refusal_record(refusal: Refusal) -> dict[str, object]:
-    """A refusal as it is kept with its order."""
-    return {
-        "code": refusal.code,
-        "message": refusal.message,
-        "details": [{name: _plain(value) for name, value in item.items()} for item in refusal.details],
-    }
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, int | None) else str(value)
 
 
 def _must_not_be_malformed(refusal: Refusal) -> None:

@@ -82,6 +82,9 @@ class OrdersSettings(AccessSettings):
     )
     reserve_deadline_seconds: float = Field(3, gt=0, le=60, description="what a customer waits for the hold")
     step_deadline_seconds: float = Field(3, gt=0, le=60, description="for any other call to the warehouse")
+    warehouse_changes_max: int = Field(
+        3, ge=0, le=100, description="how often an order is sent to another warehouse, where the choice is ours"
+    )
     charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
     lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")

@@ -81,6 +81,8 @@ _ORDER: Columns = (
     ("correlation_id", LABEL),
     ("created_at", INSTANT),
     ("updated_at", INSTANT),
+    ("actor", LABEL),
+    ("warehouse_changes", NUMBER),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
@@ -90,6 +92,7 @@ _ITEM: Columns = (
     ("quantity", NUMBER),
     ("unit_price", MONEY),
     ("total_price", MONEY),
+    ("any_warehouse", NUMBER),
 )
 _RESERVATION: Columns = (
     ("order_id", NUMBER),
@@ -138,11 +141,11 @@ _NEW_ORDER: Columns = (
     ("shipping_address", TEXT),
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
+    ("actor", LABEL),
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
 _BEGINNING: Columns = (
     ("placement", _PLACEMENT),
-    ("actor", LABEL),
     ("lease_microseconds", NUMBER),
     ("traceparent", TRACE),
 )
@@ -152,18 +155,18 @@ _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
-      payment_method, correlation_id, payment_deadline, created_at, updated_at)
+      payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
-      j.shipping_address, j.payment_method, j.correlation_id,
+      j.shipping_address, j.payment_method, j.correlation_id, j.actor,
       {_later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
     FROM {unpack("new_orders", _NEW_ORDER)}"""
 INSERT_ITEMS = f"""
-    INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price)
-    SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price
+    INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
+    SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
     FROM {unpack("new_items", _NEW_ITEM)} {_PLACED}"""
 INSERT_CREATED = f"""
     INSERT INTO history (order_id, version, event, status_after, actor, correlation_id, created_at)
-    SELECT o.id, o.version, 'created', o.status, j.actor, o.correlation_id, o.created_at FROM {_BEGINNINGS} {_PLACED}"""
+    SELECT o.id, o.version, 'created', o.status, o.actor, o.correlation_id, o.created_at FROM {_BEGINNINGS} {_PLACED}"""
 INSERT_RESERVE_STEPS = f"""
     INSERT INTO intents (order_id, step, due_at, traceparent, created_at)
     SELECT o.id, 'reserve', {_later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
@@ -179,6 +182,7 @@ READ_PLACED = f"""
     {unpack("placements", _PLACEMENTS)} {_PLACED}"""
 """In one value, because the driver spends its time per row; only for what is short."""
 
+_PLACE: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
 _STEP: Columns = (("order_id", NUMBER), ("step", WORD))
 _AT_ORDER: Columns = (("order_id", NUMBER), ("at", INSTANT), ("provider_reference", TEXT))
 _PAYMENT_OF_ORDER = "STRAIGHT_JOIN payments AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id"
@@ -209,6 +213,12 @@ WRITES = {
     ),
     "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT))),
     "refusals": _set("refusals", (("refusal", DOCUMENT),)),
+    "actors": _set("actors", (("actor", LABEL),)),
+    "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
+    "placed": (
+        f"UPDATE {unpack('placed', _PLACE)} STRAIGHT_JOIN items AS t FORCE INDEX (PRIMARY) "
+        "ON t.order_id = j.order_id AND t.position = j.position SET t.warehouse_id = j.warehouse_id"
+    ),
     "reservations": _insert("reservations", _RESERVATION),
     "payments": _insert(
         "payments",

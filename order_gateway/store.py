@@ -16,6 +16,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import tables
+from order_gateway.allocation import Places, placed, places_of
 from order_gateway.changing import Applied, Changes, Changing, Work
 from order_gateway.gateway import Hold
 from order_gateway.orders import (
@@ -31,6 +32,7 @@ from order_gateway.orders import (
     Transition,
     Way,
     advance,
+    is_open,
 )
 from order_gateway.placing import Placement, Placing
 from order_gateway.records import reservations_after, to_instant
@@ -40,6 +42,8 @@ from service_kit.tracing import current_traceparent
 from service_kit.unique_ids import sortable_hex
 
 NOTE_LENGTH_MAX = 255
+SYSTEM = "system"
+"""The actor of what nobody wished."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -47,10 +51,13 @@ class Change(msgspec.Struct, frozen=True):
 
     Attributes:
         lease_seconds: how long the steps that begin with it are left to the caller, before the relay takes over.
+        places: the warehouses of the order's lines from now on.
+        about: the warehouses that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by now,
+            it does nothing.
     """
 
     event: Event
-    actor: str = "system"
+    actor: str = SYSTEM
     reason: Reason | None = None
     note: str | None = None
     hold: Hold | None = None
@@ -59,6 +66,8 @@ class Change(msgspec.Struct, frozen=True):
     payment_reference: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
+    places: Places | None = None
+    about: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +164,10 @@ class Store:
             return Applied(order, result)
         for step in result.ends:
             changes.end(order.id, step)
-        if change.event is Event.DEFERRED:
-            if order.state.status is not Status.PENDING_RESERVATION or order.way is Way.QUEUED:
-                return Applied(order, result)
-            changes.make_due(order.id, Step.RESERVE, now)
-        elif result.state == order.state:
+        if not _has_effect(order, change, result):
             return Applied(order, result)
+        if change.event is Event.DEFERRED:
+            changes.make_due(order.id, Step.RESERVE, now)
         after = self._after(order, change, result, now)
         changes.note(order, after)
         _add_payment(changes, after, change, now)
@@ -178,6 +185,8 @@ class Store:
             return Transition(order.state)
         if change.event is Event.PAY and late and order.state.status is Status.PENDING:
             return Illegal("PAYMENT_EXPIRED", "the time to pay this order has run out; place a new order")
+        if change.about is not None and change.about != places_of(order.items):
+            return Transition(order.state)
         return advance(order.state, change.event, change.reason)
 
     def _after(self, order: Order, change: Change, result: Transition, now: int) -> Order:
@@ -194,6 +203,11 @@ class Store:
             # The hold must outlive the deadline, whenever its answer came in.
             grace = timedelta(seconds=self._settings.hold_grace_seconds)
             values["payment_deadline"] = change.hold.expires_at - grace
+        if change.actor != SYSTEM:
+            values["actor"] = change.actor
+        if change.places is not None and change.places != places_of(order.items):
+            values["items"] = placed(order.items, change.places)
+            values["warehouse_changes"] = order.warehouse_changes + (None not in places_of(order.items))
         if change.refusal is not None:
             values["refusal"] = dict(change.refusal)
         if change.event is Event.PAY:
@@ -206,6 +220,15 @@ async def _read_token(connection: AsyncConnection) -> str:
     fresh = insert(tables.installation).prefix_with("IGNORE").values(id=1, token=secrets.token_hex(4))
     await connection.execute(fresh)
     return str((await connection.execute(select(tables.installation.c.token))).scalar_one())
+
+
+def _has_effect(order: Order, change: Change, result: Transition) -> bool:
+    """Whether an event leaves something to be written; two kinds do although the state stays as it is."""
+    if change.event is Event.DEFERRED:
+        return order.state.status is Status.PENDING_RESERVATION and order.way is not Way.QUEUED
+    if change.event is Event.WAREHOUSE_CHOSEN:
+        return is_open(order.state, Step.RESERVE) and places_of(order.items) == change.about
+    return result.state != order.state
 
 
 def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> None:

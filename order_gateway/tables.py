@@ -29,6 +29,8 @@ orders = Table(
     Column("placement", String(32)),
     Column("created_at", _INSTANT),
     Column("updated_at", _INSTANT),
+    Column("actor", String(64)),
+    Column("warehouse_changes", Integer),
 )
 
 items = Table(
@@ -41,6 +43,7 @@ items = Table(
     Column("quantity", Integer),
     Column("unit_price", Numeric(12, 2)),
     Column("total_price", Numeric(20, 2)),
+    Column("any_warehouse", Integer),
 )
 
 reservations = Table(

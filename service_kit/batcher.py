@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 import structlog
 from pydantic import BaseModel, Field
 
+from service_kit.database import Fault
+
 log = structlog.get_logger(__name__)
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -160,6 +162,9 @@ class Batcher(Generic[ItemT, ResultT]):
         results: Sequence[ResultT | Exception]
         try:
             results = await self._process([item for item, _ in batch])
+        except Fault as fault:
+            log.warning("batch_failed", size=len(batch), error=repr(fault))
+            results = [fault] * len(batch)
         except Exception as error:
             log.exception("batch_failed", size=len(batch))
             results = [error] * len(batch)

@@ -44,6 +44,16 @@ class Caller(msgspec.Struct, frozen=True):
     correlation_id: str
     deadline: float
     traceparent: str = ""
+    key_name: str = ""
+
+    def acting_for(self, behalf: str) -> str:
+        """The actor of one request of this caller, on somebody's behalf; this caller's own unless that is given."""
+        return on_behalf(self.key_name, behalf) if behalf else self.actor
+
+
+def on_behalf(key_name: str, behalf: str) -> str:
+    """An actor for the ledger: behind the name of the key, so that nobody can pass as somebody else."""
+    return f"{key_name}/{behalf}"[:ACTOR_LENGTH_MAX]
 
 
 class HasIds(Protocol):
@@ -94,17 +104,16 @@ class Edge:
             elif name == TRACEPARENT_HEADER:
                 # Where spans are made here, what follows from the call belongs under the call's own.
                 traceparent = current_traceparent() or valid_traceparent(str(value))
-        actor = self._keyring.identify(key, role)
+        key_name = self._keyring.identify(key, role)
         if correlation_id:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
             checks.done()
-        if behalf:
-            # Behind the name of the key, so that nobody can pass as somebody else.
-            actor = f"{actor}/{behalf}"[:ACTOR_LENGTH_MAX]
+        actor = on_behalf(key_name, behalf) if behalf else key_name
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
-        return Caller(actor, correlation_id.strip(), asyncio.get_running_loop().time() + seconds, traceparent)
+        deadline = asyncio.get_running_loop().time() + seconds
+        return Caller(actor, correlation_id.strip(), deadline, traceparent, key_name)
 
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""

@@ -24,7 +24,7 @@ from warehouse.commands import (
     Line,
     Reserve,
 )
-from warehouse.edge import Caller
+from warehouse.edge import ACTOR_LENGTH_MAX, Caller
 from warehouse.records import Level, LevelKey, Movement, MovementType, Product, Reservation, State, Warehouse
 from warehouse.settings import Limits
 from warehouse.validation import CHOSEN_ID_MAX, COUNT_MAX, ID_MAX, LINES_MAX, MICROS, QUANTITY_MAX, Checks
@@ -66,7 +66,7 @@ def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reser
         lines=lines_of(checks, "lines", request.lines),
         ttl=_ttl(checks, request.ttl, limits) if request.HasField("ttl") else int(limits.ttl_default_seconds * MICROS),
         allow_partial=request.allow_partial,
-        actor=caller.actor,
+        actor=caller.acting_for(checks.text("actor", request.actor, ACTOR_LENGTH_MAX)),
         correlation_id=checks.opaque_id("correlation_id", request.correlation_id, required=False)
         or caller.correlation_id,
         traceparent=valid_traceparent(request.traceparent) or caller.traceparent,

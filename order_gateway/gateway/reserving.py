@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from order_gateway.gateway import Call, GatewayFault, StockLine
-from order_gateway.gateway.translation import call_options
+from order_gateway.gateway.translation import call_options, printable
 from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings
 from warehouse.client import CallOptions, WarehouseClient, line, warehouse_pb2
 
@@ -78,6 +78,7 @@ def _request(wish: _Wish) -> warehouse_pb2.ReserveRequest:
         lines=[line(one.product_id, one.warehouse_id, one.quantity) for one in wish.lines],
         correlation_id=wish.call.correlation_id,
         traceparent=wish.call.traceparent,
+        actor=printable(wish.call.actor),
     )
     request.ttl.FromMicroseconds(round(wish.ttl_seconds * 1e6))
     return request

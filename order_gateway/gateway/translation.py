@@ -1,5 +1,6 @@
 """Between this service and the warehouse's client library: options of calls, refusals and faults."""
 
+import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -21,6 +22,7 @@ from warehouse.client import (
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 async def or_refusal(call: Awaitable[T]) -> T | Refusal:
@@ -76,13 +78,18 @@ def translated(error: WarehouseError) -> GatewayFault | None:
     return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait)
 
 
+def printable(actor: str) -> str:
+    """An actor as gRPC metadata can carry it."""
+    return actor if actor.isascii() and actor.isprintable() else _UNPRINTABLE.sub("?", actor)
+
+
 def call_options(call: Call) -> CallOptions:
     """What goes along with a call, as the client library takes it."""
     options: CallOptions = {"correlation_id": call.correlation_id, "traceparent": call.traceparent}
     if call.request_id:
         options["request_id"] = call.request_id
     if call.actor:
-        options["actor"] = "".join(character if " " <= character <= "~" else "?" for character in call.actor)
+        options["actor"] = printable(call.actor)
     if call.deadline_seconds is not None:
         options["deadline_seconds"] = call.deadline_seconds
     return options

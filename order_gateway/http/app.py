@@ -55,8 +55,6 @@ def make_app(
         load_middleware(settings.requests_in_flight_max, settings.request_seconds_max),
         auth_middleware(keyring, tokens, RateLimit(settings.requests_per_second_max, 1)),
         idempotency_middleware(answers),
-        # Once more, so that the answers to keep are those that the client sees.
-        error_middleware,
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)
     app.add_routes([*(operation.route() for operation in every), *routes])

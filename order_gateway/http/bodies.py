@@ -26,7 +26,7 @@ class ItemBody(Body):
     """A line of an order to be placed."""
 
     product_id: Id
-    warehouse_id: Id | None = Field(None, description="unset: a warehouse that has enough")
+    warehouse_id: Id | None = Field(None, description="unset: a warehouse that has enough, chosen for you")
     quantity: Quantity
     unit_price: Money | None = Field(None, description="must be the list price, where the product has one")
 

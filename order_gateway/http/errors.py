@@ -136,8 +136,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except (GatewayFault, StepFault) as error:
         log.warning("outside_fault", code=error.code, error=str(error))
         return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
-    except DatabaseFault:
-        log.warning("database_fault", exc_info=True)
+    except DatabaseFault as fault:
+        log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
         message = "the service can't reach its data; try again shortly"
         return failure(
             request, ApiError("DATABASE_UNAVAILABLE", message, (), _retry_after(DATABASE_RETRY_AFTER_SECONDS))

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
 from order_gateway.http.auth import CALLER, Caller
-from order_gateway.http.errors import ApiError
+from order_gateway.http.errors import ApiError, error_middleware
 from order_gateway.http.reading import invalid
 from service_kit.database import Fault
 
@@ -54,7 +54,8 @@ def idempotency_middleware(answers: Answers) -> Middleware:
 
 
 async def _first(request: web.Request, handler: Handler, answers: Answers, owner: str, key: str) -> web.StreamResponse:
-    response = await handler(request)
+    # Here already, so that the answer to keep is the one that the client sees.
+    response = await error_middleware(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
             answer = Answer(response.status, response.headers.get("Location"), response.body.decode())

@@ -64,8 +64,10 @@ class OrderRoutes:
             earlier = await self._earlier(begun)
             if earlier is not None:
                 return self._placed(earlier)
+        # Before prices are asked for: where no order can begin, nobody waits for them.
+        choice = self._saga.choose()
         wishes = [Wish(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items]
-        lines = await self._basket.fill(wishes, Call("", request[CORRELATION_ID]))
+        lines = await self._basket.fill(wishes, Call("", request[CORRELATION_ID]), choice)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
         return self._placed(await self._saga.place(_new_order(request, body, lines), request[KEY]))

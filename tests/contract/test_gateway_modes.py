@@ -1,6 +1,7 @@
 """One contract for every way to the warehouse: however an order goes there, it ends the same."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
@@ -22,11 +23,12 @@ from order_gateway.store import Store, StoreSettings
 from service_kit.database import Database
 from tests.e2e.test_order_flow import until
 from tests.processes import Processes
-from warehouse.client import ClientSettings, WarehouseClient
+from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
 DEADLINE_SECONDS = 1
+PLACES = (1, 2, 3)
 
 
 class Shop:
@@ -116,6 +118,43 @@ async def test_orders_of_every_ending(shop: Shop) -> None:
     assert (await shop.audit.run()).findings == ()
 
 
+async def test_the_ledger_says_on_whose_behalf(shop: Shop) -> None:
+    paid, cancelled = await asyncio.gather(shop.place(), shop.place())
+    await shop.saga.pay(paid.id, "bob")
+    await shop.saga.cancel(cancelled.id, "eve", Reason.CUSTOMER, None)
+    for order in (paid, cancelled):
+        await shop.settled(order.id)
+    page = await shop.client.list_movements(stock_pb2.ListMovementsRequest(product_id=1, warehouse_id=1, page_size=4))
+    actors = Counter((movement.type, movement.actor) for movement in page.movements)
+    assert actors == {
+        (stock_pb2.MOVEMENT_TYPE_RESERVED, "anonymous/test"): 2,
+        (stock_pb2.MOVEMENT_TYPE_COMMITTED, "anonymous/bob"): 1,
+        (stock_pb2.MOVEMENT_TYPE_RELEASED, "anonymous/eve"): 1,
+    }
+
+
+async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop: Shop) -> None:
+    """All customers see the first warehouse free; who is refused there is sent on, and nobody gets too much."""
+    third = stock_pb2.CreateWarehouseRequest(request_id="w-3", warehouse_id=3, code="WEST", name="West", priority=3)
+    await shop.client.create_warehouse(third)
+    await shop.client.create_product(stock_pb2.CreateProductRequest(product_id=4, sku="CAP", name="Cap"))
+    for place in PLACES:
+        await shop.client.add_stock(4, place, 5)
+    item = NewItem(4, 1, 1, Decimal("5.00"), any_warehouse=True)
+    placed = await asyncio.gather(
+        *(shop.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test")) for _ in range(25))
+    )
+    orders = [await shop.settled(order.id) for order in placed]
+    assert Counter(order.state.status for order in orders) == {Status.PENDING: 15, Status.REJECTED: 10}
+    levels = await shop.client.list_inventory(4)
+    assert [(level.on_hand, level.reserved) for level in levels] == [(5, 5)] * 3
+    held = [order for order in orders if order.state.status is Status.PENDING]
+    assert Counter(order.items[0].warehouse_id for order in held) == dict.fromkeys(PLACES, 5)
+    for order in held:
+        assert order.reservations[0].warehouse_id == order.items[0].warehouse_id
+    assert (await shop.audit.run()).findings == ()
+
+
 async def test_the_last_units_are_sold_once(shop: Shop) -> None:
     orders = await asyncio.gather(*(shop.place(1) for _ in range(110)))
     statuses = [order.state.status for order in orders]
@@ -127,7 +166,8 @@ async def test_a_warehouse_that_is_away_for_a_while(shop: Shop) -> None:
     """grpc: a quick fault and nothing left behind; queued and auto: accepted, and held when it is back."""
     before = await shop.place(1)
     shop.process.kill()
-    item = NewItem(1, 1, 1, Decimal("19.99"))
+    # Nobody can say which warehouse has enough: that is left open, where the order can wait.
+    item = NewItem(1, None, 1, Decimal("19.99"), any_warehouse=True)
     new = NewOrder("u", "Street 1", "card", (item,), "c-1", "test")
     placed, faults = [], 0
     for _ in range(5):

@@ -129,8 +129,10 @@ async def test_queued_accepts_while_the_warehouse_is_down(shop: Shop) -> None:
     shop.warehouse_process.kill()
     shop.restart_gateway(ORDERS_GATEWAY="queued")
     started = time.monotonic()
-    ids = [(await shop.place(order(1), status=202))["id"] for _ in range(20)]
+    placed = [await shop.place(order(1, 1, place), status=202) for place in (1, None) * 10]
     assert time.monotonic() - started < 10
+    assert [one["items"][0]["warehouse_id"] for one in placed] == [1, None] * 10
+    ids = [one["id"] for one in placed]
     assert await statuses(shop, ids) == Counter(pending_reservation=20)
     shop.start_warehouse_again()
 
@@ -138,6 +140,8 @@ async def test_queued_accepts_while_the_warehouse_is_down(shop: Shop) -> None:
         return await statuses(shop, ids) == Counter(pending=20)
 
     await until(all_are_held)
+    seen = await shop.call("GET", f"/orders/{ids[-1]}", status=200)
+    assert seen["items"][0]["warehouse_id"] == seen["reservations"][0]["warehouse_id"] == 1
     await audit_both(shop)
 
 

@@ -76,8 +76,8 @@ def grpcurl(arguments: list[str], target: str) -> str:
 
 def execute(command: str, run: Run) -> str:
     """Run a line of the README against `run`; return what it prints."""
-    arguments = shlex.split(command)
-    if arguments[0] == "grpcurl":
+    if command.startswith("grpcurl "):
+        arguments = shlex.split(command)
         quiet = arguments[-2:] == [">", "/dev/null"]
         printed = grpcurl(arguments[:-2] if quiet else arguments, run.target)
         return "" if quiet else printed

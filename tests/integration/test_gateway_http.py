@@ -11,11 +11,13 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from order_gateway.answers import Answers
 from order_gateway.basket import Basket, Catalogue
-from order_gateway.gateway import Call, Product, StockLine
+from order_gateway.gateway import Call, GatewayFault, Product, StockLine
+from order_gateway.gateway.modes import Choice
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.listing import Listing
+from order_gateway.orders import Way
 from order_gateway.payments import Declined
 from order_gateway.watching import Watching
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
@@ -29,10 +31,16 @@ ORDER: dict[str, Any] = {"user_id": 7, "shipping_address": "Street 1", "payment_
 class Stocked(Outside):
     """Product 1 costs 19.99 and is in warehouse 1."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[str] = []
+
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        self.looks.append("products")
         return {1: Product(1, Decimal("19.99"), "EUR")} if 1 in product_ids else {}
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        self.looks.append("available")
         return [StockLine(1, 1, 100)]
 
 
@@ -118,6 +126,36 @@ async def test_refusals_and_faults(api: Api) -> None:
     assert (await api.call("POST", "/api/v1/orders", unknown, status=404))["code"] == "PRODUCT_NOT_FOUND"
     mismatch = {**ORDER, "items": [{**ITEM, "unit_price": "1.00"}]}
     assert (await api.call("POST", "/api/v1/orders", mismatch, status=409))["code"] == "PRICE_MISMATCH"
+
+
+async def test_where_no_order_can_begin_nobody_waits_for_prices(api: Api) -> None:
+    choices: list[Choice | GatewayFault] = [AWAY, Choice(Way.GRPC), Choice(Way.GRPC)]
+
+    def choose() -> Choice:
+        choice = choices.pop(0)
+        if isinstance(choice, GatewayFault):
+            raise choice
+        return choice
+
+    api.world.saga._choose = choose
+    anywhere = {**ORDER, "items": [{"product_id": 1, "quantity": 2}]}
+    away = await api.call("POST", "/api/v1/orders", anywhere, status=503)
+    assert (away["code"], api.outside.looks) == ("WAREHOUSE_UNAVAILABLE", [])
+    order = await api.call("POST", "/api/v1/orders", anywhere, status=201)
+    assert (order["items"][0]["warehouse_id"], order["items"][0]["any_warehouse"]) == (1, True)
+    assert api.outside.looks == ["products", "available"]
+
+
+async def test_by_the_queue_an_order_may_wait_for_its_warehouse(api: Api) -> None:
+    api.world.saga._choose = lambda: Choice(Way.QUEUED)
+    anywhere = {**ORDER, "items": [{"product_id": 1, "quantity": 2}, ITEM]}
+    order = await api.call("POST", "/api/v1/orders", anywhere, status=202)
+    assert [item["warehouse_id"] for item in order["items"]] == [None, 1]
+    path = f"/api/v1/orders/{order['id']}"
+    assert await api.call("GET", path, status=200) == order
+    cancelled = await api.call("POST", f"{path}/cancel", status=200)
+    assert (cancelled["status"], cancelled["items"]) == ("cancelled", order["items"])
+    assert api.outside.looks == ["products"]
 
 
 async def test_a_declined_payment(api: Api) -> None:

@@ -16,6 +16,7 @@ from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.modes import Choice, Modes
 from order_gateway.intents import Intents
 from order_gateway.orders import (
+    Event,
     Illegal,
     NewItem,
     NewOrder,
@@ -31,7 +32,7 @@ from order_gateway.payments import Charged, Declined, ProviderFault
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings
-from order_gateway.store import Store, StoreSettings
+from order_gateway.store import Change, Store, StoreSettings
 from service_kit.database import Database
 from tests.unit.test_orders import REACHABLE
 
@@ -289,6 +290,18 @@ async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
     await world.relay.look()
     await world.relay.stop()
     assert len(await world.open_steps()) == 1
+
+
+async def test_a_hold_that_came_after_its_refusal_is_given_back(world: World) -> None:
+    order = await world.place(Way.QUEUED)
+    refused = await world.store.apply(order.id, Change(Event.RESERVE_REFUSED, note="the one who did it first"))
+    assert refused.order.state.status is Status.REJECTED
+    late = await world.saga.conclude(order, Step.RESERVE)
+    assert (late.order.state.status, late.order.state.stock) == (Status.REJECTED, Stock.RELEASING)
+    assert await world.open_steps() == ["cancel"]
+    await world.relay_all()
+    assert world.outside.names() == ["reserve", "cancel"]
+    assert (await world.store.read(order.id)).state.stock is Stock.FREE
 
 
 async def test_two_relays_take_different_steps(world: World) -> None:

@@ -1,13 +1,14 @@
 """The orders' audit finds what disagrees with the warehouse, and its repair makes it agree."""
 
 from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
 
 import pytest
 
 from order_gateway.audit import OrdersAudit, OrdersRepair
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.holdings import Holding, HoldingState
-from order_gateway.orders import Order, Payment, Reason, Status, Stock, Way
+from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, Way
 from tests.integration.test_gateway_saga import EXPIRED, Outside, World
 
 pytestmark = pytest.mark.sql
@@ -46,6 +47,9 @@ class Warehouse(Outside):
         if isinstance(answer, Done):
             self.books.states[reservation_id] = HoldingState.COMMITTED
         return answer
+
+    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
+        return [StockLine(product_id, 7, 100)]
 
     async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> object:
         answer = await super().cancel(reserve_request_id, reason, call)
@@ -146,3 +150,18 @@ async def test_a_step_that_nobody_is_going_to_do_is_done(audited: Audited) -> No
     assert await audited.problems() == [(1, "waits for reserve, which nobody is going to do")]
     await audited.mend()
     assert (await audited.world.store.read(order.id)).state.status is Status.PENDING
+
+
+async def test_orders_that_wait_for_their_warehouse_are_no_finding(audited: Audited) -> None:
+    world = audited.world
+    items = (NewItem(1, None, 2, Decimal("19.99"), any_warehouse=True),)
+    new = NewOrder("u", "Street 1", "card", items, "c-1", "test", Way.QUEUED)
+    waiting, cancelled, forgotten = [await world.saga.place(new) for _ in range(3)]
+    await world.saga.cancel(cancelled.id, "test", Reason.CUSTOMER, None)
+    assert (await audited.audit.run()).findings == ()
+    await world.execute(f"DELETE FROM intents WHERE order_id = {forgotten.id}")
+    assert await audited.problems() == [(forgotten.id, "waits for reserve, which nobody is going to do")]
+    await audited.mend()
+    for order in (waiting, forgotten):
+        held = await world.store.read(order.id)
+        assert (held.state.status, held.items[0].warehouse_id) == (Status.PENDING, 7)

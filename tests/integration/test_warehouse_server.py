@@ -37,6 +37,7 @@ from tests.warehouse_kit import (
     reserve,
     scalar,
     serving,
+    sql,
 )
 from warehouse.auth import ApiKey, Role
 from warehouse.server import SERVICES, _cancel, running
@@ -91,13 +92,19 @@ async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> Non
         assert await calls.status() == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_the_name_of_the_key_is_in_the_ledger(warehouse_database_url: str) -> None:
+async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehouse_database_url: str) -> None:
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 10})
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
-        await calls.holds.Reserve(reserve((1, 1, 1)), metadata=(("x-api-key", "order key"),))
-    query = "SELECT actor FROM movements ORDER BY sequence DESC LIMIT 1"
-    assert scalar(warehouse_database_url, query) == "the order"
+        key = ("x-api-key", "order key")
+        await calls.holds.Reserve(reserve((1, 1, 1)), metadata=(key,))
+        people = [reserve((1, 1, 1), actor="Zoë"), reserve((1, 1, 1)), reserve((1, 1, 1), actor="x" * 64)]
+        await calls.holds.BatchReserve(pb.BatchReserveRequest(requests=people), metadata=(key, ("x-actor", "shop")))
+        bad = await refused(calls.holds.Reserve(reserve((1, 1, 1), actor="x" * 65), metadata=(key,)))
+        assert (bad.code, bad.fields) == ("INVALID_ARGUMENT", ("actor",))
+    query = "SELECT actor FROM movements WHERE type = 'RESERVED' ORDER BY sequence"
+    actors = [actor for (actor,) in sql(warehouse_database_url, query)]
+    assert actors == ["the order", "the order/Zoë", "the order/shop", f"the order/{'x' * 54}"]
 
 
 class Authority:

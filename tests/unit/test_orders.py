@@ -33,6 +33,8 @@ JUMPS = {
     Status.CANCELLED: set(),
     Status.REJECTED: set(),
 }
+QUIET = {Event.DEFERRED, Event.WAREHOUSE_CHOSEN}
+"""What changes how an order is reserved, but not where it stands."""
 WISHES = {Event.PAY, Event.CANCEL, Event.SHIP, Event.COMPLETE}
 OUTCOMES = {
     Step.RESERVE: (Event.RESERVED, Event.RESERVE_REFUSED, Event.RESERVE_ABANDONED),
@@ -83,6 +85,12 @@ def test_what_is_done_outside_agrees_with_the_status(state: State) -> None:
         assert state.stock in (Stock.FREE, Stock.RETURNED)
 
 
+@pytest.mark.parametrize("event", sorted(QUIET))
+def test_another_way_or_warehouse_leaves_every_state_and_step_as_it_is(event: Event) -> None:
+    for state in REACHABLE:
+        assert advance(state, event) == Transition(state)
+
+
 @pytest.mark.parametrize("event", sorted(ENDS))
 def test_an_outcome_twice_is_as_good_as_once(event: Event) -> None:
     for state in REACHABLE:
@@ -92,6 +100,14 @@ def test_an_outcome_twice_is_as_good_as_once(event: Event) -> None:
         assert isinstance(twice, Transition)
         assert twice.state == once.state
         assert not twice.begins
+
+
+def test_a_hold_that_comes_after_its_refusal_is_given_back() -> None:
+    rejected = State(Status.REJECTED, Stock.FREE, Payment.NONE)
+    held = advance(rejected, Event.RESERVED)
+    assert held == Transition(State(Status.REJECTED, Stock.RELEASING, Payment.NONE), (Step.CANCEL,), (Step.RESERVE,))
+    assert isinstance(held, Transition)
+    assert advance(held.state, Event.RELEASED) == Transition(rejected, (), (Step.CANCEL,))
 
 
 @given(st.lists(st.sampled_from(list(Event)), max_size=30), st.randoms())
@@ -112,7 +128,11 @@ def test_every_order_ends_with_its_steps_done(events: list[Event], random: Rando
         assert waiting == {step for step in Step if is_open(state, step)}
 
     for event in events:
-        if event in WISHES or event is Event.DEADLINE_PASSED or any(event in OUTCOMES[step] for step in waiting):
+        if (
+            event in WISHES | QUIET
+            or event is Event.DEADLINE_PASSED
+            or any(event in OUTCOMES[step] for step in waiting)
+        ):
             happen(event)
     while waiting:
         step = random.choice(sorted(waiting))

@@ -7,9 +7,12 @@ import pytest
 
 from order_gateway.basket import Basket, Catalogue, Wish
 from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine
-from order_gateway.orders import NewItem
+from order_gateway.gateway.modes import Choice
+from order_gateway.orders import NewItem, Way
 
+PRICE = Decimal("19.99")
 CALL = Call("", "c-1")
+CALLED, QUEUED = Choice(Way.GRPC), Choice(Way.QUEUED)
 
 
 class Shelves:
@@ -38,7 +41,7 @@ class Shelves:
 
 async def fill(*wishes: Wish) -> tuple[NewItem, ...] | Refusal:
     shelves = Shelves()
-    return await Basket(shelves, Catalogue(shelves, 10)).fill(wishes, CALL)  # type: ignore[arg-type]
+    return await Basket(shelves, Catalogue(shelves, 10)).fill(wishes, CALL, CALLED)  # type: ignore[arg-type]
 
 
 async def code(*wishes: Wish) -> str:
@@ -73,6 +76,7 @@ async def test_the_first_warehouse_with_enough_is_chosen_and_lines_share_it() ->
     items = await fill(Wish(1, None, 4, None), Wish(1, None, 4, None), Wish(1, 8, 10, None), Wish(1, None, 60, None))
     assert not isinstance(items, Refusal)
     assert [item.warehouse_id for item in items] == [7, 8, 8, 9]
+    assert [item.any_warehouse for item in items] == [True, True, False, True]
 
 
 async def test_no_warehouse_has_enough() -> None:
@@ -86,11 +90,25 @@ async def test_what_was_known_counts_while_the_warehouse_is_away() -> None:
     shelves = Shelves()
     catalogue = Catalogue(shelves, 0)  # type: ignore[arg-type]
     basket = Basket(shelves, catalogue)  # type: ignore[arg-type]
-    seen = await basket.fill([Wish(1, None, 6, None)], CALL)
+    seen = await basket.fill([Wish(1, 7, 6, None)], CALL, CALLED)
     shelves.is_away = True
-    assert await basket.fill([Wish(1, None, 6, None)], CALL) == seen
+    assert await basket.fill([Wish(1, 7, 6, None)], CALL, CALLED) == seen
     with pytest.raises(GatewayFault):
-        await basket.fill([Wish(3, 7, 1, None)], CALL)
+        await basket.fill([Wish(3, 7, 1, None)], CALL, QUEUED)
+
+
+async def test_a_warehouse_stays_open_where_the_relay_can_choose_it() -> None:
+    shelves = Shelves()
+    basket = Basket(shelves, Catalogue(shelves, 10))  # type: ignore[arg-type]
+    wishes = [Wish(1, None, 6, None), Wish(1, 7, 1, None)]
+    open_ = (NewItem(1, None, 6, PRICE, any_warehouse=True), NewItem(1, 7, 1, PRICE))
+    # Nobody who goes by the queue waits for the warehouse, not even for a no.
+    assert await basket.fill(wishes, CALL, QUEUED) == open_
+    assert await basket.fill([Wish(1, None, 101, None)], CALL, QUEUED) == (NewItem(1, None, 101, PRICE, True),)
+    shelves.is_away = True
+    assert await basket.fill(wishes, CALL, Choice(Way.GRPC, may_defer=True)) == open_
+    with pytest.raises(GatewayFault):
+        await basket.fill(wishes, CALL, CALLED)
 
 
 async def test_known_products_are_not_asked_for_again() -> None:

@@ -335,6 +335,7 @@ class ReserveRequest(_message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's idempotency key for this call, required. Resend the same id after a lost answer."""
     order_id: _builtins.str
@@ -348,6 +349,10 @@ class ReserveRequest(_message.Message):
     traceparent: _builtins.str
     """The W3C trace context that the event of this hold belongs to; unset or malformed: the metadata
     traceparent. For the requests of a BatchReserve, which may belong to different traces.
+    """
+    actor: _builtins.str
+    """On whose behalf, at most 64 characters; stands in the ledger after the name of the caller's key. Unset: the
+    metadata x-actor. For the requests of a BatchReserve, which may come from different people.
     """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
@@ -369,10 +374,11 @@ class ReserveRequest(_message.Message):
         allow_partial: _builtins.bool = ...,
         correlation_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "correlation_id", b"correlation_id", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id", "traceparent", b"traceparent", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allow_partial", b"allow_partial", "correlation_id", b"correlation_id", "lines", b"lines", "order_id", b"order_id", "request_id", b"request_id", "traceparent", b"traceparent", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
