@@ -133,6 +133,7 @@ CLOCK = f"SELECT {_microseconds('SYSDATE(6)')}"
 
 # A new order: known by its placement until the database has given it an id.
 _PLACEMENT = f"CHAR(32) {_ASCII}"
+_KEY: Columns = (("owner", LABEL), ("idempotency_key", f"VARCHAR(128) {_BINARY}"), ("claim", WORD))
 _NEW_ORDER: Columns = (
     ("placement", _PLACEMENT),
     ("user_id", LABEL),
@@ -142,6 +143,7 @@ _NEW_ORDER: Columns = (
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
+    *_KEY,
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
 _BEGINNING: Columns = (
@@ -149,7 +151,8 @@ _BEGINNING: Columns = (
     ("lease_microseconds", NUMBER),
     ("traceparent", TRACE),
 )
-_KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", f"VARCHAR(128) {_BINARY}"))
+_KEY_OF_PLACEMENT: Columns = (("placement", _PLACEMENT), *_KEY)
+_CLAIMED = "t.owner = j.owner AND t.idempotency_key = j.idempotency_key AND t.claim = j.claim"
 _PLACED = "STRAIGHT_JOIN orders AS o FORCE INDEX (orders_placement) ON o.placement = j.placement"
 _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
@@ -159,7 +162,9 @@ INSERT_ORDERS = f"""
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
       j.shipping_address, j.payment_method, j.correlation_id, j.actor,
       {_later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
-    FROM {unpack("new_orders", _NEW_ORDER)}"""
+    FROM {unpack("new_orders", _NEW_ORDER)}
+    WHERE j.claim IS NULL OR EXISTS (SELECT * FROM idempotency_keys AS t WHERE {_CLAIMED})"""
+"""Not of a request whose Idempotency-Key another one has claimed since; LOCK_KEYS sees to it that it stays so."""
 INSERT_ITEMS = f"""
     INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
     SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
@@ -171,11 +176,11 @@ INSERT_RESERVE_STEPS = f"""
     INSERT INTO intents (order_id, step, due_at, traceparent, created_at)
     SELECT o.id, 'reserve', {_later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
     FROM {_BEGINNINGS} {_PLACED}"""
-LINK_KEYS = f"""
-    UPDATE {unpack("keys", _KEY)} {_PLACED}
-    STRAIGHT_JOIN idempotency_keys AS t FORCE INDEX (PRIMARY)
-    ON t.owner = j.owner AND t.idempotency_key = j.idempotency_key
-    SET t.order_id = o.id"""
+_KEYS = f"STRAIGHT_JOIN idempotency_keys AS t FORCE INDEX (PRIMARY) ON {_CLAIMED}"
+LOCK_KEYS = f"""
+    SELECT COUNT(*) FROM (SELECT owner, idempotency_key, claim FROM {unpack("keys", _KEY_OF_PLACEMENT, "u")}) AS j
+    {_KEYS} FOR UPDATE"""
+LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_PLACEMENT)} {_PLACED} {_KEYS} SET t.order_id = o.id"
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
 READ_PLACED = f"""
     SELECT JSON_ARRAYAGG(JSON_ARRAY(o.placement, o.id, {_microseconds("o.created_at")})) FROM
