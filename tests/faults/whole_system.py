@@ -18,7 +18,7 @@ from random import Random
 from service_kit import migrating
 from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.server_programs import Flavour
-from service_kit.service_process import ServiceProcess
+from service_kit.service_process import ServiceDidNotStart, ServiceProcess
 from tests.processes import ROOT, Processes, clean_environment
 
 OUTAGE_SECONDS = 1.5
@@ -81,6 +81,9 @@ class WholeSystem:
         """Start what does not run, and wait until everything is healthy."""
         self.server.start()
         for part in self._services():
+            # It may be about to give up, because the database was dead when it began.
+            with suppress(ServiceDidNotStart):
+                part.wait_until_healthy()
             part.start()
 
     def audits(self) -> Mapping[str, tuple[int, str]]:
