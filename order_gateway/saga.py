@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class SagaSettings:
     """Time bounds of the steps, in seconds; and how often an order is sent to another warehouse."""
 
-    hold_seconds: float
+    hold_grace_seconds: float
     reserve_deadline_seconds: float
     step_deadline_seconds: float
     charge_timeout_seconds: float
@@ -73,7 +73,7 @@ class Saga:
         self._payments = payments
         self._settings = settings
         self._choose = choose
-        self._reserving = ReserveStep(store, gateway, settings.hold_seconds, settings.warehouse_changes_max)
+        self._reserving = ReserveStep(store, gateway, settings.hold_grace_seconds, settings.warehouse_changes_max)
         self.nudge: Callable[[], None] = _nobody
 
     async def place(self, new: NewOrder, key: Claimed | None = None) -> Order:
