@@ -162,10 +162,14 @@ def tell(killer: Killer, memory: Memory) -> None:
 
 async def until_settled(system: WholeSystem) -> None:
     """Nothing remains to be done for any order, and no deadline is about to pass."""
-    deadline = time.monotonic() + SETTLING_SECONDS
+    began = time.monotonic()
     while unfinished := scalar(system.orders_url, _UNFINISHED):
-        assert time.monotonic() < deadline, (unfinished, sql(system.orders_url, "SELECT * FROM intents LIMIT 9"))
+        assert time.monotonic() < began + SETTLING_SECONDS, (
+            unfinished,
+            sql(system.orders_url, "SELECT * FROM intents LIMIT 9"),
+        )
         await asyncio.sleep(0.1)
+    print(f"settled in {time.monotonic() - began:.1f} s")
 
 
 def only_expected_answers_came(memory: Memory) -> None:
