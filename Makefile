@@ -48,15 +48,15 @@ audit: .runtime ## check that the stock adds up and that the orders agree with i
 	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) audit --data-dir "$(DATA_DIR)" $(ARGS)
 
 .PHONY: test
-test: .dev ## run all tests, on MariaDB
+test: .dev .programs ## run all tests, on MariaDB
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: test-mysql
-test-mysql: .dev ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
+test-mysql: .dev .programs ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
 	@TEST_DATABASE=mysql $(BIN)/pytest -m "sql or e2e" $(ARGS)
 
 .PHONY: e2e
-e2e: .dev ## run the whole flow against real processes, in every mode; results in test-results/
+e2e: .dev .programs ## run the whole flow against real processes, in every mode; results in test-results/
 	@mkdir -p test-results
 	@$(BIN)/pytest -m e2e --junit-xml=test-results/e2e.xml -rA --show-capture=no $(ARGS) | tee test-results/e2e.txt
 
@@ -110,12 +110,15 @@ clean: ## remove what can be made again; the databases in DATA_DIR stay
 
 # Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.
 
-.PHONY: .runtime .dev
+.PHONY: .runtime .dev .programs
 .runtime:
 	@bash tools/setup runtime
 
 .dev:
 	@bash tools/setup dev
+
+.programs:
+	@bash tools/setup tests
 
 node_modules/.installed: package.json package-lock.json
 	@bash tools/setup node

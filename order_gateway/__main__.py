@@ -35,12 +35,14 @@ from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
-from order_gateway.payments import PaymentSimulator
+from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
+from order_gateway.retention import Retention
 from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
-from order_gateway.watching import Watching, end
+from order_gateway.watching import Watching
+from service_kit.background import end
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -59,7 +61,11 @@ def serve() -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; what can be set is in the environment, as ORDERS_..."""
     settings = load_settings_or_exit(OrdersSettings)
     configure_logging("order_gateway", settings.log_level)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except Fault as fault:
+        log.error("not_started", error=str(fault), cause=repr(fault.__cause__))  # noqa: TRY400 - no bug, no traceback
+        raise typer.Exit(1) from fault
 
 
 @cli.command()
@@ -97,7 +103,7 @@ async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
         report = await checks.run()
         _print_audit(report)
         if report.findings and repair:
-            saga = Saga(store, gateway, PaymentSimulator(settings.simulator), _saga_settings(settings))
+            saga = Saga(store, gateway, _payments(settings), _saga_settings(settings))
             relay = Relay(store, Intents(database), saga, settings)
             typer.echo(f"Finishing {len(report.findings)} orders ...")
             await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
@@ -138,15 +144,14 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        payments = PaymentSimulator(settings.simulator)
-        saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
+        saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
         basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
-        listing = Listing(database)
+        listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
-        inventory = Inventory(client, settings.step_deadline_seconds, lambda: gateway.is_open)
+        inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
@@ -156,7 +161,7 @@ async def run(settings: OrdersSettings) -> None:
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
         ]
-        answers = Answers(database, lease_seconds=_request_seconds_max(settings))
+        answers = Answers(database, lease_seconds=_claim_seconds(settings))
         app = make_app(
             operations,
             answers,
@@ -169,7 +174,7 @@ async def run(settings: OrdersSettings) -> None:
         relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
         follow = known.follow(calls.catalogue, settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
-        for background in (gateway.watch(), modes.run(), follow):
+        for background in (gateway.watch(), modes.run(), follow, Retention(database, settings.retention).run()):
             stack.push_async_callback(end, asyncio.create_task(background))
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)
@@ -202,6 +207,10 @@ async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
     await relaying
 
 
+def _payments(settings: OrdersSettings) -> Payments:
+    return Payments(PaymentSimulator(settings.simulator), settings.payments)
+
+
 def _saga_settings(settings: OrdersSettings) -> SagaSettings:
     return SagaSettings(
         hold_grace_seconds=settings.hold_grace_seconds,
@@ -213,9 +222,13 @@ def _saga_settings(settings: OrdersSettings) -> SagaSettings:
     )
 
 
-def _request_seconds_max(settings: OrdersSettings) -> float:
-    """No request works longer than this: the longest chain of steps is a charge with the commit after it."""
-    return settings.charge_timeout_seconds + 3 * settings.step_deadline_seconds + settings.reserve_deadline_seconds
+def _claim_seconds(settings: OrdersSettings) -> float:
+    """After so long nothing that a request began is still on its way into the database."""
+    return (
+        settings.request_seconds_max
+        + settings.database.retry_for_seconds
+        + settings.database.transaction_timeout_seconds
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,9 +25,11 @@ class Begun:
     """This request does the work. If an earlier one died before it could answer, `order_id` is the order it made.
 
     Attributes:
+        since: when the key was first used; a key that is used again after its retention is another one.
         claim: what the key is claimed with; when it is another one, another request has taken over.
     """
 
+    since: datetime
     claim: str
     order_id: int | None = None
     resumed: bool = False
@@ -64,17 +66,16 @@ class Answers:
                 )
             ).one_or_none()
             if row is None:
-                await self._insert(connection, owner, key, request_hash, claim)
-                return Begun(claim)
+                return Begun(await self._insert(connection, owner, key, request_hash, claim), claim)
             if row.request_hash != request_hash:
                 return Reused()
             if row.status is not None:
                 return Answer(row.status, row.location, row.body)
             if row.at_work:
                 # An earlier try of this transaction may have been committed without an answer.
-                return Begun(claim, row.order_id) if row.claim == claim else InProgress()
+                return Begun(row.created_at, claim, row.order_id) if row.claim == claim else InProgress()
             await self._claim(connection, owner, key, claim)
-            return Begun(claim, row.order_id, resumed=True)
+            return Begun(row.created_at, claim, row.order_id, resumed=True)
 
         return await self._database.run_in_transaction(work)
 
@@ -104,8 +105,10 @@ class Answers:
 
         await self._database.run_in_transaction(work)
 
-    async def _insert(self, connection: AsyncConnection, owner: str, key: str, request_hash: str, claim: str) -> None:
-        now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
+    async def _insert(
+        self, connection: AsyncConnection, owner: str, key: str, request_hash: str, claim: str
+    ) -> datetime:
+        now: datetime = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
         row = {
             "owner": owner,
             "idempotency_key": key,
@@ -120,6 +123,7 @@ class Answers:
             if error_number(error) == DUPLICATE_KEY:
                 raise RaceLost("another request came with the same key") from error
             raise
+        return now
 
     async def _claim(self, connection: AsyncConnection, owner: str, key: str, claim: str) -> None:
         now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()

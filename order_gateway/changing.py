@@ -9,7 +9,7 @@ import structlog
 from order_gateway import statements
 from order_gateway.gateway import Hold
 from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
-from order_gateway.records import encode, orders_of, read_versions, to_microseconds
+from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
 from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
@@ -84,10 +84,8 @@ class Changes:
 
     def add_hold(self, order_id: int, hold: Hold) -> None:
         """What the warehouse holds."""
-        instants = (to_microseconds(hold.expires_at), to_microseconds(hold.created_at))
-        for position, line in enumerate(hold.lines, 1):
-            place = (line.product_id, line.warehouse_id, line.quantity)
-            self._add("reservations", order_id, position, hold.reservation_id, *place, *instants)
+        for record in hold_records(order_id, hold):
+            self._add("reservations", *msgspec.structs.astuple(record))
 
     def add_payment(self, order: Order, now: int) -> None:
         """A payment that begins."""
@@ -162,8 +160,9 @@ class Changing(Generic[ChangeT]):
 
     async def _together(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
         """One transaction; if it fails on its data, halves, until the culprit stands alone."""
+        tried: dict[int, Applied] = {}
         try:
-            return await self._database.retry(lambda: self._attempt(work))
+            return await self._database.retry(lambda: self._attempt(work, tried))
         except DatabaseFault:
             raise
         except Exception as error:
@@ -173,24 +172,34 @@ class Changing(Generic[ChangeT]):
         middle = len(work) // 2
         return [*await self._together(work[:middle]), *await self._together(work[middle:])]
 
-    async def _attempt(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
+    async def _attempt(self, work: Sequence[Work[ChangeT]], tried: dict[int, Applied]) -> list[Applied | Exception]:
+        """One try. `tried` is what earlier ones were about to commit, by order: the answer to COMMIT may be lost."""
         try:
             orders, now = await self._lock_and_read(work)
             changes = Changes()
-            applied: list[Applied | Exception] = [
-                self._happen(orders[one.order_id], one.change, changes, now)
-                if one.order_id in orders
-                else _missing(one.order_id)
-                for one in work
-            ]
+            applied = [self._apply(one, orders.get(one.order_id), tried, changes, now) for one in work]
             if not changes.rows:
                 await self._session.rollback()
                 return applied
+            for one in applied:
+                if isinstance(one, Applied) and one.order is not orders[one.order.id]:
+                    tried[one.order.id] = one
             await self._write(changes)
         except BaseException:
             await self._session.rollback()
             raise
         return applied
+
+    def _apply(
+        self, work: Work[ChangeT], order: Order | None, tried: dict[int, Applied], changes: Changes, now: int
+    ) -> Applied | Exception:
+        if order is None:
+            return _missing(work.order_id)
+        before = tried.get(order.id)
+        # Written under the order's lock, so no other change has this instant: it is what the earlier try did.
+        if before is not None and (before.order.version, before.order.updated_at) == (order.version, order.updated_at):
+            return Applied(order, before.result)
+        return self._happen(order, work.change, changes, now)
 
     async def _lock_and_read(self, work: Sequence[Work[ChangeT]]) -> tuple[dict[int, Order], int]:
         known = {one.order_id: one.known for one in work if one.known is not None}

@@ -6,18 +6,11 @@ import msgspec
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway import tables
+from order_gateway import statements, tables
 from order_gateway.orders import Step
 from service_kit.database import Database
 
 ERROR_LENGTH_MAX = 500
-# SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since.
-_TAKE = text(
-    "UPDATE JSON_TABLE(:steps, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', "
-    "step VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]')) AS j "
-    "STRAIGHT_JOIN intents AS t FORCE INDEX (PRIMARY) ON t.order_id = j.order_id AND t.step = j.step "
-    "SET t.due_at = TIMESTAMPADD(MICROSECOND, :lease, SYSDATE(6)), t.attempts = t.attempts + 1"
-)
 _POSTPONE = text(
     "UPDATE intents SET due_at = TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6)), last_error = :error "
     "WHERE order_id = :order_id AND step = :step"
@@ -59,7 +52,8 @@ class Intents:
             ]
             if claimed:
                 steps = msgspec.json.encode([(intent.order_id, intent.step) for intent in claimed]).decode()
-                await connection.execute(_TAKE, {"steps": steps, "lease": round(lease_seconds * 1e6)})
+                values = {"steps": steps, "lease_microseconds": round(lease_seconds * 1e6)}
+                await connection.exec_driver_sql(statements.TAKE_STEPS, values)
             return claimed
 
         return await self._database.run_in_transaction(work)

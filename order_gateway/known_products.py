@@ -5,25 +5,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import msgspec
 import structlog
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from order_gateway import statements
 from order_gateway.gateway import GatewayFault, Product
 from service_kit.database import Database, Fault
 
 log = structlog.get_logger(__name__)
-_COLUMNS = "product_id BIGINT PATH '$[0]', price DECIMAL(12, 2) PATH '$[1]', currency VARCHAR(3) PATH '$[2]'"
-_REMEMBER = text(
-    "REPLACE INTO known_products (product_id, price, currency, seen_at) "  # noqa: S608 - constant text
-    "SELECT j.product_id, j.price, j.currency, NOW(6) "
-    f"FROM JSON_TABLE(:products, '$[*]' COLUMNS ({_COLUMNS})) AS j"
-)
-_RECALL = text(
-    "SELECT t.product_id, t.price, t.currency "
-    "FROM JSON_TABLE(:ids, '$[*]' COLUMNS (product_id BIGINT PATH '$')) AS j "
-    "STRAIGHT_JOIN known_products AS t FORCE INDEX (PRIMARY) ON t.product_id = j.product_id"
-)
-
 Pages = Callable[[], AsyncIterator[Mapping[int, Product]]]
 
 
@@ -43,7 +31,7 @@ class KnownProducts:
         document = msgspec.json.encode(rows).decode()
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(_REMEMBER, {"products": document})
+            await connection.exec_driver_sql(statements.REMEMBER_PRODUCTS, {"products": document})
 
         try:
             await self._database.run_in_transaction(work)
@@ -54,10 +42,10 @@ class KnownProducts:
 
     async def recall(self, product_ids: Iterable[int]) -> dict[int, Product]:
         """Those of `product_ids` that were ever seen."""
-        ids = msgspec.json.encode(sorted(product_ids)).decode()
+        document = msgspec.json.encode([[product_id] for product_id in sorted(product_ids)]).decode()
 
         async def work(connection: AsyncConnection) -> dict[int, Product]:
-            rows = await connection.execute(_RECALL, {"ids": ids})
+            rows = await connection.exec_driver_sql(statements.RECALL_PRODUCTS, {"products": document})
             return {int(row.product_id): Product(int(row.product_id), row.price, row.currency) for row in rows}
 
         try:

@@ -40,16 +40,22 @@ class Happening:
 
 
 class Listing:
-    """Reads; all methods raise DatabaseFault."""
+    """Reads; all methods raise DatabaseFault.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        counted_max: a list says of itself that it has no more than this, so that counting it takes a bounded time.
+    """
+
+    def __init__(self, database: Database, counted_max: int) -> None:
         self._database = database
+        self._counted_max = counted_max
 
     async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[int], int]:
-        """The numbers of the orders on a page, newest first, and how many there are in all."""
+        """The numbers of the orders on a page, newest first, and how many there are in all, up to `counted_max`."""
         conditions = _conditions(wanted)
         orders = tables.orders
-        count = select(func.count()).select_from(orders).where(*conditions)
+        counted = select(orders.c.id).where(*conditions).limit(self._counted_max).subquery()
+        count = select(func.count()).select_from(counted)
         ids = (
             select(orders.c.id).where(*conditions).order_by(orders.c.id.desc()).limit(limit).offset((page - 1) * limit)
         )

@@ -1,4 +1,4 @@
-"""Taking money: the protocol of a payment provider, and a simulator of one."""
+"""Taking money: the protocol of a payment provider, who asks it again when an answer gets lost, and a simulator."""
 
 import asyncio
 import hashlib
@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from order_gateway.settings import SimulatorSettings
+import structlog
+import tenacity
 
+from order_gateway.settings import PaymentSettings, SimulatorSettings
+
+log = structlog.get_logger(__name__)
 SIMULATE_DECLINE = "simulate-decline"
 """A payment reference that the simulator always declines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorised:
+    """The money is there and set aside for us; none has moved."""
+
+    provider_reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +43,54 @@ class ProviderFault(Exception):
 
 
 class PaymentProvider(Protocol):
-    """Idempotent by key: asked again, it gives the first answer again and moves no more money."""
+    """Idempotent by key: each call, asked again, gives its first answer again and moves no more money."""
 
-    async def charge(self, key: str, amount: Decimal, method: str, reference: str | None) -> Charged | Declined:
-        """Take `amount`. Raises: ProviderFault."""
+    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Authorised | Declined:
+        """Set `amount` aside. Raises: ProviderFault."""
+        ...
+
+    async def charge(self, key: str, amount: Decimal) -> Charged | Declined:
+        """Take `amount`, which was authorised under the same key. Raises: ProviderFault."""
         ...
 
     async def refund(self, key: str, amount: Decimal) -> None:
-        """Give back what the charge of `key` took; if it took nothing yet, it never will. Raises: ProviderFault."""
+        """Give back what was charged under `key`, and let go of what was set aside.
+
+        What the provider has not done yet under this key, it never will. Raises: ProviderFault.
+        """
         ...
+
+
+class Payments:
+    """Takes and gives back money; asks again, under the same key, when the provider's answer did not come."""
+
+    def __init__(self, provider: PaymentProvider, settings: PaymentSettings) -> None:
+        self._provider = provider
+        self._settings = settings
+
+    async def take(self, key: str, amount: Decimal, method: str, reference: str | None) -> Charged | Declined:
+        """Authorise, then charge. Raises: ProviderFault, when the tries are used up."""
+        provider = self._provider
+        authorised: Authorised | Declined = await self._retrying()(provider.authorise, key, amount, method, reference)
+        if isinstance(authorised, Declined):
+            return authorised
+        return await self._retrying()(provider.charge, key, amount)
+
+    async def give_back(self, key: str, amount: Decimal) -> None:
+        """Undo whatever was done under `key`. Raises: ProviderFault, when the tries are used up."""
+        await self._retrying()(self._provider.refund, key, amount)
+
+    def _retrying(self) -> tenacity.AsyncRetrying:
+        settings = self._settings
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(settings.tries),
+            wait=tenacity.wait_random_exponential(
+                multiplier=settings.retry_wait_initial_seconds, max=settings.retry_wait_max_seconds
+            ),
+            retry=tenacity.retry_if_exception_type(ProviderFault),
+            before_sleep=lambda state: log.info("provider_asked_again", attempt=state.attempt_number),
+            reraise=True,
+        )
 
 
 class PaymentSimulator:
@@ -49,18 +99,26 @@ class PaymentSimulator:
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings
 
-    async def charge(self, key: str, amount: Decimal, method: str, reference: str | None) -> Charged | Declined:
+    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Authorised | Declined:
         """Accept or decline by amount band. Raises: ProviderFault."""
         await self._travel()
-        digest = hashlib.sha256(f"{self._settings.seed}:{key}".encode()).hexdigest()
+        digest = self._digest(key)
         luck = int(digest[:12], 16) / 16**12
         if reference == SIMULATE_DECLINE or luck >= self._success_rate(amount):
             return Declined("the payment was declined")
-        return Charged(f"sim-{digest[12:28]}")
+        return Authorised(f"sim-{digest[12:28]}")
+
+    async def charge(self, key: str, amount: Decimal) -> Charged | Declined:
+        """Always works for what was authorised, unless the answer gets lost. Raises: ProviderFault."""
+        await self._travel()
+        return Charged(f"sim-{self._digest(key)[12:28]}")
 
     async def refund(self, key: str, amount: Decimal) -> None:
         """Always works, unless the answer gets lost. Raises: ProviderFault."""
         await self._travel()
+
+    def _digest(self, key: str) -> str:
+        return hashlib.sha256(f"{self._settings.seed}:{key}".encode()).hexdigest()
 
     def _success_rate(self, amount: Decimal) -> float:
         for band in self._settings.bands:

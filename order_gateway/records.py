@@ -160,29 +160,25 @@ def reservation(record: ReservationRecord, state: State, now: int) -> Reservatio
     )
 
 
-def reservations_after(order: Order, hold: Hold | None, state: State, now: int) -> tuple[Reservation, ...]:
-    """An order's holds, old ones or those of a new `hold`, as they stand at `now` in the order's new state."""
-    active, confirmed = is_active(state), is_confirmed(state)
-    if hold is None:
-        return tuple(
-            replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
-            for one in order.reservations
-        )
-    is_alive = active and now < to_microseconds(hold.expires_at)
-    return tuple(
-        Reservation(
-            id=line_id(order.id, position),
-            reservation_id=hold.reservation_id,
-            order_id=order.id,
-            product_id=line.product_id,
-            warehouse_id=line.warehouse_id,
-            quantity=line.quantity,
-            expires_at=hold.expires_at,
-            is_active=is_alive,
-            is_confirmed=confirmed,
-            created_at=hold.created_at,
+def hold_records(order_id: int, hold: Hold) -> list[ReservationRecord]:
+    """The rows of an order's `hold`, one for each of its lines."""
+    instants = (to_microseconds(hold.expires_at), to_microseconds(hold.created_at))
+    return [
+        ReservationRecord(
+            order_id, position, hold.reservation_id, line.product_id, line.warehouse_id, line.quantity, *instants
         )
         for position, line in enumerate(hold.lines, 1)
+    ]
+
+
+def reservations_after(order: Order, hold: Hold | None, state: State, now: int) -> tuple[Reservation, ...]:
+    """An order's holds, old ones or those of a new `hold`, as they stand at `now` in the order's new state."""
+    if hold is not None:
+        return tuple(reservation(record, state, now) for record in hold_records(order.id, hold))
+    active, confirmed = is_active(state), is_confirmed(state)
+    return tuple(
+        replace(one, is_active=active and now < to_microseconds(one.expires_at), is_confirmed=confirmed)
+        for one in order.reservations
     )
 
 

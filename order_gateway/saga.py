@@ -15,7 +15,7 @@ from order_gateway.allocation import undecided
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
-from order_gateway.payments import Charged, PaymentProvider, ProviderFault
+from order_gateway.payments import Charged, Payments, ProviderFault
 from order_gateway.placing import Claimed
 from order_gateway.reserve_step import ReserveStep, refusal_record
 from order_gateway.store import Applied, Change, Store
@@ -64,7 +64,7 @@ class Saga:
         self,
         store: Store,
         gateway: WarehouseGateway,
-        payments: PaymentProvider,
+        payments: Payments,
         settings: SagaSettings,
         choose: Callable[[], Choice] | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ class Saga:
                 return await self._cancel(order)
             case Step.REFUND:
                 async with asyncio.timeout(self._settings.charge_timeout_seconds):
-                    await self._payments.refund(await self._key(order, Step.CHARGE), order.total_amount)
+                    await self._payments.give_back(await self._key(order, Step.CHARGE), order.total_amount)
                 return self._change(Event.REFUNDED)
             case Step.GIVE_BACK:
                 return await self._give_back(order)
@@ -212,7 +212,7 @@ class Saga:
     async def _charge(self, order: Order) -> Change:
         key = await self._key(order, Step.CHARGE)
         async with asyncio.timeout(self._settings.charge_timeout_seconds):
-            answer = await self._payments.charge(key, order.total_amount, order.payment_method, order.payment_reference)
+            answer = await self._payments.take(key, order.total_amount, order.payment_method, order.payment_reference)
         if isinstance(answer, Charged):
             return Change(Event.CHARGED, provider_reference=answer.provider_reference, lease_seconds=self._step_lease)
         refusal = refusal_record(Refusal("PAYMENT_DECLINED", answer.message))

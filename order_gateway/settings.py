@@ -34,6 +34,14 @@ class SimulatorSettings(BaseModel):
     lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
 
 
+class PaymentSettings(BaseModel):
+    """How often the payment provider is asked again at once when its answer did not come; then the relay goes on."""
+
+    tries: int = Field(3, ge=1, le=20, description="calls to the provider for one answer, the first one included")
+    retry_wait_initial_seconds: float = Field(0.1, gt=0, le=60, description="grows with each try, and is jittered")
+    retry_wait_max_seconds: float = Field(1, gt=0, le=60)
+
+
 class RelaySettings(BaseModel):
     """The background task that finishes what was begun."""
 
@@ -43,6 +51,17 @@ class RelaySettings(BaseModel):
     retry_wait_initial_seconds: float = Field(0.5, gt=0, le=60)
     retry_wait_max_seconds: float = Field(30, gt=0, le=3600)
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
+
+
+class RetentionSettings(BaseModel):
+    """The background task that deletes what is only needed for a while."""
+
+    idempotency_keys_seconds: float = Field(
+        86_400, ge=60, le=366 * 86_400, description="answers by Idempotency-Key, from their first request on"
+    )
+    every_seconds: float = Field(60, gt=0, le=86_400, description="how often it looks for what is over age")
+    batch: int = Field(500, ge=1, le=10_000, description="rows per transaction")
+    pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
 
 
 class MetricsSettings(BaseModel):
@@ -85,17 +104,22 @@ class OrdersSettings(AccessSettings):
     warehouse_changes_max: int = Field(
         3, ge=0, le=100, description="how often an order is sent to another warehouse, where the choice is ours"
     )
-    charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for one call to the payment provider")
+    charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for a payment or a refund, with all its tries")
     lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
     price_deadline_seconds: float = Field(0.5, gt=0, le=60, description="for asking prices; then the last known count")
     catalogue_read_seconds: float = Field(
         30, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
     )
+    list_counted_max: int = Field(
+        100_000, ge=1, le=100_000_000, description="a list of orders says in its meta that it has no more than this"
+    )
     body_size_max_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     shutdown_grace_seconds: float = Field(10, ge=0, le=300, description="for requests in flight at a stop")
+    payments: PaymentSettings = PaymentSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
+    retention: RetentionSettings = RetentionSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")

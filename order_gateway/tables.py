@@ -33,19 +33,6 @@ orders = Table(
     Column("warehouse_changes", Integer),
 )
 
-items = Table(
-    "items",
-    metadata,
-    Column("order_id", BigInteger, primary_key=True),
-    Column("position", Integer, primary_key=True),
-    Column("product_id", BigInteger),
-    Column("warehouse_id", BigInteger),
-    Column("quantity", Integer),
-    Column("unit_price", Numeric(12, 2)),
-    Column("total_price", Numeric(20, 2)),
-    Column("any_warehouse", Integer),
-)
-
 reservations = Table(
     "reservations",
     metadata,
@@ -57,19 +44,6 @@ reservations = Table(
     Column("quantity", Integer),
     Column("expires_at", _INSTANT),
     Column("created_at", _INSTANT),
-)
-
-payments = Table(
-    "payments",
-    metadata,
-    Column("order_id", BigInteger, primary_key=True),
-    Column("amount", Numeric(20, 2)),
-    Column("method", String(64)),
-    Column("reference", String(128)),
-    Column("provider_reference", String(128)),
-    Column("created_at", _INSTANT),
-    Column("charged_at", _INSTANT),
-    Column("refunded_at", _INSTANT),
 )
 
 history = Table(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from contextlib import suppress
 
 import structlog
 
@@ -71,10 +70,3 @@ class Watching:
             for happened, after in self._waiting.get(order_id, {}).items():
                 if newest > after and not happened.done():
                     happened.set_result(None)
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancel a background task and wait for its end."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

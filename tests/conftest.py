@@ -8,11 +8,9 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import pymysql
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -21,6 +19,7 @@ from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.migrating import Service
 from service_kit.server_programs import Flavour
 from tests.processes import Processes, free_port
+from tests.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
 SERVER_SETTINGS = LocalServerSettings(buffer_pool_mib=256, redo_log_mib=128)
@@ -49,6 +48,17 @@ def database_server(database_flavour: Flavour) -> Iterator[str]:
             yield server.url
 
 
+@pytest.fixture(scope="module")
+def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+    """A small database server that may be killed."""
+    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
+    with (
+        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
+        LocalServer(Path(folder), database_flavour, settings=settings) as server,
+    ):
+        yield server
+
+
 @pytest.fixture(scope="session")
 def make_database(database_server: str) -> Iterator[MakeDatabase]:
     """Makes a database of one's own, migrated, for as long as the session; gives its URL."""
@@ -63,8 +73,7 @@ def make_database(database_server: str) -> Iterator[MakeDatabase]:
 
     yield make
     for url in made:
-        with _connected(url) as cursor:
-            cursor.execute(f"DROP DATABASE {make_url(url).database}")
+        sql(url, f"DROP DATABASE {make_url(url).database}")
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +129,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def _empty(url: str) -> None:
     """Empty all tables that have rows; counters start again at 1."""
-    with _connected(url) as cursor:
+    with connection(url) as made, made.cursor() as cursor:
         cursor.execute("SHOW TABLES")
         tables = [row[0] for row in cursor.fetchall() if row[0] not in _KEPT_TABLES]
         cursor.execute("SET foreign_key_checks = 0")
@@ -128,21 +137,3 @@ def _empty(url: str) -> None:
             cursor.execute(f"SELECT 1 FROM `{table}` LIMIT 1")
             if cursor.fetchall():
                 cursor.execute(f"TRUNCATE TABLE `{table}`")
-
-
-@contextmanager
-def _connected(url: str) -> Iterator[pymysql.cursors.Cursor]:
-    parsed = make_url(url)
-    connection = pymysql.connect(
-        host=parsed.host or "127.0.0.1",
-        port=parsed.port or 3306,
-        user=parsed.username,
-        password=str(parsed.password or ""),
-        database=parsed.database,
-        autocommit=True,
-    )
-    try:
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()

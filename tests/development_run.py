@@ -19,10 +19,11 @@ PATIENCE_SECONDS = 90
 class Run:
     """`python -m service_kit.development run`, and what it prints."""
 
-    def __init__(self, data_dir: Path, flavour: Flavour, grpc_port: int, http_port: int) -> None:
+    def __init__(self, data_dir: Path, flavour: Flavour, grpc_port: int, http_port: int, gateway: str = "grpc") -> None:
         self.target, self.base_url = f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
         self.data_dir = data_dir
         options = ["--grpc-port", str(grpc_port), "--http-port", str(http_port), "--flavour", flavour]
+        options += ["--gateway", gateway]
         self.process = subprocess.Popen(
             development("run", data_dir, *options),
             cwd=ROOT,

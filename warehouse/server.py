@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import cast
 
 import grpc
@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
+from service_kit.background import end
 from service_kit.batcher import Batcher
 from service_kit.database import Database, DatabaseAway
 from service_kit.metrics import Metrics
@@ -40,7 +41,6 @@ GC_THRESHOLD = 50_000
 """New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_CANCEL_AGAIN_SECONDS = 0.2
 
 
 async def serve(settings: WarehouseSettings) -> None:
@@ -98,7 +98,7 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     finally:
         await servicer.enter_graceful_shutdown()
         await server.stop(settings.stop_grace_seconds)
-        await _cancel(tasks)
+        await end(*tasks)
         await asyncio.gather(batcher.close(), levels.close())
         await asyncio.gather(store.close(), reader.close())
         await database.close()
@@ -200,13 +200,3 @@ async def _tell_health(servicer: health_aio.HealthServicer, database: Database) 
         status = _NOT_SERVING
     for name in ("", *SERVICES):
         await servicer.set(name, status)
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        # Once is not always enough: the driver may turn an interruption into an error of its own, which is caught.
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
-    await asyncio.gather(*tasks, return_exceptions=True)

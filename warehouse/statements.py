@@ -1,8 +1,7 @@
 """The SQL of the write path: constant text, JSON documents as values.
 
-A batch is handed over as a few JSON arrays that the server unpacks with JSON_TABLE: one statement for any number
-of rows, whose text never changes. Joining *from* the sorted JSON_TABLE (STRAIGHT_JOIN) fixes the order in which
-rows are locked. Works on MariaDB 10.11+ and MySQL 8.4+.
+A batch is handed over as a few documents, sorted, so that its rows are locked in their order; see
+`service_kit.json_table`. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
 from collections.abc import Sequence
@@ -11,69 +10,31 @@ from typing import Any
 
 import msgspec
 
-OPAQUE_ID = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-UUID = "CHAR(36) CHARACTER SET ascii COLLATE ascii_bin"
-WORD = "VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin"
-NAME = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"
-TEXT = "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-DOCUMENT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-NUMBER = "BIGINT"
-INSTANT = "INSTANT"
-"""A BIGINT of microseconds in JSON, a DATETIME(6) in the table."""
-HEX = "HEX"
-"""Hexadecimal digits in JSON, BINARY in the table."""
+from service_kit.json_table import (
+    DOCUMENT,
+    HEX,
+    INSTANT,
+    NUMBER,
+    Columns,
+    ascii_text,
+    insert,
+    join,
+    lockable,
+    microseconds,
+    paths,
+    row,
+    stored,
+    text,
+    unpack,
+    value,
+)
 
-Columns = tuple[tuple[str, str], ...]
-
-
-def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:
-    """The rows of the JSON array of arrays bound to `parameter`, as a table `alias` with `columns` (name, type)."""
-    paths = _paths(columns)
-    return f"JSON_TABLE(%({parameter})s, '$[*]' COLUMNS ({paths}{nested})) AS {alias}"
-
-
-def _lockable(parameter: str, columns: Columns) -> str:
-    """As `unpack`, for a SELECT ... FOR UPDATE: MySQL takes a bare JSON_TABLE for a table to lock, and refuses."""
-    names = ", ".join(name for name, _ in columns)
-    return f"(SELECT {names} FROM {unpack(parameter, columns, alias='u')}) AS j"
-
-
-def _join(table: str, index: str = "PRIMARY", alias: str = "t") -> str:
-    """Look each row up, in the order of the rows before it.
-
-    Without FORCE INDEX, MySQL scans (and locks) a table that it thinks small, or hashes the order away.
-    """
-    return f"STRAIGHT_JOIN {table} AS {alias} FORCE INDEX ({index})"
-
-
-def instant(column: str) -> str:
-    """A DATETIME(6) column as microseconds since 1970."""
-    return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"
-
-
-def _paths(columns: Columns) -> str:
-    sql_types = {INSTANT: NUMBER, HEX: "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"}
-    return ", ".join(
-        f"{name} {sql_types.get(kind, kind)} PATH '$[{position}]'" for position, (name, kind) in enumerate(columns)
-    )
-
-
-def _stored(value: str, kind: str) -> str:
-    """`value`, as it stands in JSON, as it is stored."""
-    if kind == INSTANT:
-        return f"TIMESTAMPADD(MICROSECOND, {value}, '1970-01-01')"
-    return f"UNHEX({value})" if kind == HEX else value
-
-
-def _value(name: str, kind: str) -> str:
-    return _stored(f"j.{name}", kind)
-
-
-def _insert(table: str, parameter: str, columns: Columns) -> str:
-    names = ", ".join(name for name, _ in columns)
-    values = ", ".join(_value(name, kind) for name, kind in columns)
-    return f"INSERT INTO {table} ({names}) SELECT {values} FROM {unpack(parameter, columns)}"
-
+OPAQUE_ID = text(64)
+UUID = ascii_text(64)
+"""In a CHAR(36), but a caller may name a reservation by any opaque id: cut to 36, it could be that of another one."""
+WORD = ascii_text(16)
+NAME = ascii_text(64)
+TEXT = text(255)
 
 # Column orders are the field orders of the classes in `records`.
 _LEVEL: Columns = (
@@ -135,28 +96,18 @@ _EVENT: Columns = (
     ("created_at", INSTANT),
     ("traceparent", NAME),
 )
-_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({_paths(_LINE)})"
+_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(_LINE)})"
 _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
-
-
-def _shown(columns: Columns, alias: str = "t", more: str = "") -> str:
-    """A row of `columns` as one JSON array, in the field order of its class.
-
-    The driver's work is per column: one column with a document costs less than seven with numbers.
-    """
-    shown = {INSTANT: lambda name: instant(f"{alias}.{name}"), HEX: lambda name: f"LOWER(HEX({alias}.{name}))"}
-    values = ", ".join(shown.get(kind, lambda name: f"{alias}.{name}")(name) for name, kind in columns)
-    return f"SELECT JSON_ARRAY({values}{more}) FROM"
 
 
 BEGIN = "START TRANSACTION"
 COMMIT = "COMMIT"
 
-CLOCK = f"SELECT {instant('UTC_TIMESTAMP(6)')}"
+CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
 """The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""
 
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
-READ_LEVELS = f"{_shown(_LEVEL)} {_lockable('levels', _KEY)} {_join('stock_levels')} {_BY_KEY}"
+READ_LEVELS = f"SELECT {row(_LEVEL)} FROM {lockable('levels', _KEY)} {join('stock_levels')} {_BY_KEY}"
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
 
 READ_TORN_LEVELS = f"""
@@ -173,24 +124,25 @@ moment: no writer, however far it has come, makes a sound level look torn."""
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)
 LOCK_RESERVATIONS = (
-    f"{_shown(_RESERVATION, more=', JSON_ARRAY()')} {_lockable('reservations', _IDS)} "
-    f"{_join('reservations')} {_BY_RESERVATION} FOR UPDATE"
+    f"SELECT {row(_RESERVATION, more=', JSON_ARRAY()')} FROM {lockable('reservations', _IDS)} "
+    f"{join('reservations')} {_BY_RESERVATION} FOR UPDATE"
 )
 """Without their lines: an empty array stands in their place."""
 READ_LINES = (
-    f"{_shown((('reservation_id', UUID), *_LINE))} {unpack('reservations', _IDS)} "
-    f"{_join('reservation_lines')} {_BY_RESERVATION}"
+    f"SELECT {row((('reservation_id', UUID), *_LINE))} FROM {unpack('reservations', _IDS)} "
+    f"{join('reservation_lines')} {_BY_RESERVATION}"
 )
 
 _REQUEST: Columns = (("request_id", OPAQUE_ID),)
 READ_ANSWERS = (
-    f"{_shown(_STORED_ANSWER)} {unpack('requests', _REQUEST)} {_join('request_ids')} ON t.request_id = j.request_id"
+    f"SELECT {row(_STORED_ANSWER)} FROM {unpack('requests', _REQUEST)} "
+    f"{join('request_ids')} ON t.request_id = j.request_id"
 )
 
 _ORDER: Columns = (("order_id", OPAQUE_ID),)
 READ_ORDERS = f"""
     SELECT j.order_id,
-           (SELECT CONCAT(r.order_sequence, ' ', IF(r.expires_at = r.created_at, {instant("r.closed_at")}, ''))
+           (SELECT CONCAT(r.order_sequence, ' ', IF(r.expires_at = r.created_at, {microseconds("r.closed_at")}, ''))
             FROM reservations AS r WHERE r.order_id = j.order_id
             ORDER BY r.order_sequence DESC LIMIT 1) AS latest
     FROM {unpack("orders", _ORDER)} HAVING latest IS NOT NULL"""
@@ -198,28 +150,28 @@ READ_ORDERS = f"""
 
 READ_HOLDS_OF_ORDERS = f"""
     SELECT t.order_id, t.reservation_id
-    FROM {unpack("orders", _ORDER)} {_join("reservations", "reservations_order")} ON t.order_id = j.order_id
+    FROM {unpack("orders", _ORDER)} {join("reservations", "reservations_order")} ON t.order_id = j.order_id
     ORDER BY t.order_id, t.order_sequence"""
 
 READ_LINES_OF_ORDERS = f"""
     SELECT l.product_id, l.warehouse_id
     FROM {unpack("orders", _ORDER)}
-    {_join("reservations", "reservations_order")} ON t.order_id = j.order_id
-    {_join("reservation_lines", alias="l")} ON l.reservation_id = t.reservation_id"""
+    {join("reservations", "reservations_order")} ON t.order_id = j.order_id
+    {join("reservation_lines", alias="l")} ON l.reservation_id = t.reservation_id"""
 
 READ_PRODUCTS = (
     f"SELECT t.product_id FROM {unpack('products', (('product_id', NUMBER),))} "
-    f"{_join('products')} ON t.product_id = j.product_id"
+    f"{join('products')} ON t.product_id = j.product_id"
 )
 READ_WAREHOUSES = (
     f"SELECT t.warehouse_id FROM {unpack('warehouses', (('warehouse_id', NUMBER),))} "
-    f"{_join('warehouses')} ON t.warehouse_id = j.warehouse_id"
+    f"{join('warehouses')} ON t.warehouse_id = j.warehouse_id"
 )
 
 _UPDATE_LEVELS = (
-    f"UPDATE {unpack('changed_levels', _LEVEL)} {_join('stock_levels')} {_BY_KEY} "
+    f"UPDATE {unpack('changed_levels', _LEVEL)} {join('stock_levels')} {_BY_KEY} "
     "SET t.on_hand = j.on_hand, t.reserved = j.reserved, t.version = j.version, "
-    f"t.updated_at = {_value('updated_at', INSTANT)}"
+    f"t.updated_at = {value('updated_at', INSTANT)}"
 )
 _INSERT_LINES = (
     "INSERT INTO reservation_lines "
@@ -228,26 +180,26 @@ _INSERT_LINES = (
     f"FROM {unpack('new_reservations', _RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
 )
 _UPDATE_RESERVATIONS = (
-    f"UPDATE {unpack('changed_reservations', _RESERVATION)} {_join('reservations')} {_BY_RESERVATION} "
-    f"SET t.state = j.state, t.expires_at = {_value('expires_at', INSTANT)}, "
-    f"t.closed_at = {_value('closed_at', INSTANT)}, t.reason = j.reason"
+    f"UPDATE {unpack('changed_reservations', _RESERVATION)} {join('reservations')} {_BY_RESERVATION} "
+    f"SET t.state = j.state, t.expires_at = {value('expires_at', INSTANT)}, "
+    f"t.closed_at = {value('closed_at', INSTANT)}, t.reason = j.reason"
 )
 _UPDATE_LINES = (
     f"UPDATE {unpack('committed_reservations', _RESERVATION[:1], _NESTED_LINES)} "
-    f"{_join('reservation_lines')} {_BY_RESERVATION} "
+    f"{join('reservation_lines')} {_BY_RESERVATION} "
     "AND t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id "
     "SET t.committed_quantity = j.committed_quantity"
 )
 
 WRITES = {
-    "new_levels": (_insert("stock_levels", "new_levels", _LEVEL),),
+    "new_levels": (insert("stock_levels", "new_levels", _LEVEL),),
     "changed_levels": (_UPDATE_LEVELS,),
-    "new_reservations": (_insert("reservations", "new_reservations", _RESERVATION), _INSERT_LINES),
+    "new_reservations": (insert("reservations", "new_reservations", _RESERVATION), _INSERT_LINES),
     "changed_reservations": (_UPDATE_RESERVATIONS,),
     "committed_reservations": (_UPDATE_LINES,),
-    "movements": (_insert("movements", "movements", _MOVEMENT),),
-    "answers": (_insert("request_ids", "answers", _STORED_ANSWER),),
-    "events": (_insert("outbox", "events", _EVENT),),
+    "movements": (insert("movements", "movements", _MOVEMENT),),
+    "answers": (insert("request_ids", "answers", _STORED_ANSWER),),
+    "events": (insert("outbox", "events", _EVENT),),
 }
 """The statements for each kind of changed rows; the parameter has the name of the kind."""
 
@@ -288,7 +240,7 @@ def insert_inline(kind: str, structs: Sequence[msgspec.Struct]) -> tuple[list[st
 def _inline_text(table: str, columns: Columns, count: int) -> str:
     names = ", ".join(name for name, _ in columns)
     rows = ", ".join(
-        "(" + ", ".join(_stored(f"%({table}_{i}_{j})s", kind) for j, (_, kind) in enumerate(columns)) + ")"
+        "(" + ", ".join(stored(f"%({table}_{i}_{j})s", kind) for j, (_, kind) in enumerate(columns)) + ")"
         for i in range(count)
     )
     return f"INSERT INTO {table} ({names}) VALUES {rows}"

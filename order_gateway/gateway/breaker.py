@@ -64,33 +64,37 @@ class GuardedGateway:
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
+        return await self.guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.commit(reservation_id, call))
+        return await self.guarded(lambda: self._gateway.commit(reservation_id, call))
 
     async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.cancel(reserve_request_id, reason, call))
+        return await self.guarded(lambda: self._gateway.cancel(reserve_request_id, reason, call))
 
     async def give_back(self, line: StockLine, reference: str, call: Call) -> Done:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.give_back(line, reference, call))
+        return await self.guarded(lambda: self._gateway.give_back(line, reference, call))
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.products(product_ids, call))
+        return await self.guarded(lambda: self._gateway.products(product_ids, call))
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
         """As the gateway within. Raises: GatewayFault."""
-        return await self._guarded(lambda: self._gateway.available(product_id, call))
+        return await self.guarded(lambda: self._gateway.available(product_id, call))
 
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves; asked whatever the breaker's state."""
         return await self._gateway.is_serving()
 
-    async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def guarded(self, call: Callable[[], Awaitable[T]]) -> T:
+        """For calls that go past this gateway: they count, too, and fail at once while it is open.
+
+        Raises: GatewayFault.
+        """
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             # What a closed breaker lets through anyway is only told to it where that changes something.
             try:

@@ -1,14 +1,13 @@
 """Stock, holds and the catalogue of the warehouse, for callers that work with them directly."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
-from order_gateway.gateway.breaker import away
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
 from order_gateway.orders import Instant
@@ -91,18 +90,30 @@ class CatalogueProduct:
     updated_at: Instant
 
 
+class Guard(Protocol):
+    """Makes a call, or refuses to. Raises: GatewayFault."""
+
+    async def __call__(self, call: Callable[[], Awaitable[T]], /) -> T:
+        """What the call answers."""
+        ...
+
+
 class Inventory:
     """The warehouse's stock. All methods raise GatewayFault when the outcome is not known.
 
     Args:
-        is_away: whether the warehouse is known to be away, so that no call needs to find out.
+        guarded: makes each call: it notes how the call ended, and refuses at once while the warehouse is known to be
+            away.
     """
 
     def __init__(
-        self, client: WarehouseClient, deadline_seconds: float, is_away: Callable[[], bool] = lambda: False
+        self,
+        client: WarehouseClient,
+        deadline_seconds: float,
+        guarded: Guard,
     ) -> None:
         self._client = client
-        self._is_away = is_away
+        self._guarded = guarded
         self._deadline_seconds = deadline_seconds
         self._looks = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
 
@@ -217,15 +228,17 @@ class Inventory:
                 return hold
         return None
 
-    async def _ask(self, call: Awaitable[T]) -> T | Refusal:
-        answer = await or_refusal(call)
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T | Refusal:
+        try:
+            answer = await self._guarded(lambda: or_refusal(call))
+        finally:
+            # The guard may not have let it begin.
+            call.close()
         if isinstance(answer, Refusal):
             return Refusal(answer.code, answer.message, tuple(_typed(item) for item in answer.details))
         return answer
 
     def _options(self, call: Call) -> CallOptions:
-        if self._is_away():
-            raise away()
         options = call_options(call)
         options.setdefault("deadline_seconds", self._deadline_seconds)
         return options

@@ -18,8 +18,10 @@ def reading(request: web.Request) -> Call:
 
 def changing(request: web.Request) -> Call:
     """What goes along with a call that changes something: repetitions of the request have the same effect, once."""
-    key = request[KEY]
-    request_id = uuid.uuid4().hex if key is None else hashlib.sha256("\0".join(key).encode()).hexdigest()[:40]
+    key, begun = request[KEY], request[BEGUN]
+    request_id = uuid.uuid4().hex
+    if key is not None and begun is not None:
+        request_id = hashlib.sha256("\0".join((*key, begun.since.isoformat())).encode()).hexdigest()[:40]
     return Call(f"http-{request_id}", request[CORRELATION_ID], actor=request[CALLER].actor)
 
 

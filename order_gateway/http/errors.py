@@ -12,6 +12,7 @@ from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal, OrderNotFound
 from order_gateway.placing import ClaimLost
 from order_gateway.saga import StepFault
+from service_kit.batcher import BatcherFull
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ STATUS: Mapping[str, int] = {
     "WAREHOUSE_ERROR": 503,
     "WAREHOUSE_UNAVAILABLE": 503,
     "PAYMENT_PENDING": 503,
+    "NOT_READY": 503,
     "DATABASE_UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
     "WAREHOUSE_TIMEOUT": 504,
@@ -138,6 +140,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(request, error)
     except web.HTTPException as error:
         return failure(request, _from_http(error))
+    except web.RequestPayloadError:
+        return failure(request, ApiError("INVALID_ARGUMENT", "the body can't be decoded as its headers say"))
     except OrderNotFound as error:
         return failure(request, ApiError("ORDER_NOT_FOUND", str(error)))
     except (GatewayFault, StepFault) as error:
@@ -145,6 +149,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
     except ClaimLost:
         return failure(request, request_in_progress())
+    except BatcherFull:
+        return failure(
+            request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
+        )
     except DatabaseFault as fault:
         log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
         message = "the service can't reach its data; try again shortly"
@@ -153,9 +161,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         )
     except Exception:
         log.exception("unforeseen")
-        return failure(
-            request, ApiError("INTERNAL", "something went wrong here; the request id helps to find out what")
-        )
+        return failure(request, ApiError("INTERNAL", _INTERNAL))
 
 
 def _from_http(error: web.HTTPException) -> ApiError:

@@ -19,7 +19,8 @@ from order_gateway.http.reading import invalid
 from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Status, is_settled
 from order_gateway.store import Store
-from order_gateway.watching import Watching, end
+from order_gateway.watching import Watching
+from service_kit.background import end
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from aiohttp import web
 
 from order_gateway.gateway import WarehouseGateway
 from order_gateway.http.auth import Access
-from order_gateway.http.errors import success
+from order_gateway.http.errors import ApiError, success
 from order_gateway.http.operations import Operation
 from service_kit.database import Database, DatabaseAway
 
@@ -33,9 +33,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the service can work: ready; degraded, without something that it can do without; or not ready."""
+    """The service can work; degraded: without something that it can do without."""
 
-    status: Literal["ready", "degraded", "not ready"]
+    status: Literal["ready", "degraded"]
     checks: dict[str, Check]
 
 
@@ -61,12 +61,12 @@ class HealthRoutes:
     def operations(self) -> list[Operation]:
         """All of them."""
         return [
-            Operation("GET", path, handler, answer, "operations", statuses, access=Access.OPEN)
-            for path, handler, answer, statuses in (
-                ("/health", self.health, Alive, (200,)),
-                (f"{self._prefix}/health", self.health, Alive, (200,)),
-                ("/ready", self.ready, Readiness, (200, 503)),
-                (f"{self._prefix}/ready", self.ready, Readiness, (200, 503)),
+            Operation("GET", path, handler, answer, "operations", codes=codes, access=Access.OPEN)
+            for path, handler, answer, codes in (
+                ("/health", self.health, Alive, ()),
+                (f"{self._prefix}/health", self.health, Alive, ()),
+                ("/ready", self.ready, Readiness, ("NOT_READY",)),
+                (f"{self._prefix}/ready", self.ready, Readiness, ("NOT_READY",)),
             )
         ]
 
@@ -81,8 +81,10 @@ class HealthRoutes:
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
         )
         checks = {"database": database, "warehouse": warehouse}
-        if any(check.needed and not check.ok for check in checks.values()):
-            return success(Readiness("not ready", checks), status=503)
+        away = [name for name, check in checks.items() if check.needed and not check.ok]
+        if away:
+            details = [{"check": name, **asdict(check)} for name, check in checks.items()]
+            raise ApiError("NOT_READY", f"this is needed and away: {', '.join(away)}", details, {"Retry-After": "1"})
         all_there = all(check.ok for check in checks.values())
         return success(Readiness("ready" if all_there else "degraded", checks))
 

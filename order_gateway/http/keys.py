@@ -5,13 +5,13 @@ import hashlib
 import hmac
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings, ApiKey, read_keys, refuse_development_key
+from service_kit.background import end
 
 log = structlog.get_logger(__name__)
 Stamp = tuple[int, int, int]
@@ -70,9 +70,7 @@ class Keyring:
         task = asyncio.create_task(self._look_on())
         yield
         loop.remove_signal_handler(signal.SIGHUP)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
     async def _look_on(self) -> None:
         while True:

@@ -40,7 +40,9 @@ class RateLimit:
         """Take note of one. Raises: ApiError, if it is one too many."""
         bucket = self._buckets.get(name)
         if bucket is None:
-            bucket = self._buckets[name] = AsyncLimiter(max(self._amount, 1), self._seconds)
+            # A bucket must hold a whole one, however slowly it empties.
+            size = max(self._amount, 1)
+            bucket = self._buckets[name] = AsyncLimiter(size, self._seconds * size / self._amount)
             if len(self._buckets) > NAMES_MAX:
                 self._buckets.popitem(last=False)
         if not bucket.has_capacity():
@@ -100,7 +102,7 @@ def cors_headers(request: web.Request, origins: Collection[str]) -> dict[str, st
     origin = request.headers.get("Origin")
     if origin is None or not origins:
         return {}
-    if origin not in origins and "*" not in origins:
+    if (origin not in origins and "*" not in origins) or not origin.isascii():
         return {"Vary": "Origin"}
     return {
         "Access-Control-Allow-Origin": origin,

@@ -257,6 +257,7 @@ _META = {
     "type": "object",
     "properties": {name: {"type": "integer", "minimum": 0} for name in ("page", "limit", "total", "total_page")},
     "required": ["page", "limit", "total", "total_page"],
+    "description": "total and total_page stop where a list gets very long (orders: 100,000, unless configured)",
 }
 _ERROR = {
     "type": "object",

@@ -53,7 +53,7 @@ class Tokens:
     def read(self, authorization: str) -> Person:
         """The person behind the header Authorization. Raises: ApiError."""
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() != "bearer" or not token or not token.isascii():
             raise _refused("send Authorization: Bearer and a token, or leave the header out")
         try:
             claims = self._claims(token.strip())

@@ -15,10 +15,10 @@ from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.modes import Modes
 from order_gateway.intents import Intents
 from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, is_settled
-from order_gateway.payments import PaymentSimulator
+from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
-from order_gateway.settings import OrdersSettings, SimulatorSettings
+from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
 from order_gateway.store import Store, StoreSettings
 from service_kit.database import Database
 from tests.e2e.test_order_flow import until
@@ -44,7 +44,7 @@ class Shop:
         self.gateway = GuardedGateway(self.calls, breaker)
         self.modes = Modes(self.database, self.gateway, mode, 1)
         self.store = Store(self.database, StoreSettings(900, 120))
-        payments = PaymentSimulator(SimulatorSettings())
+        payments = Payments(PaymentSimulator(SimulatorSettings()), PaymentSettings())
         bounds = SagaSettings(120, DEADLINE_SECONDS, DEADLINE_SECONDS, 1, 1)
         self.saga = Saga(self.store, self.gateway, payments, bounds, self.modes.choose)
         relaying = {"poll_seconds": 0.05, "retry_wait_initial_seconds": 0.05, "retry_wait_max_seconds": 0.2}

@@ -1,18 +1,21 @@
 """`make run`: it gets ready, finds its data again, keeps its processes alive, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service_kit.server_programs import Flavour
 from service_kit.service_process import grpc_is_serving, http_answers
 from tests.development_run import PATIENCE_SECONDS, Run, development
-from tests.processes import ROOT, clean_environment, free_port
+from tests.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 
@@ -48,22 +51,23 @@ def finished(command: list[str], settings: dict[str, str] | None = None) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def gone(pids: list[int]) -> bool:
+def until(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to be so, sooner or later."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+        if holds():
             return True
         time.sleep(0.05)
     return False
+
+
+def gone(pids: list[int]) -> bool:
+    files = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    return until(lambda: not any(file.exists() and file.read_bytes() for file in files))
 
 
 def serves_again(run: Run) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"):
-            return True
-        time.sleep(0.05)
-    return False
+    return until(lambda: grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"))
 
 
 def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[], Run]) -> None:
@@ -84,14 +88,38 @@ def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[
     assert second.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.parametrize(("gateway", "status"), [("queued", 202), ("auto", 201)])
+def test_the_way_to_the_warehouse_can_be_chosen(
+    tmp_path: Path, database_flavour: Flavour, gateway: str, status: int
+) -> None:
+    run = Run(tmp_path / "data", database_flavour, free_port(), free_port(), gateway)
+    try:
+        run.wait_for("^ready ")
+        item = {"product_id": 1, "warehouse_id": 1, "quantity": 2}
+        order = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [item]}
+        assert ask(f"{run.base_url}/api/v1/orders", order)[0] == status
+        found, answer = ask(f"{run.base_url}/api/v1/orders/1?wait=10")
+        assert (found, answer["data"]["status"]) == (200, "pending")
+    finally:
+        assert run.end() == 0
+
+
+def ask(url: str, body: object = None) -> tuple[int, Any]:
+    headers = {"X-API-Key": DEVELOPMENT_API_KEY, "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as response:
+        return response.status, json.load(response)
+
+
 @pytest.mark.parametrize("victim", ["warehouse", "order gateway", "database"])
 def test_a_killed_process_is_started_again(steady: Run, victim: str) -> None:
     old = steady.children()[victim]
     os.kill(old, signal.SIGKILL)
     assert "killed by signal 9; starting it again" in steady.wait_for(victim)
     steady.wait_for(rf"{victim}.*started again")
-    assert steady.children()[victim] != old
     assert serves_again(steady)
+    # A process has no command line for a moment after its start.
+    assert until(lambda: steady.children().get(victim, old) != old)
 
 
 def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start: Callable[[], Run]) -> None:

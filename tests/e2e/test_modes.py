@@ -1,6 +1,7 @@
 """The three ways to the warehouse with real processes: it dies and comes back, and every order ends right."""
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_order_flow import Shop, order, run_module, until
-from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.e2e.test_order_flow import Shop, order, until
+from tests.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
@@ -33,12 +34,8 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
 async def audit_both(shop: Shop) -> None:
     """Neither audit finds anything."""
     await shop.audit()
-    settings = {
-        "ORDERS_DATABASE_URL": shop.orders_url,
-        "ORDERS_WAREHOUSE_TARGET": shop.target,
-        "ORDERS_PROFILE": "development",
-    }
-    await run_module("order_gateway", "audit", settings)
+    status, output = await audit_orders(shop)
+    assert status == 0, output
 
 
 async def statuses(shop: Shop, ids: list[int]) -> Counter[str]:
@@ -208,3 +205,35 @@ async def test_the_mode_is_switched_at_run_time_for_all_processes(shop: Shop) ->
     assert (await shop.call("GET", "/config/warehouse", status=200))["mode"] == "queued"
     await shop.call("PUT", "/config/warehouse", {"mode": "grpc"}, status=200)
     assert (await shop.place())["status"] == "pending"
+
+
+async def audit_orders(shop: Shop, *options: str) -> tuple[int, str]:
+    """Exit status and output of the orders' audit."""
+    settings = {
+        "ORDERS_DATABASE_URL": shop.orders_url,
+        "ORDERS_WAREHOUSE_TARGET": shop.target,
+        "ORDERS_PROFILE": "development",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "order_gateway", "audit", *options),
+        cwd=ROOT,
+        env=clean_environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def test_the_audit_names_the_orders_concerned_and_finishes_them(shop: Shop) -> None:
+    good, lost = await shop.place(), await shop.place()
+    await shop.warehouse.cancel(reservation_id=lost["reservations"][0]["reservation_id"], reason="by hand")
+    status, output = await audit_orders(shop)
+    assert status == 1
+    assert f"order {lost['id']} (pending, stock held): is not held" in output
+    assert f"order {good['id']} " not in output
+    status, output = await audit_orders(shop, "--repair")
+    assert (status, output.splitlines()[-1]) == (0, "orders: clean; 2 checked, 0 still have a step to be done")
+    assert (await shop.call("GET", f"/orders/{lost['id']}", status=200))["cancellation_reason"] == "admin"
+    assert (await audit_orders(shop))[0] == 0
+    shop.warehouse_process.kill()
+    assert (await audit_orders(shop))[0] == 2

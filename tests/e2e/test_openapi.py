@@ -16,7 +16,7 @@ from warehouse.demo import load_demo
 pytestmark = pytest.mark.e2e
 SECONDS_MAX = 75
 SEED = "20261121"
-CASES_MIN = 1000
+CASES_MIN = 2000
 CASES_PER_OPERATION_MAX = 30
 OPERATIONS_MIN = 32
 PROMISED = """
@@ -64,6 +64,7 @@ def base_url(processes: Processes, warehouse_database_url: str, orders_database_
 
 def test_schemathesis_finds_nothing(base_url: str, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
+    # More workers would not be faster, and Python 3.11 parses source in two threads at the expense of both.
     command = [
         *(
             str(Path(sys.executable).with_name("schemathesis")),
@@ -72,7 +73,7 @@ def test_schemathesis_finds_nothing(base_url: str, tmp_path: Path) -> None:
             "run",
             f"{base_url}/openapi.json",
         ),
-        *("--header", f"X-API-Key: {DEVELOPMENT_API_KEY}", "--checks", "all", "--workers", "2", "--seed", SEED),
+        *("--header", f"X-API-Key: {DEVELOPMENT_API_KEY}", "--checks", "all", "--workers", "1", "--seed", SEED),
         *("--phases", "examples,coverage,fuzzing", "--max-examples", str(CASES_PER_OPERATION_MAX)),
         *("--max-time", str(SECONDS_MAX), "--continue-on-failure", "--warnings", "off", "--no-color"),
         *("--report", "json", "--report-json-path", str(report)),

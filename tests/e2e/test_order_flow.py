@@ -178,9 +178,9 @@ async def test_paying_just_before_and_just_after_the_deadline(shop: Shop) -> Non
 
 
 async def test_a_slow_payment_blocks_nobody_and_finds_its_stock_or_is_refunded(shop: Shop) -> None:
-    """The provider takes longer than the hold lasts: the stock is taken again where it is still there."""
+    """The provider's two answers take longer than the hold lasts: it is taken again where the stock is still there."""
     shop.restart_gateway(
-        ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="1", ORDERS_SIMULATOR__DELAY_SECONDS="5"
+        ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="1", ORDERS_SIMULATOR__DELAY_SECONDS="2.5"
     )
     lucky, unlucky = await shop.place(order(2, 1)), await shop.place(order(2, 2))
     payments = [

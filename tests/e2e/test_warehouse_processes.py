@@ -1,37 +1,25 @@
 """The warehouse as real processes: many callers for little stock, kill -9 under load, workers, a dead database."""
 
 import asyncio
+import contextlib
 import os
 import signal
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from service_kit import migrating
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.server_programs import Flavour
+from service_kit.local_server import LocalServer
 from service_kit.service_process import ServiceProcess
 from tests.processes import Processes
 from tests.warehouse_kit import No, assert_clean, calling, fresh, outcome, reserve, scalar, sql
 from warehouse.client import ClientSettings, InsufficientStock, WarehouseClient, line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
-
-
-@pytest.fixture(scope="module")
-def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
-    """A database server that may be killed."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
-        yield server
 
 
 async def open_shop(target: str, quantity: int) -> None:
@@ -65,8 +53,17 @@ class Shoppers:
         self.told: dict[str, str] = {}
         self.requests = 0
 
-    async def shop(self, stopping: asyncio.Event) -> None:
-        """Until told to stop."""
+    @contextlib.asynccontextmanager
+    async def shopping(self, callers: int) -> AsyncIterator[None]:
+        """So many callers at work; at the end of the block each of them finishes what it is at."""
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(callers):
+                group.create_task(self._shop(stopping))
+            yield
+            stopping.set()
+
+    async def _shop(self, stopping: asyncio.Event) -> None:
         async with WarehouseClient(self.settings) as warehouse:
             while not stopping.is_set():
                 self.requests += 1
@@ -102,15 +99,13 @@ class Shoppers:
 async def test_kill_9_of_the_server_under_load(warehouse_database_url: str, processes: Processes) -> None:
     server, target = processes.warehouse(warehouse_database_url)
     await open_shop(target, 1_000_000)
-    shoppers, stopping = Shoppers(target), asyncio.Event()
-    shopping = asyncio.gather(*(shoppers.shop(stopping) for _ in range(20)))
-    for _ in range(4):
+    shoppers = Shoppers(target)
+    async with shoppers.shopping(20):
+        for _ in range(4):
+            await shoppers.more_answers(60)
+            server.kill()
+            server.launch()
         await shoppers.more_answers(60)
-        server.kill()
-        server.launch()
-    await shoppers.more_answers(60)
-    stopping.set()
-    await shopping
     shoppers.check(warehouse_database_url)
     await assert_clean(warehouse_database_url)
 
@@ -121,18 +116,16 @@ async def test_kill_9_of_one_of_two_servers_and_of_the_database(own_server: Loca
     first, one = processes.warehouse(url)
     _, other = processes.warehouse(url)
     await open_shop(one, 1_000_000)
-    shoppers, stopping = Shoppers(f"{one},{other}"), asyncio.Event()
-    shopping = asyncio.gather(*(shoppers.shop(stopping) for _ in range(20)))
-    for _ in range(2):
+    shoppers = Shoppers(f"{one},{other}")
+    async with shoppers.shopping(20):
+        for _ in range(2):
+            await shoppers.more_answers(60)
+            own_server.kill()
+            own_server.start()
+            await shoppers.more_answers(60)
+            first.kill()
+            first.launch()
         await shoppers.more_answers(60)
-        own_server.kill()
-        own_server.start()
-        await shoppers.more_answers(60)
-        first.kill()
-        first.launch()
-    await shoppers.more_answers(60)
-    stopping.set()
-    await shopping
     shoppers.check(url)
     await assert_clean(url)
 
@@ -149,18 +142,16 @@ async def test_workers_share_the_port_and_a_dead_one_is_replaced(
     await open_shop(target, 1_000_000)
     before = workers_of(server)
     assert len(before) == 2
-    shoppers, stopping = Shoppers(target), asyncio.Event()
-    shopping = asyncio.gather(*(shoppers.shop(stopping) for _ in range(8)))
-    await shoppers.more_answers(30)
-    os.kill(min(before), signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while len(workers_of(server)) < 2 or workers_of(server) == before:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    assert max(before) in workers_of(server)
-    await shoppers.more_answers(30)
-    stopping.set()
-    await shopping
+    shoppers = Shoppers(target)
+    async with shoppers.shopping(8):
+        await shoppers.more_answers(30)
+        os.kill(min(before), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while len(workers_of(server)) < 2 or workers_of(server) == before:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert max(before) in workers_of(server)
+        await shoppers.more_answers(30)
     shoppers.check(warehouse_database_url)
     assert await asyncio.to_thread(server.stop) == 0
     assert "worker_died" in server.log_path.read_text()

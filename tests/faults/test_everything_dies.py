@@ -69,8 +69,7 @@ _UNFINISHED = """
         OR stock IN ('reserving', 'committing', 'releasing', 'returning') OR payment IN ('charging', 'refunding')
         OR (status = 'pending' AND payment_deadline < NOW(6) + INTERVAL 1 MINUTE))"""
 _ORDERS = """
-    SELECT o.id, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount, o.payment_method,
-      p.reference, p.provider_reference,
+    SELECT o.id, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount, p.provider_reference,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'charged') AS charges,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'refunded') AS refunds
     FROM orders AS o LEFT JOIN payments AS p ON p.order_id = o.id ORDER BY o.id"""
@@ -89,8 +88,6 @@ class OrderRow(NamedTuple):
     payment: str
     reason: str | None
     amount: Any
-    method: str
-    reference: str | None
     provider_reference: str | None
     charges: int
     refunds: int
@@ -230,7 +227,5 @@ async def each_order_was_charged_once(system: WholeSystem, orders: list[OrderRow
         if order.status == "paid":
             assert order.charges == 1, order
         if order.charges:
-            answer = await provider.charge(
-                f"{token}-order-{order.id}-charge", order.amount, order.method, order.reference
-            )
+            answer = await provider.charge(f"{token}-order-{order.id}-charge", order.amount)
             assert answer == Charged(order.provider_reference or ""), order

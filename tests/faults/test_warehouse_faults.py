@@ -3,10 +3,8 @@
 import asyncio
 import os
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pymysql
@@ -18,8 +16,7 @@ from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit import migrating
 from service_kit.database import Database, DatabaseSettings, DriverSession, error_number
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.server_programs import Flavour
+from service_kit.local_server import LocalServer
 from tests.faults.database_proxy import proxied
 from tests.warehouse_kit import (
     COMMITTED,
@@ -316,17 +313,6 @@ async def test_many_sweepers_end_each_hold_once(warehouse_database_url: str) -> 
             assert time.monotonic() < deadline
     assert scalar(warehouse_database_url, "SELECT COUNT(*) FROM movements WHERE type = 'EXPIRED'") == 300
     await assert_clean(warehouse_database_url)
-
-
-@pytest.fixture(scope="module")
-def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
-    """A database server that may be killed."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
-        yield server
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,16 +15,20 @@ from order_gateway.basket import Basket, Catalogue
 from order_gateway.gateway import Call, GatewayFault, Product, StockLine
 from order_gateway.gateway.modes import Choice
 from order_gateway.http.app import PREFIX, make_app
+from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
+from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.listing import Listing
 from order_gateway.orders import Order, Way
 from order_gateway.payments import Declined
 from order_gateway.watching import Watching
+from service_kit.batcher import BatcherFull
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
 from tests.warehouse_kit import scalar
 
 pytestmark = pytest.mark.sql
+COUNTED_MAX = 3
 KEY = {"X-API-Key": "order-service-api-key"}
 ITEM = {"product_id": 1, "warehouse_id": 1, "quantity": 2}
 ORDER: dict[str, Any] = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [ITEM]}
@@ -74,10 +79,13 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
     outside = Stocked()
     world = World(orders_database_url, outside)
     basket = Basket(outside, Catalogue(outside, 0))
-    watching = Watching(Listing(world.database), world.settings.event_poll_seconds)
+    listing = Listing(world.database, COUNTED_MAX)
+    watching = Watching(listing, world.settings.event_poll_seconds)
+    streams = Streams(world.store, listing, watching, world.settings)
     operations = [
         *HealthRoutes(world.database, outside, PREFIX).operations(),
         *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
+        *OrderListRoutes(world.store, listing, streams, PREFIX).operations(),
     ]
     answers = Answers(world.database, lease_seconds=30)
     app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
@@ -252,7 +260,7 @@ async def test_the_same_key_and_body_answer_the_same(api: Api) -> None:
     assert (await api.call("POST", path, {}, status=200, headers={**KEY, "Idempotency-Key": "k-2"}))["status"] == "paid"
     other = {**ORDER, "user_id": 8}
     assert (await api.call("POST", "/api/v1/orders", other, status=409, headers=headers))["code"] == "REQUEST_ID_REUSED"
-    assert api.outside.names() == ["reserve", "charge", "commit"]
+    assert api.outside.names() == ["reserve", "authorise", "charge", "commit"]
 
 
 async def test_a_key_whose_request_failed_for_a_while_may_try_again(api: Api) -> None:
@@ -310,3 +318,41 @@ async def test_many_at_once_with_one_key_make_one_order(api: Api) -> None:
     assert set(statuses) <= {201, 409}
     assert 201 in statuses
     assert api.outside.names() == ["reserve"]
+
+
+async def test_a_long_list_is_counted_up_to_a_bound(api: Api) -> None:
+    made = [(await api.call("POST", "/api/v1/orders", ORDER, status=201))["id"] for _ in range(COUNTED_MAX + 2)]
+    async with api.client.get("/api/v1/orders?limit=2&page=2", headers=KEY) as response:
+        answer = await response.json()
+    assert [order["id"] for order in answer["data"]] == [made[2], made[1]]
+    assert answer["meta"] == {"page": 2, "limit": 2, "total": COUNTED_MAX, "total_page": 2}
+
+
+async def test_what_is_too_much_for_the_batches_is_told_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_order_id: int) -> None:
+        raise BatcherFull
+
+    monkeypatch.setattr(api.world.store, "read", full)
+    assert (await api.call("GET", "/api/v1/orders/1", status=429))["code"] == "TOO_MANY_REQUESTS"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Authorization: Bearer a\xff\xc4b", 401),
+        (b"Idempotency-Key: \xff", 400),
+        (b"Content-Type: \xff/json", 400),
+        (b"Content-Encoding: gzip", 400),
+        *((name + b": a\xff\xc4b", 400) for name in (b"X-Correlation-ID", b"traceparent", b"Origin", b"Accept")),
+    ],
+    ids=lambda given: given.partition(b":")[0].decode() if isinstance(given, bytes) else "",
+)
+async def test_headers_that_are_no_text_or_untrue_are_no_fault_of_ours(api: Api, header: bytes, status: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    key = b"X-API-Key: order-service-api-key"
+    lines = [b"POST /api/v1/orders HTTP/1.1", b"Host: x", b"Connection: close", b"Content-Length: 2", key, header]
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n{}")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["error"]["request_id"]

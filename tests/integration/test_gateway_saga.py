@@ -28,10 +28,10 @@ from order_gateway.orders import (
     Stock,
     Way,
 )
-from order_gateway.payments import Charged, Declined, ProviderFault
+from order_gateway.payments import Authorised, Charged, Declined, Payments, ProviderFault
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
-from order_gateway.settings import OrdersSettings
+from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.store import Change, Store, StoreSettings
 from service_kit.database import Database
 from tests.unit.test_orders import REACHABLE
@@ -83,7 +83,10 @@ class Outside:
     async def is_serving(self) -> bool:
         return True
 
-    async def charge(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
+    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
+        return self.happens("authorise", key, Authorised("ref-1"))
+
+    async def charge(self, key: str, amount: Decimal) -> Any:
         return self.happens("charge", key, Charged("ref-1"))
 
     async def refund(self, key: str, amount: Decimal) -> None:
@@ -99,7 +102,8 @@ class World:
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
         self.intents = Intents(self.database)
-        self.saga = Saga(self.store, self.outside, self.outside, SagaSettings(120, 1, 1, 1, 1))
+        payments = Payments(self.outside, PaymentSettings(tries=1))
+        self.saga = Saga(self.store, self.outside, payments, SagaSettings(120, 1, 1, 1, 1))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)
 
     async def close(self) -> None:
@@ -150,7 +154,7 @@ async def test_the_straight_way(world: World) -> None:
     assert (paid.state.status, paid.state.stock) == (Status.PAID, Stock.COMMITTED)
     assert paid.reservations[0].is_confirmed
     assert await world.open_steps() == []
-    assert world.outside.names() == ["reserve", "charge", "commit"]
+    assert world.outside.names() == ["reserve", "authorise", "charge", "commit"]
 
 
 async def test_a_refused_order_is_rejected_and_holds_nothing(world: World) -> None:
@@ -207,11 +211,25 @@ async def test_an_order_keeps_the_time_to_pay_that_it_was_made_with(world: World
     assert hold.expires_at - hold.created_at == timedelta(seconds=60 + 120)
 
 
-async def test_a_declined_payment_releases_the_stock(world: World) -> None:
+async def test_a_queued_order_that_stays_stuck_is_cancelled_with_a_fence(world: World) -> None:
+    order = await world.place(Way.QUEUED)
+    await world.execute("UPDATE orders SET created_at = NOW(6) - INTERVAL 1 HOUR")
+    world.outside.script = {"reserve": [AWAY] * 20, "cancel": [AWAY]}
+    await world.relay_all()
+    ended = (await world.store.read(order.id)).state
+    assert (ended.status, ended.reason) == (Status.CANCELLED, Reason.RESERVATION_TIMEOUT)
+    assert ended.stock is Stock.FREE
+    assert world.outside.names() == ["reserve", "cancel", "cancel"]
+    assert len({key for _name, key in world.outside.calls}) == 1
+
+
+@pytest.mark.parametrize("refused_at", ["authorise", "charge"])
+async def test_a_declined_payment_releases_the_stock(world: World, refused_at: str) -> None:
     order = await world.place()
-    world.outside.script["charge"] = [Declined("no")]
+    world.outside.script[refused_at] = [Declined("no")]
     declined = (await world.saga.pay(order.id, "test")).order
     assert (declined.state.reason, declined.state.stock) == (Reason.PAYMENT_DECLINED, Stock.FREE)
+    assert world.outside.names()[-2:] == [refused_at, "cancel"]
 
 
 async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: World) -> None:
@@ -224,9 +242,9 @@ async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: Wo
     assert again.result.code == "PAYMENT_IN_PROGRESS"
     await world.relay_all()
     assert (await world.store.read(order.id)).state.status is Status.PAID
-    charges = [key for name, key in world.outside.calls if name == "charge"]
-    assert len(charges) == 2
-    assert len(set(charges)) == 1
+    asked = [(name, key) for name, key in world.outside.calls if name in ("authorise", "charge")]
+    assert [name for name, _key in asked] == ["authorise", "charge", "authorise", "charge"]
+    assert len({key for _name, key in asked}) == 1
 
 
 async def test_a_charge_that_never_answers_is_given_up_and_refunded(world: World) -> None:
@@ -291,7 +309,7 @@ async def test_paying_after_the_deadline_is_refused_and_frees_the_stock(world: W
     assert applied.result.code == "PAYMENT_EXPIRED"
     ended = await world.store.read(order.id)
     assert (ended.state.reason, ended.state.stock) == (Reason.PAYMENT_EXPIRED, Stock.FREE)
-    assert "charge" not in world.outside.names()
+    assert not {"authorise", "charge"} & set(world.outside.names())
 
 
 async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
@@ -301,6 +319,26 @@ async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
     await world.relay.look()
     await world.relay.stop()
     assert len(await world.open_steps()) == 1
+
+
+@pytest.mark.parametrize(
+    ("tries_before", "least", "most"), [(0, -5, 0.65), (3, 1, 5.1), (50, 15, 37.6)], ids=["first", "fourth", "last"]
+)
+async def test_a_step_that_keeps_failing_waits_longer_up_to_a_bound(
+    world: World, tries_before: int, least: float, most: float
+) -> None:
+    """0.5 s at first, twice as long each time, 30 s at most, give or take a quarter; less what the look itself took."""
+    await world.place(Way.QUEUED)
+    await world.execute(f"UPDATE intents SET attempts = {tries_before}")
+    world.outside.script["reserve"] = [AWAY]
+    [intent] = await world.intents.claim(1, 30)
+    assert intent.attempts == tries_before + 1
+    await world.relay.do(intent)
+    async with world.database.engine.connect() as connection:
+        query = text("SELECT TIMESTAMPDIFF(MICROSECOND, SYSDATE(6), due_at) / 1e6, last_error FROM intents")
+        wait, error = (await connection.execute(query)).one()
+    assert least <= wait <= most
+    assert "away" in error
 
 
 async def test_a_hold_that_came_after_its_refusal_is_given_back(world: World) -> None:
@@ -341,7 +379,7 @@ async def test_changes_of_one_order_at_the_same_time_see_each_other(world: World
     cancelled, paid = await asyncio.gather(*wishes)
     assert not isinstance(cancelled.result, Illegal)
     assert isinstance(paid.result, Illegal)
-    assert "charge" not in world.outside.names()
+    assert not {"authorise", "charge"} & set(world.outside.names())
 
 
 async def test_an_order_that_is_deferred_keeps_its_request_id(world: World) -> None:
@@ -397,7 +435,8 @@ async def test_hot_queries_use_their_indexes(world: World) -> None:
         "SELECT id FROM orders WHERE status = 'pending' AND payment = 'none' AND payment_deadline <= NOW(6) "
         "ORDER BY payment_deadline LIMIT 5"
     )
+    since = "SELECT id FROM orders WHERE created_at >= NOW(6) - INTERVAL 1 MINUTE LIMIT 100"
     async with world.database.engine.connect() as connection:
-        for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid")):
+        for statement, index in ((due, "intents_due"), (unpaid, "orders_unpaid"), (since, "orders_age")):
             rows = (await connection.execute(text(f"EXPLAIN FORMAT=TRADITIONAL {statement}"))).mappings().all()
             assert [row["key"] for row in rows] == [index]

@@ -60,7 +60,7 @@ class Shop(World):
     def __init__(self, url: str) -> None:
         self.shelves = Shelves()
         super().__init__(url, self.shelves)
-        self.listing = Listing(self.database)
+        self.listing = Listing(self.database, 100)
 
     async def order(self, *places: int | None, way: Way = Way.GRPC, ours: bool = True) -> Order:
         """Place an order with a line of two units for each of `places`; None: not chosen yet."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pymysql
 import pytest
 import pytest_asyncio
@@ -28,7 +29,7 @@ from tests.warehouse_kit import (
 from warehouse.commands import Answer, Cancel, ChangeStock, Command, Commit, Expire, Extend, Line, Outcome, Reserve
 from warehouse.records import MovementType, State
 from warehouse.refusals import Reason, Refusal
-from warehouse.store import StockStore
+from warehouse.store import CommandFailed, StockStore
 
 pytestmark = pytest.mark.sql
 TTL = 60_000_000
@@ -189,3 +190,27 @@ async def test_commit_and_cancel_racing_the_sweeper_wait_for_it_or_it_for_them(
     assert scalar(shop.url, "SELECT state FROM reservations") == State.EXPIRED
     assert scalar(shop.url, "SELECT COUNT(*) FROM movements WHERE type = 'EXPIRED'") == 1
     assert await shop.calls.level() == (10, 0)
+
+
+async def test_an_id_that_begins_like_that_of_a_hold_is_not_that_hold(shop: Shop) -> None:
+    """Cut to the length of an id, it would find the hold a second time, and its lines twice."""
+    held = (await shop.calls.hold((1, 1, 5), order_id="17")).reservation_id
+    await shop.calls.hold((1, 1, 5), order_id="18")
+    others = (f"{held}-and-more", f"{held} and more", f"{held[:-1]}é")
+    extends = [Extend(f"E{number}", other, TTL) for number, other in enumerate(others)]
+    cancelled, *refusals = await shop.one.process([Cancel("C", held), *extends])
+    assert isinstance(cancelled, Answer)
+    assert [isinstance(one, Refusal) and one.reason for one in refusals] == [Reason.RESERVATION_NOT_FOUND] * 3
+    assert await shop.calls.level() == (10, 5)
+    assert [[line.quantity for line in one.lines] for one in cancelled.reservations] == [[5]]
+
+
+@pytest.mark.parametrize("field", ["order_id", "correlation_id"])
+@pytest.mark.parametrize("count", [1, 5], ids=["with a parameter per value", "as documents"])
+async def test_what_is_too_long_for_its_column_is_refused_and_never_cut(shop: Shop, field: str, count: int) -> None:
+    """No caller gets that far with it; the rest of the batch goes on."""
+    commands = [Reserve(f"R{number}", f"O{number}", (Line(1, 1, 1),), TTL) for number in range(count)]
+    commands[0] = msgspec.structs.replace(commands[0], **{field: "x" * 65})
+    outcomes = await shop.one.process(commands)
+    assert [isinstance(one, CommandFailed) for one in outcomes] == [True] + [False] * (count - 1)
+    assert await shop.calls.level() == (10, count - 1)

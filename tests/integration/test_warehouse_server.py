@@ -1,7 +1,6 @@
 """The server around the calls: who may, over which wire, until when, how many, and how it stops."""
 
 import asyncio
-import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -40,7 +39,7 @@ from tests.warehouse_kit import (
     sql,
 )
 from warehouse.auth import ApiKey, Role
-from warehouse.server import SERVICES, _cancel, running
+from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
@@ -265,18 +264,6 @@ def _reflect(target: str) -> tuple[set[str], set[str]]:
         pool = DescriptorPool(database)
         found = {method.name for name in SERVICES for method in pool.FindServiceByName(name).methods}
         return set(database.get_services()), found
-
-
-async def test_a_task_that_misses_its_end_is_told_again() -> None:
-    async def stubborn() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        await asyncio.sleep(60)
-
-    task = asyncio.create_task(stubborn())
-    await asyncio.sleep(0)
-    await asyncio.wait_for(_cancel([task]), 5)
-    assert task.cancelled()
 
 
 async def test_a_stop_in_good_order(warehouse_database_url: str, processes: Processes) -> None:

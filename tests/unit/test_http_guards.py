@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from aiohttp.typedefs import Handler, Middleware
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import TIME_LIMIT, RateLimit, load_middleware
+from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
 from order_gateway.http.openapi import _NAME_OF_STATUS
 from order_gateway.http.reading import decode
 from order_gateway.http.tokens import Person, Tokens
@@ -131,6 +131,15 @@ async def test_a_name_may_come_so_often_and_no_more() -> None:
     assert caught.value.headers == {"Retry-After": "20"}
     assert STATUS[caught.value.code] == 429
     await limit.count("b")
+
+
+async def test_a_rate_below_one_is_kept_too() -> None:
+    limit = RateLimit(0.5, 1)
+    await limit.count("a")
+    with pytest.raises(ApiError) as caught:
+        await limit.count("a")
+    assert caught.value.headers == {"Retry-After": "2"}
+    assert limit._buckets["a"].time_period == 2
 
 
 @asynccontextmanager
@@ -254,3 +263,10 @@ def test_no_cent_is_lost_between_the_wire_and_the_total(lines: list[tuple[int, i
     order = NewOrder("1", "x", "card", items, "c", "test")
     assert order.total_amount * 100 == sum(cents * quantity for cents, quantity in lines)
     assert json.loads(encode(order.total_amount), parse_float=Decimal) == order.total_amount
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://shop.example", True), ("https://sh\u00f6p.example", False)])
+def test_an_origin_that_is_no_text_is_not_sent_back(origin: str, allowed: bool) -> None:
+    headers = cors_headers(make_mocked_request("GET", "/", headers={"Origin": origin}), ["*"])
+    assert ("Access-Control-Allow-Origin" in headers) == allowed
+    assert headers["Vary"] == "Origin"
