@@ -213,7 +213,7 @@ def _payments(settings: OrdersSettings) -> Payments:
 
 def _saga_settings(settings: OrdersSettings) -> SagaSettings:
     return SagaSettings(
-        hold_seconds=settings.payment_window_seconds + settings.hold_grace_seconds,
+        hold_grace_seconds=settings.hold_grace_seconds,
         reserve_deadline_seconds=settings.reserve_deadline_seconds,
         step_deadline_seconds=settings.step_deadline_seconds,
         charge_timeout_seconds=settings.charge_timeout_seconds,

@@ -26,9 +26,11 @@ class Begun:
 
     Attributes:
         since: when the key was first used; a key that is used again after its retention is another one.
+        claim: what the key is claimed with; when it is another one, another request has taken over.
     """
 
     since: datetime
+    claim: str
     order_id: int | None = None
     resumed: bool = False
 
@@ -64,37 +66,42 @@ class Answers:
                 )
             ).one_or_none()
             if row is None:
-                return Begun(await self._insert(connection, owner, key, request_hash, claim))
+                return Begun(await self._insert(connection, owner, key, request_hash, claim), claim)
             if row.request_hash != request_hash:
                 return Reused()
             if row.status is not None:
                 return Answer(row.status, row.location, row.body)
             if row.at_work:
                 # An earlier try of this transaction may have been committed without an answer.
-                return Begun(row.created_at, row.order_id) if row.claim == claim else InProgress()
-            await self._claim(connection, owner, key, claim, self._lease_seconds)
-            return Begun(row.created_at, row.order_id, resumed=True)
+                return Begun(row.created_at, claim, row.order_id) if row.claim == claim else InProgress()
+            await self._claim(connection, owner, key, claim)
+            return Begun(row.created_at, claim, row.order_id, resumed=True)
 
         return await self._database.run_in_transaction(work)
 
-    async def finish(self, owner: str, key: str, answer: Answer) -> None:
-        """Keep the answer."""
+    async def finish(self, owner: str, key: str, claim: str, answer: Answer) -> None:
+        """Keep the answer, unless another request has taken over."""
 
         async def work(connection: AsyncConnection) -> None:
             columns = idempotency_keys.c
             await connection.execute(
                 update(idempotency_keys)
-                .where(columns.owner == owner, columns.idempotency_key == key)
+                .where(columns.owner == owner, columns.idempotency_key == key, columns.claim == claim)
                 .values(status=answer.status, location=answer.location, body=answer.body)
             )
 
         await self._database.run_in_transaction(work)
 
-    async def release(self, owner: str, key: str) -> None:
+    async def release(self, owner: str, key: str, claim: str) -> None:
         """The request failed without a lasting answer: a repetition may try again at once."""
 
         async def work(connection: AsyncConnection) -> None:
-            await self._claim(connection, owner, key, "", 0)
+            columns = idempotency_keys.c
+            await connection.execute(
+                update(idempotency_keys)
+                .where(columns.owner == owner, columns.idempotency_key == key, columns.claim == claim)
+                .values(claim="", claimed_until=func.now(6))
+            )
 
         await self._database.run_in_transaction(work)
 
@@ -118,11 +125,11 @@ class Answers:
             raise
         return now
 
-    async def _claim(self, connection: AsyncConnection, owner: str, key: str, claim: str, seconds: float) -> None:
+    async def _claim(self, connection: AsyncConnection, owner: str, key: str, claim: str) -> None:
         now = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
         columns = idempotency_keys.c
         await connection.execute(
             update(idempotency_keys)
             .where(columns.owner == owner, columns.idempotency_key == key)
-            .values(claim=claim, claimed_until=now + timedelta(seconds=seconds))
+            .values(claim=claim, claimed_until=now + timedelta(seconds=self._lease_seconds))
         )

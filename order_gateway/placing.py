@@ -13,6 +13,12 @@ from order_gateway.records import encode, line_id, read_placed, to_instant
 from service_kit.database import Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
+Claimed = tuple[str, str, str]
+"""The owner of an Idempotency-Key, the key, and what the request has claimed it with."""
+
+
+class ClaimLost(Exception):
+    """Another request has claimed the Idempotency-Key since, so this one may not make an order any more."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -21,13 +27,13 @@ class Placement(msgspec.Struct, frozen=True):
     Attributes:
         token: what it is found by if the answer to COMMIT gets lost.
         lease_seconds: how long its RESERVE step is left to the caller.
-        key: owner and Idempotency-Key of the request that makes it.
+        key: of the request that makes it.
     """
 
     new: NewOrder
     token: str
     lease_seconds: float
-    key: tuple[str, str] | None
+    key: Claimed | None
     traceparent: str
 
 
@@ -40,12 +46,12 @@ class Placing:
         self._window_microseconds = round(payment_window_seconds * 1e6)
 
     async def process(self, placements: Sequence[Placement]) -> list[Order | Exception]:
-        """The orders, in pending_reservation, each with its RESERVE step.
+        """The orders, in pending_reservation, each with its RESERVE step; ClaimLost in the place of one not to be made.
 
         A batch that fails on its data is halved, until the culprit stands alone. Raises: DatabaseFault.
         """
         try:
-            return list(await self._together(placements))
+            return await self._together(placements)
         except DatabaseFault:
             raise
         except Exception as error:
@@ -55,10 +61,10 @@ class Placing:
         middle = len(placements) // 2
         return [*await self.process(placements[:middle]), *await self.process(placements[middle:])]
 
-    async def _together(self, placements: Sequence[Placement]) -> list[Order]:
+    async def _together(self, placements: Sequence[Placement]) -> list[Order | Exception]:
         tries = itertools.count()
 
-        async def attempt() -> list[Order]:
+        async def attempt() -> list[Order | Exception]:
             try:
                 return await self._write(placements, is_repeated=next(tries) > 0)
             except BaseException:
@@ -71,7 +77,7 @@ class Placing:
         """Hang up."""
         await self._session.close()
 
-    async def _write(self, placements: Sequence[Placement], *, is_repeated: bool) -> list[Order]:
+    async def _write(self, placements: Sequence[Placement], *, is_repeated: bool) -> list[Order | Exception]:
         values: dict[str, Any] = {
             "placements": encode([[one.token] for one in placements]).decode(),
             "window_microseconds": self._window_microseconds,
@@ -84,7 +90,12 @@ class Placing:
         steps = [statements.BEGIN, *_inserts(fresh, values), statements.READ_PLACED, statements.COMMIT]
         results = await self._session.execute(";".join(steps), values)
         placed = _placed(results[-2])
-        return [_order(one.new, *placed[one.token], self._window_microseconds) for one in placements]
+        return [
+            _order(one.new, *placed[one.token], self._window_microseconds)
+            if one.token in placed
+            else ClaimLost("another request with the same Idempotency-Key has taken over")
+            for one in placements
+        ]
 
 
 def _placed(rows: Sequence[tuple[str | None]]) -> dict[str, tuple[int, int]]:
@@ -108,7 +119,7 @@ def _inserts(fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
     keys = [(one.token, *one.key) for one in fresh if one.key is not None]
     if keys:
         values["keys"] = encode(sorted(keys, key=lambda key: key[1:])).decode()
-        inserts.append(statements.LINK_KEYS)
+        return [statements.LOCK_KEYS, *inserts, statements.LINK_KEYS]
     return inserts
 
 
@@ -123,6 +134,7 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.payment_method,
         new.correlation_id,
         new.actor,
+        *(placement.key or (None, None, None)),
     )
 
 

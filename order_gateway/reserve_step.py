@@ -22,14 +22,14 @@ class ReserveStep:
     """Does the step.
 
     Args:
-        hold_seconds: how long the stock is held.
+        grace_seconds: how long the hold outlives the order's time to be paid.
         changes_max: how often an order is sent to another warehouse.
     """
 
-    def __init__(self, store: Store, gateway: WarehouseGateway, hold_seconds: float, changes_max: int) -> None:
+    def __init__(self, store: Store, gateway: WarehouseGateway, grace_seconds: float, changes_max: int) -> None:
         self._store = store
         self._gateway = gateway
-        self._hold_seconds = hold_seconds
+        self._grace_seconds = grace_seconds
         self._changes_max = changes_max
 
     async def conclude(self, order: Order, call: Call) -> Applied:
@@ -71,7 +71,10 @@ class ReserveStep:
             StockLine(item.product_id, place, item.quantity)
             for item, place in zip(order.items, _decided(order), strict=True)
         ]
-        return await self._gateway.reserve(str(order.id), lines, self._hold_seconds, _within(call, until))
+        # The order's own time, not this process's setting: a repetition must be the same request, whoever sends it.
+        window = order.payment_deadline - order.created_at
+        hold_seconds = window.total_seconds() + self._grace_seconds
+        return await self._gateway.reserve(str(order.id), lines, hold_seconds, _within(call, until))
 
 
 def _chosen(order: Order, places: Places) -> Change:

@@ -16,6 +16,7 @@ from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, 
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Charged, Payments, ProviderFault
+from order_gateway.placing import Claimed
 from order_gateway.reserve_step import ReserveStep, refusal_record
 from order_gateway.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 class SagaSettings:
     """Time bounds of the steps, in seconds; and how often an order is sent to another warehouse."""
 
-    hold_seconds: float
+    hold_grace_seconds: float
     reserve_deadline_seconds: float
     step_deadline_seconds: float
     charge_timeout_seconds: float
@@ -72,19 +73,21 @@ class Saga:
         self._payments = payments
         self._settings = settings
         self._choose = choose
-        self._reserving = ReserveStep(store, gateway, settings.hold_seconds, settings.warehouse_changes_max)
+        self._reserving = ReserveStep(store, gateway, settings.hold_grace_seconds, settings.warehouse_changes_max)
         self.nudge: Callable[[], None] = _nobody
 
-    async def place(self, new: NewOrder, key: tuple[str, str] | None = None) -> Order:
+    async def place(self, new: NewOrder, key: Claimed | None = None) -> Order:
         """Make an order and hold its stock.
 
         Args:
-            key: owner and Idempotency-Key of the request.
+            key: the Idempotency-Key of the request.
 
         Returns: the order, pending; or rejected, with the refusal in it; or cancelled, if someone was faster; or in
             pending_reservation, if it goes by the queue.
 
-        Raises: StepFault: no order was made, or it is cancelled.
+        Raises:
+            StepFault: no order was made, or it is cancelled.
+            ClaimLost: no order was made, because another request with the key has taken over.
         """
         choice = self.choose(new.way)
         if choice.may_defer and undecided(new.items):

@@ -97,6 +97,8 @@ CLOCK = f"SELECT {microseconds('SYSDATE(6)')}"
 
 # A new order: known by its placement until the database has given it an id.
 _PLACEMENT = ascii_text(32)
+_KEY: Columns = (("owner", LABEL), ("idempotency_key", text(128)))
+_CLAIMED_KEY: Columns = (*_KEY, ("claim", WORD))
 _NEW_ORDER: Columns = (
     ("placement", _PLACEMENT),
     ("user_id", LABEL),
@@ -106,6 +108,7 @@ _NEW_ORDER: Columns = (
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
+    *_CLAIMED_KEY,
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
 _BEGINNING: Columns = (
@@ -113,8 +116,11 @@ _BEGINNING: Columns = (
     ("lease_microseconds", NUMBER),
     ("traceparent", TRACE),
 )
-_KEY: Columns = (("placement", _PLACEMENT), ("owner", LABEL), ("idempotency_key", text(128)))
-_KEY_FOUND = f"{join('idempotency_keys')} ON t.owner = j.owner AND t.idempotency_key = j.idempotency_key"
+_KEY_OF_PLACEMENT: Columns = (("placement", _PLACEMENT), *_CLAIMED_KEY)
+_IS_KEY = "t.owner = j.owner AND t.idempotency_key = j.idempotency_key"
+_IS_CLAIMED = f"{_IS_KEY} AND t.claim = j.claim"
+_KEY_FOUND = f"{join('idempotency_keys')} ON {_IS_KEY}"
+_CLAIM_FOUND = f"{join('idempotency_keys')} ON {_IS_CLAIMED}"
 _PLACED = f"{join('orders', 'orders_placement', 'o')} ON o.placement = j.placement"
 _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
@@ -124,7 +130,9 @@ INSERT_ORDERS = f"""
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
       j.shipping_address, j.payment_method, j.correlation_id, j.actor,
       {later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
-    FROM {unpack("new_orders", _NEW_ORDER)}"""
+    FROM {unpack("new_orders", _NEW_ORDER)}
+    WHERE j.claim IS NULL OR EXISTS (SELECT * FROM idempotency_keys AS t WHERE {_IS_CLAIMED})"""
+"""Not of a request whose Idempotency-Key another one has claimed since; LOCK_KEYS sees to it that it stays so."""
 INSERT_ITEMS = f"""
     INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
     SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
@@ -136,9 +144,9 @@ INSERT_RESERVE_STEPS = f"""
     INSERT INTO intents (order_id, step, due_at, traceparent, created_at)
     SELECT o.id, 'reserve', {later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
     FROM {_BEGINNINGS} {_PLACED}"""
-LINK_KEYS = f"""
-    UPDATE {unpack("keys", _KEY)} {_PLACED} {_KEY_FOUND} SET t.order_id = o.id"""
-DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY[1:])} {_KEY_FOUND}"
+LOCK_KEYS = f"SELECT COUNT(*) FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND} FOR UPDATE"
+LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_PLACEMENT)} {_PLACED} {_CLAIM_FOUND} SET t.order_id = o.id"
+DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY)} {_KEY_FOUND}"
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
 READ_PLACED = f"""
     SELECT JSON_ARRAYAGG(JSON_ARRAY(o.placement, o.id, {microseconds("o.created_at")})) FROM

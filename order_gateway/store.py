@@ -34,7 +34,7 @@ from order_gateway.orders import (
     advance,
     is_open,
 )
-from order_gateway.placing import Placement, Placing
+from order_gateway.placing import Claimed, Placement, Placing
 from order_gateway.records import reservations_after, to_instant
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
@@ -101,11 +101,13 @@ class Store:
                     self._token = await self._database.run_in_transaction(_read_token)
         return self._token
 
-    async def create(self, new: NewOrder, lease_seconds: float, key: tuple[str, str] | None = None) -> Order:
-        """Write a new order, in pending_reservation, with its RESERVE step. Raises: DatabaseFault, BatcherFull.
+    async def create(self, new: NewOrder, lease_seconds: float, key: Claimed | None = None) -> Order:
+        """Write a new order, in pending_reservation, with its RESERVE step.
 
         Args:
-            key: owner and Idempotency-Key of the request that makes it; remembered with the order's id.
+            key: of the request that makes it; remembered with the order's id.
+
+        Raises: ClaimLost, DatabaseFault, BatcherFull.
         """
         self._start()
         return await self._placements.submit(Placement(new, sortable_hex(), lease_seconds, key, current_traceparent()))

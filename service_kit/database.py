@@ -37,6 +37,7 @@ CONNECTION_ERRORS = frozenset(
     {1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 )
 """Too many connections, no quorum, shutdown, hung up, killed, timed out: the server is away, not the data wrong."""
+SERVER_LOST = 2013
 DUPLICATE_KEY = 1062
 
 SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES"
@@ -305,9 +306,18 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
         pool_recycle=1800,
         pool_use_lifo=True,
     )
+    sqlalchemy.event.listen(engine.sync_engine, "do_connect", _connect)
     if tls != "off":
         sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
     return engine
+
+
+def _connect(dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """A server that dies while it is connected to is a server that hung up; aiomysql takes it for a bug."""
+    try:
+        return dialect.connect(*arguments, **options)
+    except RuntimeError as error:
+        raise pymysql.err.OperationalError(SERVER_LOST, "the server hung up at once") from error
 
 
 def _insist_on_tls(connection: Any, _record: object) -> None:

@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 
 from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal, OrderNotFound
+from order_gateway.placing import ClaimLost
 from order_gateway.saga import StepFault
 from service_kit.batcher import BatcherFull
 from service_kit.database import DatabaseFault
@@ -124,6 +125,12 @@ def from_illegal(illegal: Illegal) -> ApiError:
     return ApiError(illegal.code, illegal.message, (), headers)
 
 
+def request_in_progress() -> ApiError:
+    """Another request with the same Idempotency-Key is at work."""
+    message = "a request with this Idempotency-Key is being worked on; ask again shortly"
+    return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
+
+
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure leaves in the envelope; what nobody foresaw is logged and says only that it happened."""
@@ -140,6 +147,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except (GatewayFault, StepFault) as error:
         log.warning("outside_fault", code=error.code, error=str(error))
         return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
+    except ClaimLost:
+        return failure(request, request_in_progress())
     except BatcherFull:
         return failure(
             request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))

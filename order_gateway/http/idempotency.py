@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
 from order_gateway.http.auth import CALLER, Caller
-from order_gateway.http.errors import ApiError, error_middleware
+from order_gateway.http.errors import ApiError, error_middleware, request_in_progress
 from order_gateway.http.reading import invalid
 from service_kit.database import Fault
 
@@ -44,24 +44,25 @@ def idempotency_middleware(answers: Answers) -> Middleware:
             case Reused():
                 raise ApiError("REQUEST_ID_REUSED", "this Idempotency-Key came with another request before")
             case InProgress():
-                message = "a request with this Idempotency-Key is being worked on; ask again shortly"
-                raise ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
+                raise request_in_progress()
             case Begun():
                 request[KEY], request[BEGUN] = (owner, key), found
-                return await _first(request, handler, answers, owner, key)
+                return await _first(request, handler, answers, (owner, key, found.claim))
 
     return check
 
 
-async def _first(request: web.Request, handler: Handler, answers: Answers, owner: str, key: str) -> web.StreamResponse:
+async def _first(
+    request: web.Request, handler: Handler, answers: Answers, claimed: tuple[str, str, str]
+) -> web.StreamResponse:
     # Here already, so that the answer to keep is the one that the client sees.
     response = await error_middleware(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
             answer = Answer(response.status, response.headers.get("Location"), response.body.decode())
-            await answers.finish(owner, key, answer)
+            await answers.finish(*claimed, answer)
         else:
-            await answers.release(owner, key)
+            await answers.release(*claimed)
     except Fault as fault:
         # The work is done and durable; a repetition finds it by the order's state once the claim has run out.
         log.warning("answer_not_stored", error=str(fault))

@@ -60,17 +60,17 @@ class OrderRoutes:
     async def place(self, request: web.Request, body: OrderBody) -> web.Response:
         """Place an order: its stock is held and it waits for its payment; 202 if the hold is still to come."""
         request[CALLER].must_be(body.user_id)
-        if begun := request[BEGUN]:
-            earlier = await self._earlier(begun)
-            if earlier is not None:
-                return self._placed(earlier)
+        key, begun = request[KEY], request[BEGUN]
+        if begun and (earlier := await self._earlier(begun)):
+            return self._placed(earlier)
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
         wishes = [Wish(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items]
         lines = await self._basket.fill(wishes, Call("", request[CORRELATION_ID]), choice)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
-        return self._placed(await self._saga.place(_new_order(request, body, lines), request[KEY]))
+        claimed = (*key, begun.claim) if key and begun else None
+        return self._placed(await self._saga.place(_new_order(request, body, lines), claimed))
 
     async def show(self, request: web.Request, path: ById, query: WaitQuery) -> web.Response:
         """Show an order, at once or when its stock is held or refused."""

@@ -45,7 +45,7 @@ class Shop:
         self.modes = Modes(self.database, self.gateway, mode, 1)
         self.store = Store(self.database, StoreSettings(900, 120))
         payments = Payments(PaymentSimulator(SimulatorSettings()), PaymentSettings())
-        bounds = SagaSettings(1020, DEADLINE_SECONDS, DEADLINE_SECONDS, 1, 1)
+        bounds = SagaSettings(120, DEADLINE_SECONDS, DEADLINE_SECONDS, 1, 1)
         self.saga = Saga(self.store, self.gateway, payments, bounds, self.modes.choose)
         relaying = {"poll_seconds": 0.05, "retry_wait_initial_seconds": 0.05, "retry_wait_max_seconds": 0.2}
         settings = OrdersSettings.model_validate(

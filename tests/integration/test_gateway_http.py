@@ -20,11 +20,12 @@ from order_gateway.http.health import HealthRoutes
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.listing import Listing
-from order_gateway.orders import Way
+from order_gateway.orders import Order, Way
 from order_gateway.payments import Declined
 from order_gateway.watching import Watching
 from service_kit.batcher import BatcherFull
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
+from tests.warehouse_kit import scalar
 
 pytestmark = pytest.mark.sql
 COUNTED_MAX = 3
@@ -279,6 +280,30 @@ async def test_a_key_whose_request_died_gets_the_order_it_made(api: Api) -> None
     ] == "REQUEST_IN_PROGRESS"
     await api.world.execute("UPDATE idempotency_keys SET claimed_until = NOW(6)")
     assert await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers) == first
+
+
+async def test_a_request_that_was_overtaken_makes_no_second_order(
+    api: Api, orders_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was held up, in a frozen process, say, for longer than its claim on the key."""
+    headers = {**KEY, "Idempotency-Key": "k-1"}
+    create, is_held_up, may_go_on = api.world.store.create, asyncio.Event(), asyncio.Event()
+
+    async def held_up(*arguments: Any) -> Order:
+        is_held_up.set()
+        await may_go_on.wait()
+        return await create(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.world.store, "create", held_up)
+        overtaken = asyncio.create_task(api.call("POST", "/api/v1/orders", ORDER, status=409, headers=headers))
+        await is_held_up.wait()
+    await api.world.execute("UPDATE idempotency_keys SET claimed_until = NOW(6)")
+    order = await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers)
+    may_go_on.set()
+    assert (await overtaken)["code"] == "REQUEST_IN_PROGRESS"
+    assert await api.call("POST", "/api/v1/orders", ORDER, status=201, headers=headers) == order
+    assert scalar(orders_database_url, "SELECT COUNT(*) FROM orders") == 1
 
 
 async def test_many_at_once_with_one_key_make_one_order(api: Api) -> None:

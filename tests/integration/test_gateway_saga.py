@@ -103,7 +103,7 @@ class World:
         self.store = Store(self.database, StoreSettings(900, 120))
         self.intents = Intents(self.database)
         payments = Payments(self.outside, PaymentSettings(tries=1))
-        self.saga = Saga(self.store, self.outside, payments, SagaSettings(1020, 1, 1, 1, 1))
+        self.saga = Saga(self.store, self.outside, payments, SagaSettings(120, 1, 1, 1, 1))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)
 
     async def close(self) -> None:
@@ -198,6 +198,17 @@ async def test_a_queued_order_is_reserved_by_the_relay(world: World) -> None:
     assert (await world.store.read(order.id)).state.status is Status.PENDING
     keys = {key for name, key in world.outside.calls if name == "reserve"}
     assert len(keys) == 1
+
+
+async def test_an_order_keeps_the_time_to_pay_that_it_was_made_with(world: World) -> None:
+    """Whichever process asks for its hold: under one request id the warehouse takes one and the same request."""
+    other = Store(world.database, StoreSettings(60, 120))
+    item = NewItem(1, 1, 2, Decimal("19.99"))
+    order = await other.create(NewOrder("u", "Street 1", "card", (item,), "c-1", "test", Way.QUEUED), 0)
+    await other.close()
+    await world.relay_all()
+    [hold] = (await world.store.read(order.id)).reservations
+    assert hold.expires_at - hold.created_at == timedelta(seconds=60 + 120)
 
 
 async def test_a_queued_order_that_stays_stuck_is_cancelled_with_a_fence(world: World) -> None:

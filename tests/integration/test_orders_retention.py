@@ -35,8 +35,9 @@ async def scalars(audited: Audited, statement: str) -> list[object]:
 async def test_keys_are_kept_for_their_time_and_while_they_are_worked_on(audited: Audited) -> None:
     answers = Answers(audited.world.database, lease_seconds=30)
     for number in range(25):
-        await answers.begin("shop", f"old-{number:02}", HASH)
-        await answers.finish("shop", f"old-{number:02}", Answer(201, None, "{}"))
+        begun = await answers.begin("shop", f"old-{number:02}", HASH)
+        assert isinstance(begun, Begun)
+        await answers.finish("shop", f"old-{number:02}", begun.claim, Answer(201, None, "{}"))
     await answers.begin("shop", "at-work", HASH)
     await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
     await audited.world.execute(

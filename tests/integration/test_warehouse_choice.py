@@ -213,7 +213,7 @@ async def test_an_order_that_is_cancelled_meanwhile_is_not_sent_again(shop: Shop
 async def test_who_comes_late_goes_on_with_the_choice_of_who_was_first(shop: Shop, late: Refusal) -> None:
     """Two processes do the same step, because the first one's time was over; the second sees an outdated order."""
     order = await shop.order(1, way=Way.QUEUED)
-    step = ReserveStep(shop.store, shop.shelves, 1020, 3)
+    step = ReserveStep(shop.store, shop.shelves, 120, 3)
     shop.shelves.script["reserve"] = [short(1), AWAY, late]
     with pytest.raises(type(AWAY)):
         await step.conclude(order, KEY)
@@ -226,7 +226,7 @@ async def test_who_comes_late_goes_on_with_the_choice_of_who_was_first(shop: Sho
 async def test_what_is_held_is_what_the_order_says(shop: Shop) -> None:
     """The answer to the first choice comes in after somebody else has written the second."""
     order = await shop.order(1, way=Way.QUEUED)
-    step = ReserveStep(shop.store, shop.shelves, 1020, 3)
+    step = ReserveStep(shop.store, shop.shelves, 120, 3)
     asked, answer = asyncio.Event(), asyncio.Event()
     first = shop.shelves.reserve
 

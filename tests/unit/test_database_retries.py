@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from unittest.mock import AsyncMock
 
+import aiomysql
 import pymysql
 import pytest
 import pytest_asyncio
 
-from service_kit.database import Database, DatabaseAway, DatabaseSettings, LockRetriesSpent
+from service_kit.database import SERVER_LOST, Database, DatabaseAway, DatabaseSettings, LockRetriesSpent, error_number
 
 BOUNDS = DatabaseSettings(
     tries=50, retry_for_seconds=0.1, transaction_timeout_seconds=0.15, retry_wait_max_seconds=0.01
@@ -46,6 +48,21 @@ async def test_quick_failures_are_tried_again_until_the_time_is_over(database: D
         await database.retry(meet_a_deadlock)
     assert 2 <= len(starts) < BOUNDS.tries
     assert starts[-1] - starts[0] <= BOUNDS.retry_for_seconds + 0.01
+
+
+async def test_a_server_that_dies_while_it_is_connected_to_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notice_too_late(_connection: aiomysql.Connection) -> None:
+        raise RuntimeError("Transport does not expose socket instance")
+
+    monkeypatch.setattr(aiomysql.Connection, "_set_keep_alive", notice_too_late)
+    listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    database = Database(f"mysql://nobody@127.0.0.1:{listener.sockets[0].getsockname()[1]}/nothing", BOUNDS)
+    async with listener:
+        with pytest.raises(DatabaseAway) as raised:
+            await database.run_in_transaction(AsyncMock())
+    assert raised.value.__cause__ is not None
+    assert error_number(raised.value.__cause__) == SERVER_LOST
+    await database.close()
 
 
 async def test_a_try_that_works_ends_it(database: Database) -> None:
