@@ -161,7 +161,7 @@ async def run(settings: OrdersSettings) -> None:
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
         ]
-        answers = Answers(database, lease_seconds=_claim_seconds(settings))
+        answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
             operations,
             answers,
@@ -219,15 +219,6 @@ def _saga_settings(settings: OrdersSettings) -> SagaSettings:
         charge_timeout_seconds=settings.charge_timeout_seconds,
         lease_margin_seconds=settings.lease_margin_seconds,
         warehouse_changes_max=settings.warehouse_changes_max,
-    )
-
-
-def _claim_seconds(settings: OrdersSettings) -> float:
-    """After so long nothing that a request began is still on its way into the database."""
-    return (
-        settings.request_seconds_max
-        + settings.database.retry_for_seconds
-        + settings.database.transaction_timeout_seconds
     )
 
 

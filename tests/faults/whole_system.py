@@ -38,8 +38,8 @@ GATEWAY_SETTINGS = {
     "ORDERS_CHARGE_TIMEOUT_SECONDS": "1",
     "ORDERS_LEASE_MARGIN_SECONDS": "0.5",
     "ORDERS_HOLD_GRACE_SECONDS": "3",
-    # An Idempotency-Key stays claimed for a dead process for as long as these three together.
-    "ORDERS_REQUEST_SECONDS_MAX": "31",
+    # For so long, a customer whose gateway died hears that the order is being worked on.
+    "ORDERS_IDEMPOTENCY_CLAIM_SECONDS": "5",
     "ORDERS_DATABASE__RETRY_FOR_SECONDS": "2",
     "ORDERS_DATABASE__TRANSACTION_TIMEOUT_SECONDS": "3",
     "ORDERS_WAREHOUSE__ATTEMPT_TIMEOUT_SECONDS": "0.5",
