@@ -93,7 +93,7 @@ class OrdersSettings(AccessSettings):
     gateway_poll_seconds: float = Field(1, gt=0, le=60, description="how soon every process follows a switch")
     breaker: BreakerSettings = BreakerSettings()
     batches: BatcherSettings = BatcherSettings(batch_size_max=128)
-    """Smaller than the warehouse's: while one part of the orders is written, another is reserved and a third answered."""
+    """Smaller than the warehouse's: some orders are written while others are reserved and others answered."""
 
     payment_window_seconds: float = Field(900, gt=0, le=7 * 86_400, description="from reservation to payment_deadline")
     hold_grace_seconds: float = Field(120, ge=1, le=86_400, description="how long the hold outlives the deadline")
