@@ -4,10 +4,12 @@ While a batch is being processed, the items that arrive form the next one; bigge
 item leaves at once. Where several callers were seen together (in a batch, and waiting when it ended), the next batch
 waits as long as callers keep coming: for `gather_min` of them at least, and for a share of those seen where that is
 more. The other share is answered meanwhile, so that neither side of the batcher stands idle. The wait ends when
-nobody has come for `gather_pause_seconds`, and after `gather_seconds` at most.
+nobody has come for `gather_patience_seconds`, or, once the share is there, for the shorter `gather_pause_seconds`;
+and after `gather_seconds` at most.
 
 Why not only take what waits: a busy server lets its callers in one by one, between everything else it has to do. As
-long as it is busy with batches of one, hardly two come in at a time, however many stand at the door.
+long as it is busy with batches of one, hardly two come in at a time, however many stand at the door. And why two
+pauses: callers come in lumps, because they were answered in lumps; the silence before a lump is not the end of it.
 """
 
 import asyncio
@@ -41,6 +43,9 @@ class BatcherSettings(BaseModel):
     queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
     gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
     gather_pause_seconds: float = Field(0.001, gt=0, le=0.1, description="the wait ends when nobody came for so long")
+    gather_patience_seconds: float = Field(
+        0.005, gt=0, le=0.1, description="or for so long, while fewer than the share have come"
+    )
     gather_min: int = Field(64, ge=1, le=4000, description="smaller batches wait while callers keep coming")
     gather_share: float = Field(0.25, ge=0, le=1, description="of the callers seen together, how many are waited for")
 
@@ -115,22 +120,26 @@ class Batcher(Generic[ItemT, ResultT]):
                     return
                 await self._wait_for(1, None)
             if callers > 1:
-                share = int(callers * self.settings.gather_share)
-                await self._gather(min(max(share, self.settings.gather_min), self.settings.batch_size_max))
+                await self._gather(int(callers * self.settings.gather_share))
             batch = self._take()
             if batch:
                 await self._process_batch(batch)
-            # A lull is not the end of the load: what was seen is forgotten by halves.
-            callers = max(len(batch) + len(self._waiting), callers // 2)
+            # A lull is not the end of the load: what was seen is forgotten little by little.
+            callers = max(len(batch) + len(self._waiting), callers * 7 // 8)
 
-    async def _gather(self, wanted: int) -> None:
-        """Until `wanted` items wait, nobody comes any more, or it takes too long."""
+    async def _gather(self, share: int) -> None:
+        """Until a share of the callers, and some more, wait, nobody comes any more, or it takes too long."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self.settings.gather_seconds
+        share = min(share, self.settings.batch_size_max)
+        wanted = min(max(share, self.settings.gather_min), self.settings.batch_size_max)
         before = 0
         while before < len(self._waiting) < wanted and loop.time() < give_up and not self._closing:
             before = len(self._waiting)
-            await self._wait_for(wanted, self.settings.gather_pause_seconds)
+            if before < share:
+                await self._wait_for(share, self.settings.gather_patience_seconds)
+            else:
+                await self._wait_for(wanted, self.settings.gather_pause_seconds)
 
     async def _wait_for(self, wanted: int, timeout_seconds: float | None) -> None:
         """Until `wanted` items wait, the time is over, or the batcher closes."""

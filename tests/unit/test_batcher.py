@@ -154,6 +154,22 @@ async def test_the_wait_ends_when_nobody_comes(recorder: Recorder) -> None:
     await batcher.close()
 
 
+async def test_a_silence_before_the_share_has_come_is_sat_out(recorder: Recorder) -> None:
+    batcher: Batcher[int, int] = Batcher(
+        recorder.process,
+        BatcherSettings(gather_share=0.5, gather_seconds=0.5, gather_pause_seconds=0.001, gather_patience_seconds=0.1),
+    )
+    batcher.start()
+    await asyncio.gather(*(batcher.submit(number) for number in range(20)))
+    early = batcher.submit(1)
+    # Longer than the pause, shorter than the patience.
+    await asyncio.sleep(0.02)
+    late = [batcher.submit(number) for number in range(9)]
+    await asyncio.gather(early, *late)
+    await batcher.close()
+    assert [len(batch) for batch in recorder.batches] == [20, 10]
+
+
 async def test_a_lone_caller_never_waits(recorder: Recorder) -> None:
     batcher: Batcher[int, int] = Batcher(
         recorder.process, BatcherSettings(gather_seconds=0.5, gather_pause_seconds=0.1)
