@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
 import structlog
@@ -42,7 +43,7 @@ from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
-from service_kit.background import end
+from service_kit.background import end, keep
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -173,9 +174,14 @@ async def run(settings: OrdersSettings) -> None:
         streams.attach(app)
         relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
-        follow = known.follow(calls.catalogue, settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
-        for background in (gateway.watch(), modes.run(), follow, Retention(database, settings.retention).run()):
-            stack.push_async_callback(end, asyncio.create_task(background))
+        catalogue_pauses = (settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
+        for name, work in (
+            ("breaker", gateway.watch),
+            ("mode", modes.run),
+            ("catalogue", partial(known.follow, calls.catalogue, *catalogue_pauses)),
+            ("retention", Retention(database, settings.retention).run),
+        ):
+            stack.push_async_callback(end, keep(name, work))
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)
         await store.token()

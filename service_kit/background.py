@@ -1,11 +1,27 @@
-"""Ending background tasks for sure."""
+"""Background tasks that go on for as long as the service does: kept alive, and ended for sure."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 log = structlog.get_logger(__name__)
 CANCEL_AGAIN_SECONDS = 0.2
+BEGIN_AGAIN_SECONDS = 1.0
+
+
+def keep(name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """A task for `work` that never ends by itself; where something unforeseen ends it, it is logged and begun again."""
+
+    async def run() -> None:
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("background_task_failed", task=name)
+            await asyncio.sleep(BEGIN_AGAIN_SECONDS)
+
+    return asyncio.get_running_loop().create_task(run(), name=name)
 
 
 async def end(*tasks: asyncio.Task[None]) -> None:

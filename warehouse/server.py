@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import cast
 
 import grpc
@@ -14,7 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
-from service_kit.background import end
+from service_kit.background import end, keep
 from service_kit.batcher import Batcher
 from service_kit.database import Database, DatabaseAway
 from service_kit.metrics import Metrics
@@ -88,8 +89,8 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     await _tell_health(servicer, database)
     await server.start()
     tasks = [
-        asyncio.create_task(_watch_health(servicer, database, settings.health_check_seconds), name="health"),
-        asyncio.create_task(sweeper.run(), name="sweeper"),
+        keep("health", partial(_watch_health, servicer, database, settings.health_check_seconds)),
+        keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
     try:

@@ -20,7 +20,7 @@ from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching
-from service_kit.background import end
+from service_kit.background import end, keep
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Streams:
         """Look at the watched orders while the application runs, and end the streams when it stops."""
 
         async def watch(_app: web.Application) -> AsyncIterator[None]:
-            task = asyncio.create_task(self._watching.run())
+            task = keep("watching", self._watching.run)
             yield
             await end(task)
 

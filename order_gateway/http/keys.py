@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings, ApiKey, read_keys, refuse_development_key
-from service_kit.background import end
+from service_kit.background import end, keep
 
 log = structlog.get_logger(__name__)
 Stamp = tuple[int, int, int]
@@ -67,7 +67,7 @@ class Keyring:
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self.look)
-        task = asyncio.create_task(self._look_on())
+        task = keep("api keys", self._look_on)
         yield
         loop.remove_signal_handler(signal.SIGHUP)
         await end(task)
