@@ -4,6 +4,7 @@ paid <=> committed, pending <=> held, cancelled or rejected <=> nothing held; wh
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _REOPEN_RELEASE = text(
 )
 _RELAY_BATCH = 100
 _LEASE_SECONDS = 30
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,21 @@ class OrdersRepair:
         self._holdings = holdings
 
     async def run(self, findings: Sequence[Finding]) -> None:
-        """Finish each of `findings`, and what is due. Raises: DatabaseFault, GatewayFault."""
+        """Finish each of `findings`, and what is due. Raises: DatabaseFault, GatewayFault.
+
+        What a running service has taken over meanwhile is waited for, as long as its lease on it may last.
+        """
         for finding in findings:
             await self._finish(finding)
-        while claimed := await self._intents.claim(_RELAY_BATCH, _LEASE_SECONDS):
+        ids = [finding.order.id for finding in findings]
+        give_up_at = time.monotonic() + _LEASE_SECONDS
+        while True:
+            claimed = await self._intents.claim(_RELAY_BATCH, _LEASE_SECONDS)
             await asyncio.gather(*(self._relay.do(intent) for intent in claimed))
+            if not claimed:
+                if time.monotonic() > give_up_at or not await self._intents.are_open(ids):
+                    return
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def _finish(self, finding: Finding) -> None:
         order = finding.order

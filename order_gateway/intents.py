@@ -1,5 +1,6 @@
 """What remains to be done outside: each step is written down with the change that asks for it, struck out when done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -55,6 +56,15 @@ class Intents:
                 values = {"steps": steps, "lease_microseconds": round(lease_seconds * 1e6)}
                 await connection.exec_driver_sql(statements.TAKE_STEPS, values)
             return claimed
+
+        return await self._database.run_in_transaction(work)
+
+    async def are_open(self, order_ids: Sequence[int]) -> bool:
+        """Whether a step of any of these orders remains to be done, whoever has it."""
+        query = select(tables.intents.c.order_id).where(tables.intents.c.order_id.in_(order_ids)).limit(1)
+
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(query)).first() is not None
 
         return await self._database.run_in_transaction(work)
 

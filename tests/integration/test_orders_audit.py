@@ -8,6 +8,7 @@ import pytest
 from order_gateway.audit import OrdersAudit, OrdersRepair
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.holdings import Holding, HoldingState
+from order_gateway.intents import Intent
 from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, Way
 from tests.integration.test_gateway_saga import EXPIRED, Outside, World
 
@@ -141,6 +142,32 @@ async def test_a_hold_that_was_lost_cancels_its_order(audited: Audited) -> None:
     audited.state(order, HoldingState.CANCELLED)
     assert await audited.problems() == [(1, "is not held")]
     await audited.mend()
+    assert (await audited.world.store.read(order.id)).state.stock is Stock.FREE
+
+
+async def test_the_repair_waits_for_what_a_running_service_has_taken_over(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await audited.world.place()
+    audited.state(order, HoldingState.CANCELLED)
+    intents = audited.repair._intents
+    claim, are_open = intents.claim, intents.are_open
+    taken: list[Intent] = []
+
+    async def claimed_by_another(limit: int, lease_seconds: float) -> list[Intent]:
+        taken.extend(await claim(limit, lease_seconds))
+        return []
+
+    async def looked_at(order_ids: Sequence[int]) -> bool:
+        open_before = await are_open(order_ids)
+        while taken:
+            await audited.world.relay.do(taken.pop())
+        return open_before
+
+    monkeypatch.setattr(intents, "claim", claimed_by_another)
+    monkeypatch.setattr(intents, "are_open", looked_at)
+    await audited.repair.run((await audited.audit.run()).findings)
+    assert not await are_open([order.id])
     assert (await audited.world.store.read(order.id)).state.stock is Stock.FREE
 
 
