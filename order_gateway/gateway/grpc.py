@@ -105,6 +105,7 @@ class GrpcGateway:
 
 
 def _instant(timestamp: Timestamp) -> datetime:
+    """As `ToDatetime(UTC)`, which takes twice as long; every order needs two."""
     return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // NANOS_PER_MICROSECOND)
 
 
