@@ -151,24 +151,30 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
         return True
 
     async def ensure_closed(self) -> None:
-        """Say goodbye if the other side still listens, and hang up."""
+        """Say goodbye if the other side still listens, and hang up for good."""
+        writer = self._writer
+        if writer is None:
+            return
         try:
-            if self._writer is not None and not self._is_hung_up():
+            if not self.is_hung_up():
                 await super().ensure_closed()
+                async with asyncio.timeout(self._settings.test_timeout_seconds):
+                    await writer.wait_closed()
         except (OSError, RuntimeError) as error:
             log.debug("database_goodbye_failed", error=repr(error))
         finally:
             self.close()
+            writer.transport.abort()
 
     def _ensure_alive(self) -> None:
         super()._ensure_alive()
-        if self._is_hung_up():
+        if self.is_hung_up():
             self.close()
             raise aiomysql.OperationalError(SERVER_GONE, "the server has hung up")
 
-    def _is_hung_up(self) -> bool:
-        """Whether the other side's end of the connection, or its reset, has come in."""
-        return bool(
+    def is_hung_up(self) -> bool:
+        """Whether either side has closed it: the other one's end, or its reset, has come in."""
+        return self._writer is None or bool(
             self._writer.transport.is_closing() or self._reader.eof_received or self._reader.exception() is not None
         )
 

@@ -74,7 +74,7 @@ class DriverSession:
                 raise pymysql.err.OperationalError(SERVER_LOST, "the connection went away within a transaction")
             return self._driver
         driver = self._driver
-        if driver is not None and (driver.closed or not await self._trust.allows(driver)):
+        if driver is not None and not await self._trust.allows(driver):
             log.info("database_session_renewed", age_seconds=round(time.monotonic() - driver.made_at, 1))
             await self.close()
         return self._driver or await self._connect()

@@ -38,7 +38,9 @@ class Trust:
     async def allows(self, connection: Connection) -> bool:
         """Whether a transaction may begin on a connection; tests it if there is reason to."""
         now = time.monotonic()
-        if now >= connection.expires_at or connection.made_at <= self._dropped_at or self._is_elsewhere(connection):
+        if connection.is_hung_up() or now >= connection.expires_at:
+            return False
+        if connection.made_at <= self._dropped_at or self._is_elsewhere(connection):
             return False
         if connection.heard_at > self._doubted_at and now - connection.heard_at < self._settings.idle_test_seconds:
             return True
