@@ -177,6 +177,7 @@ async def run(settings: OrdersSettings) -> None:
         catalogue_pauses = (settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
         for name, work in (
             ("breaker", gateway.watch),
+            ("database", database.watch),
             ("mode", modes.run),
             ("catalogue", partial(known.follow, calls.catalogue, *catalogue_pauses)),
             ("retention", Retention(database, settings.retention).run),

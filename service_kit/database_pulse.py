@@ -13,8 +13,6 @@ from service_kit.database_settings import DatabaseSettings
 from service_kit.database_trust import Trust
 
 log = structlog.get_logger(__name__)
-FRESH_SECONDS = 0.2
-"""An answer that is not older serves all who ask."""
 CHECK = (
     # Refused, without a table to write to, exactly where this account's writes would be: with 1290 on both servers
     # for one that may not ignore read_only.
@@ -37,10 +35,12 @@ class Pulse:
 
     async def check(self) -> None:
         """Ask whether the database takes writes. Raises: DatabaseAway."""
+        came_at = time.monotonic()
         async with self._lock:
-            if time.monotonic() - self._asked_at >= FRESH_SECONDS:
-                self._answer = await self._ask()
+            # What was asked after this caller came serves it, too.
+            if self._asked_at < came_at:
                 self._asked_at = time.monotonic()
+                self._answer = await self._ask()
         if self._answer is not None:
             raise DatabaseAway(str(self._answer)) from self._answer.__cause__
 

@@ -90,6 +90,7 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     await server.start()
     tasks = [
         keep("health", partial(_watch_health, servicer, database, settings.health_check_seconds)),
+        keep("database", database.watch),
         keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
@@ -192,7 +193,7 @@ async def _watch_health(servicer: health_aio.HealthServicer, database: Database,
 
 
 async def _tell_health(servicer: health_aio.HealthServicer, database: Database) -> None:
-    """SERVING while the database answers, for the server as a whole ("") and for each service."""
+    """SERVING while the database takes writes, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING

@@ -1,6 +1,7 @@
 """The HTTP contract: envelope, ids, keys, validation, errors, Idempotency-Key."""
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -74,10 +75,11 @@ class Api:
             return answer["data"]
 
 
-@pytest.fixture
-async def api(orders_database_url: str) -> AsyncIterator[Api]:
+@contextlib.asynccontextmanager
+async def serving_orders(url: str, claim_seconds: float = 30) -> AsyncIterator[Api]:
+    """The service in this process, on the database at `url`."""
     outside = Stocked()
-    world = World(orders_database_url, outside)
+    world = World(url, outside)
     basket = Basket(outside, Catalogue(outside, 0))
     listing = Listing(world.database, COUNTED_MAX)
     watching = Watching(listing, world.settings.event_poll_seconds)
@@ -87,11 +89,17 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
         *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
         *OrderListRoutes(world.store, listing, streams, PREFIX).operations(),
     ]
-    answers = Answers(world.database, lease_seconds=30)
+    answers = Answers(world.database, lease_seconds=claim_seconds)
     app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
     async with TestClient(TestServer(app)) as client:
         yield Api(world, outside, client)
     await world.close()
+
+
+@pytest.fixture
+async def api(orders_database_url: str) -> AsyncIterator[Api]:
+    async with serving_orders(orders_database_url) as made:
+        yield made
 
 
 async def test_an_order_from_stock_to_shipped(api: Api) -> None:
