@@ -10,7 +10,7 @@ from order_gateway import statements
 from order_gateway.gateway import Hold
 from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
 from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
-from service_kit.database import Database, DatabaseFault, DriverSession
+from service_kit.database import SNAPSHOT, Database, DatabaseFault, DriverSession
 
 log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT")
@@ -143,12 +143,13 @@ class Changing(Generic[ChangeT]):
 
         async def attempt() -> dict[int, Order]:
             try:
-                results = await self._reading.execute(";".join((statements.READ_ORDERS, *_READS)), values)
+                # Of one moment: an order, its items and its holds are written together, and so they are read.
+                steps = (SNAPSHOT, statements.READ_ORDERS, *_READS, statements.COMMIT)
+                *_, orders, items, holds, [(now,)], _ = await self._reading.execute(";".join(steps), values)
             except BaseException:
                 await self._reading.close()
                 raise
-            *rows, [(now,)] = results
-            return orders_of(rows, now)
+            return orders_of((orders, items, holds), now)
 
         found = await self._database.retry(attempt)
         return [found.get(order_id) or _missing(order_id) for order_id in order_ids]

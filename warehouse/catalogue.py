@@ -85,7 +85,7 @@ class Catalogue:
             total = (await connection.execute(select(func.count()).select_from(products))).scalar_one()
             return page, int(total)
 
-        return await self._database.run_in_transaction(read)
+        return await self._database.read_in_snapshot(read)
 
     async def _read(self, query: sqlalchemy.Select[Any]) -> list[Product]:
         async def read(connection: AsyncConnection) -> list[Product]:

@@ -39,9 +39,8 @@ class StockQueries:
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
-        found = await self._database.run_in_transaction(
-            lambda connection: _load(connection, [_as_ascii(reservation_id)])
-        )
+        # In a snapshot: its lines are those of its state, whatever is committed meanwhile.
+        found = await self._database.read_in_snapshot(lambda connection: _load(connection, [_as_ascii(reservation_id)]))
         return found[0] if found else None
 
     async def reservations_newest_first(
@@ -54,7 +53,7 @@ class StockQueries:
         if before:
             ids = ids.where(key < _as_ascii(before))
         ids = ids.order_by(key.desc()).limit(size)
-        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+        return await self._database.read_in_snapshot(lambda connection: _load_page(connection, ids))
 
     async def reservations_by_expiry(self, state: State, after: Cursor | None, size: int) -> list[Reservation]:
         """All in a state, soonest expiry first; those after the (expires_at, reservation_id) of `after`."""
@@ -65,7 +64,7 @@ class StockQueries:
             later = and_(table.expires_at == expires_at, table.reservation_id > _as_ascii(str(after[1])))
             ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
-        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+        return await self._database.read_in_snapshot(lambda connection: _load_page(connection, ids))
 
     async def levels_of_product(self, product_id: int, size: int) -> list[Level]:
         """The stock levels of a product, by priority of the warehouse."""
@@ -80,10 +79,15 @@ class StockQueries:
 
     async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
         """Of the products and the warehouses in `keys`, those that exist."""
-        found = await self._all(select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys})))
+        found = select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys}))
         table = warehouses.c
-        others = await self._all(select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys})))
-        return frozenset(row[0] for row in found), frozenset(row[0] for row in others)
+        others = select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys}))
+
+        async def read(connection: AsyncConnection) -> tuple[frozenset[int], frozenset[int]]:
+            both = [(await connection.execute(query)).scalars().all() for query in (found, others)]
+            return frozenset(both[0]), frozenset(both[1])
+
+        return await self._database.read_in_snapshot(read)
 
     async def movements(
         self, key: LevelKey, kind: MovementType | None, since: int | None, before: int | None, size: int

@@ -119,7 +119,7 @@ class _FlagDropper:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._expects = self._login
+        self._expects: Callable[[bytearray], None] = self._login
 
     def feed(self, data: bytes) -> bytes:
         """More bytes of the server's; those of them that are whole packets, changed."""
