@@ -105,16 +105,14 @@ async def test_a_proxy_that_spreads_connections_does_not_make_them_wander(
 ) -> None:
     old, new = two_urls(own_server, other_server, "warehouse")
     async with proxied(old) as (proxy, url):
-        database = Database(url, DatabaseSettings(follow_seconds=0.02))
+        database = Database(url, DatabaseSettings(follow_seconds=0))
         session = DriverSession(database)
         [[(first,)]] = await session.execute("SELECT CONNECTION_ID()", {})
-        watching = asyncio.ensure_future(database.watch())
         for number in range(60):
             proxy.url = (old, new)[number % 2]
             await database._pulse.look()
             [[(number,)]] = await session.execute("SELECT CONNECTION_ID()", {})
             assert number == first
-            watching.cancel()
         await session.close()
         await database.close()
 
@@ -157,8 +155,8 @@ async def test_a_key_whose_request_could_not_say_that_it_failed_is_soon_free(own
 async def _repeat(api: Api, headers: dict[str, str]) -> None:
     async with api.client.post("/api/v1/orders", json=ORDER, headers=headers) as response:
         body = await response.json()
-        assert response.status < 500, body
-        assert response.status == 201 or body["error"]["code"] != "REQUEST_IN_PROGRESS", body
+        # 202: its step is left to the relay now.
+        assert response.status in (201, 202), body
 
 
 async def test_a_claim_lasts_as_long_as_its_request(orders_database_url: str) -> None:
