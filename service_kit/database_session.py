@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from service_kit.database import Database
 
 log = structlog.get_logger(__name__)
-_BEGINS = "START TRANSACTION"
-_ENDS = re.compile(r"\bCOMMIT\b")
+_COMMIT = re.compile(r"\bCOMMIT\b")
+
+
+@lru_cache(maxsize=1024)
+def _begins_and_ends(statements: str) -> tuple[bool, bool]:
+    """Whether a transaction begins in there, and whether one ends. The texts are few, and long."""
+    return "START TRANSACTION" in statements, _COMMIT.search(statements) is not None
 
 
 class DriverSession:
@@ -41,12 +47,12 @@ class DriverSession:
         The server stops at the first statement that fails; that error is raised and the transaction is still open.
         """
         driver = await self._ready()
+        begins, ends = _begins_and_ends(statements)
         # Whatever comes of it, from here on the transaction may be open; said before, so that no failure hides it.
-        self._is_open = self._is_open or _BEGINS in statements
+        self._is_open = self._is_open or begins
         results = await driver.run(statements, values)
         # The server says so, too, unless a proxy drops its flags: in doubt it is open.
-        has_ended = not self._is_open or _ENDS.search(statements) is not None
-        self._is_open = not has_ended or driver.get_transaction_status()
+        self._is_open = (self._is_open and not ends) or driver.get_transaction_status()
         return results
 
     async def rollback(self) -> None:
