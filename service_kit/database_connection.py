@@ -86,7 +86,7 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
 
     Attributes:
         server: which server this leads to: two connections with the same one lead to the same.
-        made_at, heard_at: monotonic time when it was made, and when the server answered last.
+        made_at, heard_at: monotonic time when it was made, and when the server was last known to answer on it.
         expires_at: monotonic time after which it is to be replaced.
     """
 
@@ -104,6 +104,8 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
         """A value as SQL. Raises: TypeError, for what would have to be put between quotes with escapes."""
         if isinstance(obj, str):
             return literal(obj)
+        if type(obj) is int:  # nearly all others
+            return str(obj)
         if isinstance(obj, bytes | bytearray):
             return f"X'{obj.hex()}'"
         if isinstance(obj, dict | list | tuple | set | frozenset):
@@ -136,6 +138,7 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
                 results.append(await cursor.fetchall() if cursor.description else [])
         finally:
             await cursor.close()
+        self.heard_at = time.monotonic()
         return results
 
     async def answers(self) -> bool:
@@ -184,10 +187,6 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
             self.close()
             raise aiomysql.OperationalError(SERVER_LOST, "the server hung up")
         self._writer.write(data)
-
-    async def _read_query_result(self, unbuffered: bool = False) -> None:
-        await super()._read_query_result(unbuffered)
-        self.heard_at = time.monotonic()
 
     async def _read_ok_packet(self) -> bool:
         read = await super()._read_ok_packet()
