@@ -386,6 +386,7 @@ class Order(msgspec.Struct, frozen=True):
         version: how many events it has seen; the first one made it.
         actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
         warehouse_changes: how often other warehouses were chosen for it.
+        request_key: random, its own; see `identity`.
     """
 
     id: int
@@ -406,6 +407,7 @@ class Order(msgspec.Struct, frozen=True):
     warehouse_changes: int
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
+    request_key: str = ""
 
 
 class OrderNotFound(Exception):

@@ -39,6 +39,7 @@ class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
     updated_at: int
     actor: str
     warehouse_changes: int
+    request_key: str
 
 
 class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -141,6 +142,7 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
         warehouse_changes=record.warehouse_changes,
         items=tuple(items),
         reservations=tuple(reservation(hold, state, now) for hold in held),
+        request_key=record.request_key,
     )
 
 

@@ -238,24 +238,24 @@ class Saga:
         raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse does not cancel: {answer.code} {answer.message}")
 
     async def _give_back(self, order: Order) -> Change:
+        reference = (await self._store.name(order)).in_warehouse
         for place, item in enumerate(order.items):
             if item.warehouse_id is None:
                 # Nothing was ever asked for it.
                 continue
             call = await self._call(order, Step.GIVE_BACK, place=place)
             line = StockLine(item.product_id, item.warehouse_id, item.quantity)
-            await self._gateway.give_back(line, f"order {order.id}", call)
+            await self._gateway.give_back(line, reference, call)
         return self._change(Event.RETURNED)
 
     async def _key(self, order: Order, step: Step) -> str:
-        return f"{await self._store.token()}-order-{order.id}-{step}"
+        return (await self._store.name(order)).request_id(step)
 
     async def _call(
         self, order: Order, step: Step, deadline_seconds: float | None = None, place: int | None = None
     ) -> Call:
-        key = await self._key(order, step)
         return Call(
-            key if place is None else f"{key}-{place}",
+            (await self._store.name(order)).request_id(step, place),
             order.correlation_id,
             current_traceparent(),
             deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,

@@ -50,6 +50,7 @@ _ORDER: Columns = (
     ("updated_at", INSTANT),
     ("actor", LABEL),
     ("warehouse_changes", NUMBER),
+    ("request_key", ascii_text(20)),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
@@ -108,6 +109,7 @@ _NEW_ORDER: Columns = (
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
+    ("request_key", ascii_text(20)),
     *_CLAIMED_KEY,
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
@@ -126,9 +128,9 @@ _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
-      payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
+      payment_method, correlation_id, actor, request_key, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
-      j.shipping_address, j.payment_method, j.correlation_id, j.actor,
+      j.shipping_address, j.payment_method, j.correlation_id, j.actor, j.request_key,
       {later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
     FROM {unpack("new_orders", _NEW_ORDER)}
     WHERE j.claim IS NULL OR EXISTS (SELECT * FROM idempotency_keys AS t WHERE {_IS_CLAIMED})"""

@@ -5,6 +5,7 @@ What comes at the same time shares a transaction: new orders, changes, and reads
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from order_gateway import tables
 from order_gateway.allocation import Places, placed, places_of
 from order_gateway.changing import Applied, Changes, Changing, Work
 from order_gateway.gateway import Hold
+from order_gateway.identity import OrderName, name_of, new_request_key
 from order_gateway.orders import (
     Event,
     Illegal,
@@ -39,7 +41,6 @@ from order_gateway.records import reservations_after, to_instant
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
 from service_kit.tracing import current_traceparent
-from service_kit.unique_ids import sortable_hex
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
@@ -101,6 +102,10 @@ class Store:
                     self._token = await self._database.run_in_transaction(_read_token)
         return self._token
 
+    async def name(self, order: Order) -> OrderName:
+        """What an order is called outside."""
+        return name_of(await self.token(), order)
+
     async def create(self, new: NewOrder, lease_seconds: float, key: Claimed | None = None) -> Order:
         """Write a new order, in pending_reservation, with its RESERVE step.
 
@@ -110,7 +115,12 @@ class Store:
         Raises: ClaimLost, DatabaseFault, BatcherFull.
         """
         self._start()
-        return await self._placements.submit(Placement(new, sortable_hex(), lease_seconds, key, current_traceparent()))
+        request_key = new_request_key()
+        # It begins with the time: what is made together stands together in an index.
+        token = f"{time.time_ns() // 1_000_000:012x}{request_key}"
+        return await self._placements.submit(
+            Placement(new, token, request_key, lease_seconds, key, current_traceparent())
+        )
 
     async def read(self, order_id: int) -> Order:
         """One order. Raises: OrderNotFound, DatabaseFault, BatcherFull."""

@@ -31,6 +31,7 @@ orders = Table(
     Column("updated_at", _INSTANT),
     Column("actor", String(64)),
     Column("warehouse_changes", Integer),
+    Column("request_key", String(20)),
 )
 
 reservations = Table(

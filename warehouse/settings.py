@@ -17,6 +17,12 @@ class Limits(BaseModel):
     ttl_default_seconds: float = Field(900, gt=0, description="how long a hold lasts if the caller does not say")
     ttl_max_seconds: float = Field(7 * 86400, gt=0)
     page_size_default: int = Field(100, ge=1, le=1000)
+    outcomes_bytes_max: int = Field(
+        3 * 1024 * 1024,
+        ge=1024,
+        le=60 * 1024 * 1024,
+        description="BatchGetRequests ends an answer that has grown to so much",
+    )
 
     @model_validator(mode="after")
     def _default_within_max(self) -> "Limits":

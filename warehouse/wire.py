@@ -226,10 +226,10 @@ def movement_type_filter(checks: Checks, number: int) -> MovementType | None:
     return _MOVEMENT_TYPE_OF.get(number)
 
 
-def since_filter(checks: Checks, since: Timestamp) -> int:
+def since_filter(checks: Checks, since: Timestamp, field: str = "since") -> int:
     """The instant that a filter names, in microseconds since 1970."""
     if not (_SECONDS_MIN <= since.seconds <= _SECONDS_MAX and 0 <= since.nanos < _NANOS_PER_SECOND):
-        checks.fail("since", "is not an instant of the years 1 to 9999")
+        checks.fail(field, "is not an instant of the years 1 to 9999")
     return micros_of(since)
 
 

@@ -1,6 +1,6 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,6 +9,9 @@ from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
 from warehouse.client.calling import Calling, CallOptions, request_id_of
 from warehouse.client.errors import WarehouseError, from_status
+
+REQUESTS_MAX = 1000
+"""What the contract allows in one BatchGetRequests."""
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -124,6 +127,23 @@ class HoldCalls(Calling):
     ) -> warehouse_pb2.ListReservationsResponse:
         """A page of reservations by order, product or state."""
         return await self._call(self._warehouse.ListReservations, request, call)
+
+    async def get_requests(
+        self, request_ids: Sequence[str], **call: Unpack[CallOptions]
+    ) -> list[warehouse_pb2.RequestOutcome]:
+        """What became of the calls with these request ids (different ones, of any number), in the order asked for.
+
+        At most 1,000 are asked for at once; what is in one answer of the server is as of one moment.
+        """
+        outcomes: list[warehouse_pb2.RequestOutcome] = []
+        while len(outcomes) < len(request_ids):
+            wanted = request_ids[len(outcomes) : len(outcomes) + REQUESTS_MAX]
+            request = warehouse_pb2.BatchGetRequestsRequest(request_ids=wanted)
+            found = (await self._call(self._warehouse.BatchGetRequests, request, call)).outcomes
+            if not found:
+                raise WarehouseError("the server answered with no outcome at all")
+            outcomes += found
+        return outcomes
 
     async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
         """Expire overdue holds now; how many there were."""

@@ -78,6 +78,11 @@ class WarehouseServiceStub:
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
                 response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
                 _registered_method=True)
+        self.BatchGetRequests = channel.unary_unary(
+                '/warehouse.v1.WarehouseService/BatchGetRequests',
+                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+                _registered_method=True)
         self.SweepExpired = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/SweepExpired',
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
@@ -167,6 +172,14 @@ class WarehouseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetRequests(self, request, context):
+        """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+        carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SweepExpired(self, request, context):
         """Expires overdue holds now instead of at the server's next sweep, until none is left or the
         call's deadline is near. Role: admin.
@@ -217,6 +230,11 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
                     servicer.ListReservations,
                     request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
                     response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'BatchGetRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetRequests,
+                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.FromString,
+                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.SerializeToString,
             ),
             'SweepExpired': grpc.unary_unary_rpc_method_handler(
                     servicer.SweepExpired,
@@ -444,6 +462,33 @@ class WarehouseService:
             '/warehouse.v1.WarehouseService/ListReservations',
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warehouse.v1.WarehouseService/BatchGetRequests',
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,
