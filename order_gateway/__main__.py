@@ -5,20 +5,18 @@ import gc
 import signal
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Annotated
 
 import structlog
 import typer
 import uvloop
 from aiohttp import web
 
+from order_gateway import examining
 from order_gateway.answers import Answers
-from order_gateway.audit import OrdersAudit, OrdersRepair, OrdersReport
 from order_gateway.basket import Basket, Catalogue
-from order_gateway.gateway import GatewayFault, Mode
+from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
-from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
 from order_gateway.http.app import PREFIX, make_app
@@ -36,13 +34,13 @@ from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
-from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.retention import Retention
-from order_gateway.saga import Saga, SagaSettings
+from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
+from order_gateway.wiring import payments, saga_settings
 from service_kit.background import end, keep
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
@@ -55,6 +53,7 @@ GC_THRESHOLD = 50_000
 """Objects made, less those gone, between two looks for cycles; 700 unless set."""
 log = structlog.get_logger("order_gateway")
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="The order service.")
+examining.add_to(cli)
 
 
 @cli.command()
@@ -75,52 +74,6 @@ def migrate() -> None:
     settings = load_settings_or_exit(OrdersSettings)
     configure_logging("order_gateway", settings.log_level)
     upgrade(settings.database_url, "orders")
-
-
-@cli.command()
-def audit(repair: Annotated[bool, typer.Option("--repair", help="Finish the orders concerned.")] = False) -> None:
-    """Check every order against the warehouse (invariant 7); exit with status 1 if one does not agree with it."""
-    settings = load_settings_or_exit(OrdersSettings)
-    configure_logging("order_gateway", settings.log_level)
-    try:
-        is_clean = asyncio.run(_audit(settings, repair=repair))
-    except (GatewayFault, Fault) as fault:
-        typer.echo(f"The audit needs the order database and the warehouse at {settings.warehouse_target}: {fault}.")
-        raise typer.Exit(2) from fault
-    raise typer.Exit(0 if is_clean else 1)
-
-
-async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
-    async with AsyncExitStack() as stack:
-        database = Database(settings.database_url, settings.database)
-        stack.push_async_callback(database.close)
-        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
-        gateway, holdings = GrpcGateway(client), Holdings(client)
-        stack.push_async_callback(gateway.close)
-        bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
-        store = Store(database, bounds)
-        stack.push_async_callback(store.close)
-        checks = OrdersAudit(database, store, holdings)
-        report = await checks.run()
-        _print_audit(report)
-        if report.findings and repair:
-            saga = Saga(store, gateway, _payments(settings), _saga_settings(settings))
-            relay = Relay(store, Intents(database), saga, settings)
-            typer.echo(f"Finishing {len(report.findings)} orders ...")
-            await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
-            report = await checks.run()
-            _print_audit(report)
-        return not report.findings
-
-
-def _print_audit(report: OrdersReport) -> None:
-    for finding in report.findings:
-        order = finding.order
-        typer.echo(f"order {order.id} ({order.state.status}, stock {order.state.stock}): {finding.problem}")
-        for holding in finding.holdings:
-            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
-    wrong = f"{len(report.findings)} don't agree with the warehouse" if report.findings else "clean"
-    typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
 
 
 async def run(settings: OrdersSettings) -> None:
@@ -145,7 +98,7 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
+        saga = Saga(store, gateway, payments(settings), saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
         basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
@@ -211,21 +164,6 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
 async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
     await relay.stop()
     await relaying
-
-
-def _payments(settings: OrdersSettings) -> Payments:
-    return Payments(PaymentSimulator(settings.simulator), settings.payments)
-
-
-def _saga_settings(settings: OrdersSettings) -> SagaSettings:
-    return SagaSettings(
-        hold_grace_seconds=settings.hold_grace_seconds,
-        reserve_deadline_seconds=settings.reserve_deadline_seconds,
-        step_deadline_seconds=settings.step_deadline_seconds,
-        charge_timeout_seconds=settings.charge_timeout_seconds,
-        lease_margin_seconds=settings.lease_margin_seconds,
-        warehouse_changes_max=settings.warehouse_changes_max,
-    )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,20 @@ class RetentionSettings(BaseModel):
     pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
 
 
+class AuditSettings(BaseModel):
+    """The commands that compare orders with the warehouse."""
+
+    page_size: int = Field(1000, ge=1, le=10_000, description="orders compared at once")
+    looks_max: int = Field(5, ge=1, le=100, description="looks at an order that changes while it is compared")
+    clock_tolerance_seconds: float = Field(
+        60, ge=0, le=86_400, description="how far the clocks of the two databases may differ"
+    )
+    findings_max: int = Field(
+        1000, ge=1, le=1_000_000, description="orders kept to be shown and mended in one go; more are only counted"
+    )
+    shown_max: int = Field(20, ge=0, le=10_000, description="unfinished orders named")
+
+
 class MetricsSettings(BaseModel):
     """What /metrics may ask of the database."""
 
@@ -124,6 +138,7 @@ class OrdersSettings(AccessSettings):
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")

@@ -1,24 +1,13 @@
 """What became of calls, by their request ids: one's own and nobody else's, as of one moment, in answers that fit."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from tests.conftest import MakeDatabase
-from tests.integration.test_store_queries import rows_read, tables_scanned, url as filled  # noqa: F401
+from tests.integration.test_store_queries import rows_read, tables_scanned  # noqa: F401
 from tests.warehouse_kit import (
-    CANCELLED,
-    COMMITTED,
-    RESERVED,
     Calls,
-    assert_clean,
-    cancel,
-    commit,
-    fresh,
-    refused,
-    reserve,
     serving,
 )
 

@@ -18,7 +18,8 @@ depends_on = None
 def upgrade() -> None:
     """Add the column."""
     op.execute(
-        "ALTER TABLE orders ADD COLUMN request_key VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
+        "ALTER TABLE orders"
+        " ADD COLUMN request_key VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
     )
 
 

@@ -1,0 +1,174 @@
+"""The commands that look at orders beside a running service, or before one is started."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from order_gateway.agreement import Mending
+from order_gateway.audit import Finding, OrdersAudit, OrdersReport
+from order_gateway.gateway import GatewayFault
+from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.holdings import Holdings
+from order_gateway.intents import Intents
+from order_gateway.payments import Payments
+from order_gateway.relay import Relay
+from order_gateway.repair import OrdersRepair
+from order_gateway.saga import Saga
+from order_gateway.settings import OrdersSettings
+from order_gateway.store import Store, StoreSettings
+from order_gateway.wiring import payments, saga_settings
+from service_kit.database import Database, Fault
+from service_kit.logging import configure_logging
+from service_kit.progress import Progress
+from service_kit.settings import load_settings_or_exit
+from warehouse.client import WarehouseClient
+
+CLEAN, WRONG, UNKNOWN = 0, 1, 2
+"""Exit codes: nothing is wrong; something is; not everything could be checked."""
+ROUNDS_MAX = 100
+"""Rounds of audit and repair; each mends at most `findings_max` orders."""
+Since = Annotated[
+    str, typer.Option(help="Only orders made at this instant or later, in UTC unless it says so: 2026-11-25T08:00:00")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the commands work with."""
+
+    settings: OrdersSettings
+    database: Database
+    store: Store
+    gateway: GrpcGateway
+    holdings: Holdings
+    payments: Payments
+
+    def audit(self) -> OrdersAudit:
+        """The comparison."""
+        return OrdersAudit(self.database, self.store, self.holdings, self.settings.audit)
+
+    def repair(self) -> OrdersRepair:
+        """Its other half."""
+        settings = self.settings
+        saga = Saga(self.store, self.gateway, self.payments, saga_settings(settings))
+        relay = Relay(self.store, Intents(self.database), saga, settings)
+        hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
+        return OrdersRepair(self.database, self.store, saga, relay, self.gateway, self.holdings, hold_seconds)
+
+
+@asynccontextmanager
+async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
+    """Put together; hung up at the end."""
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database_url, settings.database)
+        stack.push_async_callback(database.close)
+        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
+        gateway = GrpcGateway(client)
+        stack.push_async_callback(gateway.close)
+        store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
+        stack.push_async_callback(store.close)
+        yield Parts(settings, database, store, gateway, Holdings(client), payments(settings))
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Add the commands."""
+    cli.command()(audit)
+
+
+def audit(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend the orders concerned.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what --repair would do.")] = False,
+    since: Since = "",
+) -> None:
+    """Check every order against the warehouse (invariant 7).
+
+    Exits with status 1 if an order does not agree with it, with 2 if not everything could be checked.
+    """
+    raise typer.Exit(_run(lambda settings: _audit(settings, _instant(since), repair=repair, dry_run=dry_run)))
+
+
+async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bool, dry_run: bool) -> int:
+    async with parts(settings) as with_:
+        report = await _audited(with_, since)
+        _print_plan(report.findings, is_asked=repair or dry_run)
+        _print_summary(report, settings)
+        for _ in range(ROUNDS_MAX if repair and not dry_run else 0):
+            todo = [finding for finding in report.findings if finding.mending is not Mending.NOTHING]
+            if not todo:
+                break
+            typer.echo(f"Mending {len(todo)} orders ...")
+            await with_.repair().run(todo)
+            before, report = report, await _audited(with_, since)
+            _print_plan(report.findings, is_asked=True)
+            _print_summary(report, settings)
+            if report.found >= before.found:
+                break
+        if report.unasked:
+            return UNKNOWN
+        return WRONG if report.found else CLEAN
+
+
+async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:
+    progress = Progress("orders compared")
+    try:
+        return await with_.audit().run(since, progress)
+    finally:
+        progress.end()
+
+
+def _print_plan(findings: list[Finding], *, is_asked: bool) -> None:
+    for finding in findings:
+        row = finding.row
+        typer.echo(f"order {row.id} ({row.state.status}, stock {row.state.stock}): {finding.text}")
+        for holding in finding.owned.reserve.holdings if finding.owned else ():
+            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
+        if is_asked:
+            typer.echo(f"    repair: {finding.mending}")
+
+
+def _print_summary(report: OrdersReport, settings: OrdersSettings) -> None:
+    if report.found > len(report.findings):
+        typer.echo(f"... and {report.found - len(report.findings)} more orders that don't agree")
+    for row in report.unfinished_rows:
+        steps = ", ".join(f"{step.step} ({step.attempts} tries)" for step in row.steps)
+        typer.echo(f"unfinished: order {row.id} ({row.state.status}) has still to do: {steps}")
+    if report.unfinished > len(report.unfinished_rows):
+        typer.echo(f"... and {report.unfinished - len(report.unfinished_rows)} more unfinished orders")
+    if report.unfinished:
+        typer.echo("why an order is unfinished: python -m order_gateway why ID")
+    wrong = f"{report.found} don't agree with the warehouse" if report.found else "clean"
+    typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
+    if report.unasked:
+        typer.echo(
+            f"orders: {report.unasked} could not be compared with the warehouse at {settings.warehouse_target} "
+            f"({report.why_unasked}): start it, and run this again"
+        )
+
+
+def _run(work: Any) -> int:
+    """Run a command on the settings; a database that is away is told in one line."""
+    settings = load_settings_or_exit(OrdersSettings)
+    configure_logging("order_gateway", settings.log_level)
+    command: Coroutine[Any, Any, int] = work(settings)
+    try:
+        return asyncio.run(command)
+    except Fault as fault:
+        typer.echo(f"This needs the order database: {fault}. See ORDERS_DATABASE_URL.", err=True)
+    except GatewayFault as fault:
+        typer.echo(f"This needs the warehouse at {settings.warehouse_target}: {fault}.", err=True)
+    return UNKNOWN
+
+
+def _instant(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter("write an instant like 2026-11-25T08:00:00", param_hint="--since") from error
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
