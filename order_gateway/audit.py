@@ -5,7 +5,7 @@ looked at again, and is a finding only if the order has not changed meanwhile: s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -102,7 +102,7 @@ class OrdersAudit:
         findings = await self._confirmed(rows, owned, installation, report)
         return rows[0], owned.get(order_id), findings[0] if findings else None
 
-    async def _pages(self, bounds: tuple[int, int], since: datetime | None) -> AsyncIterator[list[Row]]:
+    async def _pages(self, bounds: tuple[int, int], since: datetime | None) -> AsyncGenerator[list[Row], None]:
         """Pages of orders; the next one is read while the last one is compared."""
         after, last = bounds[0] - 1, bounds[1]
         size = self._settings.page_size

@@ -142,7 +142,7 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
-    """Check the invariants of both services; further arguments (--repair, --dry-run, --since) go to their commands `audit`."""
+    """Check the invariants of both services; further arguments (--repair, --dry-run, --since) go to their audits."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as url:
         # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.

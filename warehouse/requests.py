@@ -47,7 +47,7 @@ class RequestReader:
         document = msgspec.json.encode([[request_id] for request_id in request_ids]).decode()
 
         async def read(connection: AsyncConnection) -> list[Row]:
-            return [tuple(row) for row in await connection.exec_driver_sql(READ, {"requests": document})]  # type: ignore[misc]
+            return [tuple(row) for row in await connection.exec_driver_sql(READ, {"requests": document})]
 
         rows: dict[str, list[Row]] = {}
         for found in await self._database.run_in_transaction(read):

@@ -45,7 +45,7 @@ async def test_orders_in_every_state_agree(at: Shop) -> None:
     report = await at.audit.run()
     assert (report.checked, report.unfinished, report.findings) == (5, 1, [])
     [named] = report.unfinished_rows
-    assert (named.id, named.open_steps) == (waiting.id, {Step.RESERVE})
+    assert (named.id, named.open_steps) == (waiting.id, frozenset({Step.RESERVE}))
 
 
 async def test_a_strangers_hold_for_the_same_number_harms_no_order(at: Shop) -> None:
