@@ -16,6 +16,7 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.intents import Intents
 from order_gateway.payments import Payments
+from order_gateway.reconcile import Reconciling, lines
 from order_gateway.relay import Relay
 from order_gateway.repair import OrdersRepair
 from order_gateway.saga import Saga
@@ -52,6 +53,10 @@ class Parts:
         """The comparison."""
         return OrdersAudit(self.database, self.store, self.holdings, self.settings.audit)
 
+    def reconciling(self) -> Reconciling:
+        """The comparison from the warehouse's side."""
+        return Reconciling(self.database, self.store, self.holdings, self.settings.audit.findings_max)
+
     def repair(self) -> OrdersRepair:
         """Its other half."""
         settings = self.settings
@@ -78,6 +83,7 @@ async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
     cli.command()(audit)
+    cli.command()(reconcile)
 
 
 def audit(
@@ -111,6 +117,31 @@ async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bo
         if report.unasked:
             return UNKNOWN
         return WRONG if report.found else CLEAN
+
+
+def reconcile(since: Since = "") -> None:
+    """Tell what differs after the orders database or the warehouse's database was restored alone; changes nothing.
+
+    Exits with status 1 if anything differs, with 2 if not everything could be checked.
+    """
+    raise typer.Exit(_run(lambda settings: _reconcile(settings, _instant(since))))
+
+
+async def _reconcile(settings: OrdersSettings, since: datetime | None) -> int:
+    async with parts(settings) as with_:
+        progress = Progress("reservations seen")
+        try:
+            found = await with_.reconciling().run(since, progress)
+        finally:
+            progress.end()
+        for line in lines(found):
+            typer.echo(line)
+        report = await _audited(with_, since)
+        _print_plan(report.findings, is_asked=True)
+        _print_summary(report, settings)
+        if report.unasked:
+            return UNKNOWN
+        return WRONG if found.lost_count or report.found else CLEAN
 
 
 async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:

@@ -278,6 +278,16 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
         _Rule(Status.REJECTED, Stock.RELEASING, to_stock=Stock.FREE),
     ),
     Event.RELEASE_FOUND_COMMITTED: (
+        # Sold, though nobody was charged as far as is known here, which may be a database that was restored: the
+        # refund gives back whatever was taken.
+        _Rule(
+            _CANCELLED,
+            Stock.RELEASING,
+            Payment.NONE,
+            to_stock=Stock.RETURNING,
+            to_payment=Payment.REFUNDING,
+            begins=(Step.GIVE_BACK, Step.REFUND),
+        ),
         _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
     ),
     Event.REFUNDED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUNDED),),
