@@ -25,6 +25,7 @@ from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.inventory import InventoryRoutes
 from order_gateway.http.observing import MetricsRoutes, observe_middleware
+from order_gateway.http.order_holds import OrderHolds
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.http.products import ProductRoutes
@@ -106,11 +107,12 @@ async def run(settings: OrdersSettings) -> None:
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
+        holds = OrderHolds(inventory, store, saga, PREFIX)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
-            *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
-            *InventoryRoutes(inventory, PREFIX).operations(),
+            *ReservationRoutes(inventory, holds, listing, PREFIX).operations(),
+            *InventoryRoutes(inventory, holds, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_gateway.audit_rows import Row
-from order_gateway.gateway.holdings import Holding, HoldingState, Outcome
+from order_gateway.gateway import HoldingState
+from order_gateway.gateway.holdings import Holding, Outcome
 from order_gateway.orders import Status, Step, Stock, is_open, is_settled
 
 _HELD, _SOLD = HoldingState.RESERVED, HoldingState.COMMITTED

@@ -101,6 +101,7 @@ class Event(StrEnum):
     CHARGED = "charged"
     DECLINED = "declined"
     CHARGE_ABANDONED = "charge_abandoned"
+    HOLD_LOST = "hold_lost"
     COMMITTED = "committed"
     COMMIT_REFUSED = "commit_refused"
     DEADLINE_PASSED = "deadline_passed"
@@ -147,6 +148,7 @@ ENDS: Mapping[Event, tuple[Step, ...]] = {
     Event.CHARGED: (Step.CHARGE,),
     Event.DECLINED: (Step.CHARGE,),
     Event.CHARGE_ABANDONED: (Step.CHARGE,),
+    Event.HOLD_LOST: (Step.CHARGE,),
     Event.COMMITTED: (Step.COMMIT,),
     Event.COMMIT_REFUSED: (Step.COMMIT,),
     Event.RELEASED: (Step.CANCEL,),
@@ -229,6 +231,19 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
             to_stock=Stock.RELEASING,
             to_payment=Payment.REFUNDING,
             reason=Reason.PAYMENT_EXPIRED,
+            begins=(Step.CANCEL, Step.REFUND),
+        ),
+    ),
+    # What it held is gone, so it is not charged. An earlier try may have done that already, and a process that was
+    # taken for dead may be about to: the refund sees to it that no money is kept either way.
+    Event.HOLD_LOST: (
+        _Rule(
+            _PENDING,
+            payment=Payment.CHARGING,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            to_payment=Payment.REFUNDING,
+            reason=Reason.RESERVATION_EXPIRED,
             begins=(Step.CANCEL, Step.REFUND),
         ),
     ),

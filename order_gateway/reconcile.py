@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from order_gateway.audit_rows import AuditRows, Row
-from order_gateway.gateway.holdings import Holding, Holdings, HoldingState
+from order_gateway.gateway import HoldingState
+from order_gateway.gateway.holdings import Holding, Holdings
 from order_gateway.identity import OrderName, parse
 from order_gateway.store import Store
 from service_kit.database import Database

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.agreement import Mending
 from order_gateway.audit import Finding
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Refusal, StockLine, WarehouseGateway
-from order_gateway.gateway.holdings import Holdings, HoldingState, audit_call
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, HoldingState, Refusal, StockLine, WarehouseGateway
+from order_gateway.gateway.holdings import Holdings, audit_call
 from order_gateway.intents import Intents
 from order_gateway.orders import Event, Order, Reason, Status, Step, is_open
 from order_gateway.relay import Relay

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from order_gateway.allocation import undecided
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
+from order_gateway.hold_check import HoldCheck
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Charged, Payments, ProviderFault
 from order_gateway.placing import Claimed
@@ -74,6 +75,7 @@ class Saga:
         self._settings = settings
         self._choose = choose
         self._reserving = ReserveStep(store, gateway, settings.hold_grace_seconds, settings.warehouse_changes_max)
+        self._hold_check = HoldCheck(gateway, settings.step_deadline_seconds)
         self.nudge: Callable[[], None] = _nobody
 
     async def place(self, new: NewOrder, key: Claimed | None = None) -> Order:
@@ -126,9 +128,12 @@ class Saga:
     async def pay(self, order_id: int, actor: str, method: str | None = None, reference: str | None = None) -> Applied:
         """Charge the customer and sell the stock; a declined payment cancels the order.
 
+        If what was held is gone, which only somebody past this service can have done, nobody is charged, and the order
+        is cancelled.
+
         Raises: OrderNotFound; StepFault if the provider's answer did not come: the relay asks again.
         """
-        lease = self._settings.charge_timeout_seconds + self._settings.lease_margin_seconds
+        lease = self._settings.charge_timeout_seconds + self._step_lease
         wish = Change(Event.PAY, actor, payment_method=method, payment_reference=reference, lease_seconds=lease)
         applied = await self._store.apply(order_id, wish)
         if isinstance(applied.result, Illegal):
@@ -210,6 +215,9 @@ class Saga:
                 raise AssertionError("it writes its outcome itself, in several steps")
 
     async def _charge(self, order: Order) -> Change:
+        if not await self._hold_check.can_be_sold(order):
+            note = "its hold was released past this service, or is over and its stock gone"
+            return replace(self._change(Event.HOLD_LOST), note=note)
         key = await self._key(order, Step.CHARGE)
         async with asyncio.timeout(self._settings.charge_timeout_seconds):
             answer = await self._payments.take(key, order.total_amount, order.payment_method, order.payment_reference)

@@ -7,26 +7,12 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 
-from order_gateway.gateway import Call, Done, Refusal, StockLine
-from order_gateway.gateway.translation import call_options, or_refusal, translating
-from warehouse.client import ReservationState, WarehouseClient, warehouse_pb2
+from order_gateway.gateway import Call, Done, HoldingState, Refusal, StockLine
+from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
+from warehouse.client import WarehouseClient, warehouse_pb2
 
 PAGE_SIZE = 1000
-_PREFIX = "RESERVATION_STATE_"
-
-
-class HoldingState(StrEnum):
-    """As the warehouse calls them."""
-
-    RESERVED = "RESERVED"
-    COMMITTED = "COMMITTED"
-    CANCELLED = "CANCELLED"
-    EXPIRED = "EXPIRED"
-
-
-_STATES = {number: HoldingState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 
 
 class Holding:
@@ -53,7 +39,7 @@ class Holding:
     @property
     def state(self) -> HoldingState:
         """Where it stands."""
-        return _STATES[self._reservation.state]
+        return holding_state(self._reservation)
 
     @property
     def created_at(self) -> datetime:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from order_gateway.gateway import Call, GatewayFault, Refusal
+from order_gateway.gateway import Call, GatewayFault, HoldingState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
@@ -15,13 +15,17 @@ from warehouse.client import (
     InvalidRequest,
     Refused,
     RequestIdReused,
+    ReservationState,
     WarehouseError,
     WarehouseOverloaded,
+    warehouse_pb2,
 )
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
+_PREFIX = "RESERVATION_STATE_"
+_STATES = {number: HoldingState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -76,6 +80,11 @@ def translated(error: WarehouseError) -> GatewayFault | None:
         return None
     log.warning("warehouse_fault", reason=error.reason, error=str(error))
     return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait)
+
+
+def holding_state(reservation: warehouse_pb2.Reservation) -> HoldingState:
+    """Where a reservation stands."""
+    return _STATES[reservation.state]
 
 
 def printable(actor: str) -> str:

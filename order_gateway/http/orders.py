@@ -139,7 +139,9 @@ class OrderRoutes:
         if order.state.reason is Reason.PAYMENT_DECLINED:
             raise ApiError("PAYMENT_DECLINED", "the payment was declined; the order is cancelled")
         if order.state.reason is Reason.RESERVATION_EXPIRED:
-            message = "the stock was gone when the payment came; the order is cancelled and the payment refunded"
+            message = (
+                "the stock was gone when the payment came; the order is cancelled, and what was paid is given back"
+            )
             raise ApiError("RESERVATION_EXPIRED", message)
         return success(order_view(order))
 

@@ -51,13 +51,13 @@ class HoldView(msgspec.Struct, frozen=True):
     closed_at: Instant | None
 
 
-def hold_view(hold: DirectHold) -> HoldView:
-    """A reservation as clients see it."""
+def hold_view(hold: DirectHold, order: Order | None = None) -> HoldView:
+    """A reservation as clients see it; one of an `order` of this service under the order's number."""
     only = hold.items[0] if len(hold.items) == 1 else None
     return HoldView(
         id=hold.reservation_id,
         reservation_id=hold.reservation_id,
-        order_id=plain_id(hold.order_id),
+        order_id=plain_id(hold.order_id) if order is None else order.id,
         status=hold.status,
         product_id=only.product_id if only else None,
         warehouse_id=only.warehouse_id if only else None,

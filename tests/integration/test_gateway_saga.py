@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import select, text, update
 
 from order_gateway import tables
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Mode, Product, Refusal, StockLine
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, HoldingState, Mode, Product, Refusal, StockLine
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.modes import Choice, Modes
 from order_gateway.intents import Intents
@@ -64,6 +64,9 @@ class Outside:
         now = datetime.now(UTC)
         hold = Hold(f"hold-{order_id}", now + timedelta(seconds=ttl_seconds), now, tuple(lines))
         return self.happens("reserve", call.request_id, hold)
+
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState:
+        return HoldingState.RESERVED
 
     async def commit(self, reservation_id: str, call: Call) -> Any:
         return self.happens("commit", call.request_id, Done())

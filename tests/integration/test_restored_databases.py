@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from order_gateway.agreement import Mending, Problem
-from order_gateway.gateway.holdings import HoldingState
+from order_gateway.gateway import HoldingState
 from order_gateway.orders import Order, Payment, Reason, Status, Stock
 from order_gateway.reconcile import lines
 from tests.orders_kit import Shop, Till, shop
