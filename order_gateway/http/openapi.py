@@ -115,6 +115,7 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
     described: Schema = {
         "operationId": _id(operation),
         "summary": operation.summary,
+        **({"description": operation.description} if operation.description else {}),
         "tags": [operation.tag],
         "parameters": parameters,
         "responses": _responses(operation, schemas.get((id(operation), _ANSWER))),

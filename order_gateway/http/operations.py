@@ -54,6 +54,12 @@ class Operation:
         return (inspect.getdoc(self.handler) or self.handler.__name__).partition("\n")[0].rstrip(".")
 
     @property
+    def description(self) -> str:
+        """What its handler says about itself besides, without what it raises."""
+        text = (inspect.getdoc(self.handler) or "").partition("\n")[2].strip()
+        return "" if text.startswith(("Raises:", "Args:", "Returns:")) else text
+
+    @property
     def is_conditional(self) -> bool:
         """Whether a client that has the answer already may say so, and gets only that it is still true."""
         return self.method == "GET" and self.access is not Access.OPEN and self.media_type == "application/json"

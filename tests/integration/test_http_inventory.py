@@ -444,3 +444,52 @@ async def test_what_is_no_http_is_answered_in_the_envelope_too(api: Api) -> None
         error = json.loads(body)["error"]
         assert error["code"] == "INVALID_ARGUMENT"
         assert error["request_id"]
+
+
+async def test_releasing_the_hold_of_an_order_cancels_the_order(api: Api) -> None:
+    for number in range(3):
+        order = await api.order()
+        [held] = order["reservations"]
+        assert (held["order_id"], held["is_active"]) == (order["id"], True)
+        path = f"/reservations/{held['id'] if number else held['reservation_id']}"
+        assert (await api.call("GET", path))["order_id"] == order["id"]
+        if number < 2:
+            released = await api.call("POST", f"{path}/deactivate", {"reason": "out of season"})
+        else:
+            named = {"order_id": order["id"], "reservation_id": held["reservation_id"]}
+            released = await api.call("POST", "/inventory/release", named)
+        assert (released["order_id"], released["status"], released["is_active"]) == (order["id"], "cancelled", False)
+        ended = await api.call("GET", f"/orders/{order['id']}")
+        assert (ended["status"], ended["cancellation_reason"]) == ("cancelled", "admin")
+        assert (await api.call("POST", f"/orders/{order['id']}/pay", {}, status=409))["code"] == "INVALID_ORDER_STATE"
+        # Once more changes nothing.
+        assert (await api.call("POST", f"{path}/deactivate", {}))["status"] == "cancelled"
+
+
+async def test_the_hold_of_an_order_is_sold_by_paying_the_order(api: Api) -> None:
+    order = await api.order()
+    named = {"order_id": order["id"], "reservation_id": order["reservations"][0]["reservation_id"]}
+    refused = await api.call("POST", "/inventory/confirm", named, status=409)
+    assert (refused["code"], refused["details"][0]["order_id"]) == ("HOLD_OF_ORDER", order["id"])
+    assert f"/orders/{order['id']}/payment" in refused["message"]
+    await api.call("POST", f"/orders/{order['id']}/payment", {})
+    assert (await api.call("POST", "/inventory/confirm", named))["is_confirmed"]
+    released = f"/reservations/{named['reservation_id']}/deactivate"
+    assert (await api.call("POST", released, {}, status=409))["code"] == "RESERVATION_COMMITTED"
+    assert (await api.call("GET", f"/orders/{order['id']}"))["status"] == "paid"
+
+
+async def test_a_direct_hold_for_the_number_of_an_order_is_not_the_orders(api: Api) -> None:
+    order = await api.order()
+    body = {**ITEM, "order_id": str(order["id"]), "expires_at": soon()}
+    stranger = await api.call("POST", "/reservations", body, status=201)
+    customer = bearer("7")
+    assert (await api.call("GET", f"/reservations/{stranger['id']}", status=404, headers=customer))["code"]
+    own = await api.call("GET", f"/orders/{order['id']}/reservations", headers=customer)
+    assert [hold["reservation_id"] for hold in own] == [order["reservations"][0]["reservation_id"]]
+    await api.call("POST", f"/reservations/{stranger['id']}/deactivate", {})
+    assert (await api.call("GET", f"/orders/{order['id']}"))["status"] == "pending"
+    again = await api.call("POST", "/reservations", body, status=201)
+    named = {"order_id": order["id"], "reservation_id": again["id"]}
+    assert (await api.call("POST", "/inventory/confirm", named))["is_confirmed"]
+    assert (await api.call("POST", f"/orders/{order['id']}/pay", {}))["status"] == "paid"
