@@ -21,7 +21,7 @@ class HoldCalls(Calling):
 
     async def check_stock(self, items: Iterable[Line], **call: Unpack[CallOptions]) -> warehouse_pb2.CheckStockResponse:
         """What is available now. Advice only: nothing is held."""
-        return await self._call(self._warehouse.CheckStock, warehouse_pb2.CheckStockRequest(items=items), call)
+        return await self._call(lambda to: to.warehouse.CheckStock, warehouse_pb2.CheckStockRequest(items=items), call)
 
     async def reserve(
         self,
@@ -44,14 +44,14 @@ class HoldCalls(Calling):
             ttl=None if ttl_seconds is None else _duration(ttl_seconds),
             allow_partial=allow_partial,
         )
-        return (await self._call(self._warehouse.Reserve, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.Reserve, request, call)).reservation
 
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
     ) -> list[Reservation | WarehouseError]:
         """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id."""
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
-        response = await self._call(self._warehouse.BatchReserve, request, call)
+        response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
         return [
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results
@@ -80,7 +80,7 @@ class HoldCalls(Calling):
             **_given(reservation_id=reservation_id, order_id=order_id),
             if_expired=IfExpired.IF_EXPIRED_REACQUIRE if reacquire else IfExpired.IF_EXPIRED_REFUSE,
         )
-        return list((await self._call(self._warehouse.Commit, request, call)).reservations)
+        return list((await self._call(lambda to: to.warehouse.Commit, request, call)).reservations)
 
     async def cancel(
         self,
@@ -101,7 +101,7 @@ class HoldCalls(Calling):
             reason=reason,
             **_given(reservation_id=reservation_id, order_id=order_id, reserve_request_id=reserve_request_id),
         )
-        return list((await self._call(self._warehouse.Cancel, request, call)).reservations)
+        return list((await self._call(lambda to: to.warehouse.Cancel, request, call)).reservations)
 
     async def extend(self, reservation_id: str, ttl_seconds: float, **call: Unpack[CallOptions]) -> Reservation:
         """Let a hold end `ttl_seconds` from now, or when it would have ended if that is later.
@@ -112,22 +112,24 @@ class HoldCalls(Calling):
         request = warehouse_pb2.ExtendRequest(
             request_id=request_id_of(call), reservation_id=reservation_id, ttl=_duration(ttl_seconds)
         )
-        return (await self._call(self._warehouse.Extend, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.Extend, request, call)).reservation
 
     async def get_reservation(self, reservation_id: str, **call: Unpack[CallOptions]) -> Reservation:
         """One reservation as it is now. Raises: ReservationNotFound, or another WarehouseError."""
         request = warehouse_pb2.GetReservationRequest(reservation_id=reservation_id)
-        return (await self._call(self._warehouse.GetReservation, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.GetReservation, request, call)).reservation
 
     async def list_reservations(
         self, request: warehouse_pb2.ListReservationsRequest, **call: Unpack[CallOptions]
     ) -> warehouse_pb2.ListReservationsResponse:
         """A page of reservations by order, product or state."""
-        return await self._call(self._warehouse.ListReservations, request, call)
+        return await self._call(lambda to: to.warehouse.ListReservations, request, call)
 
     async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
         """Expire overdue holds now; how many there were."""
-        return (await self._call(self._warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)).expired
+        return (
+            await self._call(lambda to: to.warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)
+        ).expired
 
 
 def _duration(seconds: float) -> Duration:
