@@ -1,9 +1,11 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Unpack
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
@@ -29,10 +31,14 @@ class HoldCalls(Calling):
         lines: Iterable[Line],
         *,
         ttl_seconds: float | None = None,
+        expires_at: datetime | None = None,
         allow_partial: bool = False,
         **call: Unpack[CallOptions],
     ) -> Reservation:
-        """Hold stock for an order, for `ttl_seconds` (None: the server's default).
+        """Hold stock for an order, for `ttl_seconds` (None: the server's default), or until `expires_at`.
+
+        Args:
+            expires_at: with a time zone; the warehouse compares it with its database's clock.
 
         Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, ReserveCancelled,
             RequestIdReused, or another WarehouseError.
@@ -42,6 +48,7 @@ class HoldCalls(Calling):
             order_id=order_id,
             lines=lines,
             ttl=None if ttl_seconds is None else _duration(ttl_seconds),
+            expires_at=None if expires_at is None else _timestamp(expires_at),
             allow_partial=allow_partial,
         )
         return (await self._call(lambda to: to.warehouse.Reserve, request, call)).reservation
@@ -125,6 +132,10 @@ class HoldCalls(Calling):
         """A page of reservations by order, product or state."""
         return await self._call(lambda to: to.warehouse.ListReservations, request, call)
 
+    async def get_caller(self, **call: Unpack[CallOptions]) -> warehouse_pb2.GetCallerResponse:
+        """The name and the role of this client's key, and the time by which holds expire."""
+        return await self._call(lambda to: to.warehouse.GetCaller, warehouse_pb2.GetCallerRequest(), call)
+
     async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
         """Expire overdue holds now; how many there were."""
         return (
@@ -134,6 +145,12 @@ class HoldCalls(Calling):
 
 def _duration(seconds: float) -> Duration:
     return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9) % 1_000_000_000)
+
+
+def _timestamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
 
 
 def _given(**fields: str | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The calls of StockService: the catalogue, stock levels and the ledger."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Unpack
 
 from generated.warehouse.v1 import stock_pb2
@@ -27,10 +28,26 @@ class StockCalls(Calling):
         return {product.product_id: product for product in response.products}, list(response.missing_product_ids)
 
     async def list_products(
-        self, *, page_size: int = 0, page_token: str = "", skip: int = 0, **call: Unpack[CallOptions]
+        self,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        skip: int = 0,
+        counted: bool = True,
+        changed_since: datetime | None = None,
+        **call: Unpack[CallOptions],
     ) -> stock_pb2.ListProductsResponse:
-        """A page of the catalogue, by product id, `skip` products further on."""
-        request = stock_pb2.ListProductsRequest(page_size=page_size, page_token=page_token, skip=skip)
+        """A page of the catalogue, by product id, `skip` products further on.
+
+        Args:
+            counted: whether to count all products.
+            changed_since: only those that were changed then or later, by the database's clock; None: all.
+        """
+        request = stock_pb2.ListProductsRequest(
+            page_size=page_size, page_token=page_token, skip=skip, without_total=not counted
+        )
+        if changed_since is not None:
+            request.changed_since.FromDatetime(changed_since)
         return await self._call(lambda to: to.stock.ListProducts, request, call)
 
     async def create_warehouse(
