@@ -170,6 +170,11 @@ class Reservations(WarehouseServiceServicer):
         outcomes = await self._requests.outcomes(request.request_ids, self._limits.outcomes_bytes_max)
         return pb.BatchGetRequestsResponse(outcomes=outcomes)
 
+    @rpc(Role.READER)
+    async def GetCaller(self, _request: pb.GetCallerRequest, caller: Caller) -> pb.GetCallerResponse:
+        now = wire.timestamp(await self._queries.clock())
+        return pb.GetCallerResponse(name=caller.key_name, role=caller.role, now=now)
+
     @rpc(Role.ADMIN)
     async def SweepExpired(self, _request: pb.SweepExpiredRequest, caller: Caller) -> pb.SweepExpiredResponse:
         return pb.SweepExpiredResponse(expired=await self._sweeper.sweep(caller.deadline))

@@ -143,7 +143,7 @@ def _add_services(
     levels: LevelBatcher,
     sweeper: Sweeper,
 ) -> None:
-    queries = StockQueries(database)
+    queries = StockQueries(database, settings.lists_at_once_max)
     requests = RequestReader(database)
     reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, settings.limits)
     administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)

@@ -94,6 +94,8 @@ class WarehouseServiceStub:
     """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
     carries the same order id is not found this way. All of it is as of one moment. Role: reader.
     """
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -153,6 +155,8 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
     carries the same order id is not found this way. All of it is as of one moment. Role: reader.
     """
+    GetCaller: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]  # type: ignore[assignment]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -263,6 +267,14 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
         carries the same order id is not found this way. All of it is as of one moment. Role: reader.
         """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _warehouse_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.GetCallerResponse, _abc.Awaitable[_warehouse_pb2.GetCallerResponse]]:
+        """Who the caller is to this server, and what time it is for its holds. Role: reader."""
 
     @_abc_1.abstractmethod
     def SweepExpired(
