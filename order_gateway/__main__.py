@@ -12,11 +12,13 @@ from aiohttp import web
 
 from order_gateway import examining
 from order_gateway.answers import Answers
+from order_gateway.audit import OrdersAudit
 from order_gateway.basket import Basket, Catalogue
 from order_gateway.catalogue_reading import CatalogueReading, ReadingSettings
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
 from order_gateway.gateway.standing import Standing, database_clock
@@ -33,6 +35,7 @@ from order_gateway.http.orders import OrderRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
+from order_gateway.http.why import WhyRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
@@ -43,6 +46,7 @@ from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
+from order_gateway.why import Explaining
 from order_gateway.wiring import payments, saga_settings
 from service_kit.background import end, keep
 from service_kit.database import Database, Fault
@@ -124,6 +128,8 @@ async def run(settings: OrdersSettings) -> None:
         holds = OrderHolds(inventory, store, saga, PREFIX)
         intents = Intents(database)
         relay = Relay(store, intents, saga, settings, observed_steps(metrics, tracing))
+        holdings = Holdings(client, gateway.guarded, settings.step_deadline_seconds)
+        explaining = Explaining(OrdersAudit(database, store, holdings, settings.audit), store, listing)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
@@ -133,6 +139,7 @@ async def run(settings: OrdersSettings) -> None:
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing).operations(),
             *DeadLetterRoutes(intents, relay, PREFIX).operations(),
+            *WhyRoutes(explaining, PREFIX).operations(),
         ]
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(

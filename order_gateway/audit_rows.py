@@ -20,7 +20,8 @@ _ROW = f"""
       (SELECT {microseconds("MIN(p.created_at)")} FROM payments AS p WHERE p.order_id = t.id),
       IF(t.stock = 'returned', (SELECT COUNT(*) FROM items AS i WHERE i.order_id = t.id), 0)),
     (SELECT JSON_ARRAYAGG(r.reservation_id) FROM reservations AS r WHERE r.order_id = t.id),
-    (SELECT JSON_ARRAYAGG(JSON_ARRAY(s.step, s.attempts, {microseconds("s.due_at")}, s.last_error))
+    (SELECT JSON_ARRAYAGG(JSON_ARRAY(s.step, s.attempts, {microseconds("s.due_at")}, s.last_error,
+       {microseconds("s.created_at")}, {microseconds("s.parked_at")}))
      FROM intents AS s WHERE s.order_id = t.id)"""
 _BY_ID = f"SELECT {_ROW} FROM {unpack('ids', _IDS)} {join('orders')} ON t.id = j.id"
 _PAGE = (
@@ -33,16 +34,20 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OpenStep(msgspec.Struct, array_like=True, frozen=True):
-    """A step that remains to be done.
+    """A step that remains to be done; instants are microseconds since 1970.
 
     Attributes:
-        due_at: when it is tried next, in microseconds since 1970.
+        due_at: when it is tried next.
+        begun_at: when it was written down.
+        parked_at: since when it is tried only now and then, because it keeps failing.
     """
 
     step: Step
     attempts: int
     due_at: int
     last_error: str | None
+    begun_at: int
+    parked_at: int | None
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True):

@@ -15,6 +15,8 @@ from order_gateway.gateway import GatewayFault
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.intents import Intents
+from order_gateway.listing import Listing
+from order_gateway.orders import OrderNotFound
 from order_gateway.payments import Payments
 from order_gateway.reconcile import Reconciling, lines
 from order_gateway.relay import Relay
@@ -22,6 +24,8 @@ from order_gateway.repair import OrdersRepair
 from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
+from order_gateway.why import Explaining
+from order_gateway.why import lines as explanation_lines
 from order_gateway.wiring import payments, saga_settings
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
@@ -31,6 +35,7 @@ from warehouse.client import WarehouseClient
 
 CLEAN, WRONG, UNKNOWN = 0, 1, 2
 """Exit codes: nothing is wrong; something is; not everything could be checked."""
+ID_MAX = 2**63 - 1
 ROUNDS_MAX = 100
 """Rounds of audit and repair; each mends at most `findings_max` orders."""
 Since = Annotated[
@@ -84,6 +89,7 @@ def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
     cli.command()(audit)
     cli.command()(reconcile)
+    cli.command()(why)
 
 
 def audit(
@@ -142,6 +148,30 @@ async def _reconcile(settings: OrdersSettings, since: datetime | None) -> int:
         if report.unasked:
             return UNKNOWN
         return WRONG if found.lost_count or report.found else CLEAN
+
+
+def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The order's number.")]) -> None:
+    """Explain an order: what is still to be done for it, tries, last error, next try, history, holds.
+
+    Exits with status 1 if there is no such order, or if it does not agree with the warehouse; with 2 if the database or
+    the warehouse could not be asked.
+    """
+    raise typer.Exit(_run(lambda settings: _why(settings, order_id)))
+
+
+async def _why(settings: OrdersSettings, order_id: int) -> int:
+    async with parts(settings) as with_:
+        listing = Listing(with_.database, settings.list_counted_max)
+        try:
+            explained = await Explaining(with_.audit(), with_.store, listing).explain(order_id)
+        except OrderNotFound as error:
+            typer.echo(f"{error}.", err=True)
+            return WRONG
+    for line in explanation_lines(explained):
+        typer.echo(line)
+    if explained.warehouse is None:
+        return UNKNOWN
+    return WRONG if explained.disagreement else CLEAN
 
 
 async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:

@@ -86,7 +86,7 @@ class GuardedGateway:
 
     async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.state_of(reservation_id, call))
+        return await self._look(lambda: self._gateway.state_of(reservation_id, call))
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""

@@ -4,14 +4,17 @@ A reservation that merely carries an order's number is no part of this.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from order_gateway.gateway import Call, Done, HoldingState, Refusal, StockLine
+from order_gateway.gateway.inventory import Guard
 from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
-from warehouse.client import WarehouseClient, warehouse_pb2
+from warehouse.client import CallOptions, WarehouseClient, warehouse_pb2
 
+T = TypeVar("T")
 PAGE_SIZE = 1000
 
 
@@ -82,15 +85,21 @@ class Outcome:
 
 
 class Holdings:
-    """Asks, and puts right. All methods raise GatewayFault."""
+    """Asks, and puts right. All methods raise GatewayFault.
 
-    def __init__(self, client: WarehouseClient) -> None:
+    Args:
+        guarded: makes each look-up, or refuses to, while the warehouse is known to be away.
+        deadline_seconds: for each look-up; 0: the client's.
+    """
+
+    def __init__(self, client: WarehouseClient, guarded: Guard | None = None, deadline_seconds: float = 0) -> None:
         self._client = client
+        self._guarded = guarded or _unguarded
+        self._options: CallOptions = {"deadline_seconds": deadline_seconds} if deadline_seconds else {}
 
     async def outcomes(self, request_ids: Sequence[str]) -> list[Outcome]:
         """What became of the calls with these request ids, which differ, in their order."""
-        with translating():
-            found = await self._client.get_requests(request_ids)
+        found = await self._guarded(lambda: self._look_up(request_ids))
         return [
             Outcome(
                 outcome.HasField("answered_at"),
@@ -99,6 +108,10 @@ class Holdings:
             )
             for outcome in found
         ]
+
+    async def _look_up(self, request_ids: Sequence[str]) -> list[warehouse_pb2.RequestOutcome]:
+        with translating():
+            return await self._client.get_requests(request_ids, **self._options)
 
     async def made_since(self, since: datetime | None) -> AsyncIterator[list[Holding]]:
         """All reservations with lines, of whomever, page by page, newest first.
@@ -125,6 +138,10 @@ class Holdings:
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves; one try."""
         return await self._client.is_serving()
+
+
+async def _unguarded(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
 
 
 def audit_call(correlation_id: str) -> Call:

@@ -20,6 +20,7 @@ from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from service_kit.database import Database
 from tests.conftest import MakeDatabase
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.warehouse_kit import sql
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
@@ -493,3 +494,27 @@ async def test_a_direct_hold_for_the_number_of_an_order_is_not_the_orders(api: A
     named = {"order_id": order["id"], "reservation_id": again["id"]}
     assert (await api.call("POST", "/inventory/confirm", named))["is_confirmed"]
     assert (await api.call("POST", f"/orders/{order['id']}/pay", {}))["status"] == "paid"
+
+
+async def test_admins_are_told_why_an_order_is_as_it_is(api: Api, orders_url: str) -> None:
+    placed = await api.order()
+    path = f"/orders/{placed['id']}/why"
+    explained = await api.call("GET", path)
+    assert explained["why"] == [
+        f"it waits for its payment until {placed['payment_deadline'][:19].replace('T', ' ')} UTC; then it is cancelled"
+    ]
+    [held] = explained["warehouse"]
+    assert (held["reservation_id"], held["state"]) == (placed["reservations"][0]["reservation_id"], "reserved")
+    assert [one["event"] for one in explained["history"]] == ["created", "reserved"]
+    assert (explained["steps"], explained["disagreement"]) == ([], None)
+    sql(
+        orders_url,
+        "INSERT INTO intents (order_id, step, due_at, attempts, last_error, created_at)"
+        " VALUES (%s, 'commit', NOW(6) + INTERVAL 1 HOUR, 3, 'away', NOW(6))",
+        placed["id"],
+    )
+    [step] = (await api.call("GET", path))["steps"]
+    assert (step["step"], step["attempts"], step["last_error"], step["parked_at"]) == ("commit", 3, "away", None)
+    assert step["request_id"].endswith("-commit")
+    assert (await api.call("GET", path, status=403, headers=SHOP))["code"] == "PERMISSION_DENIED"
+    assert (await api.call("GET", "/orders/999999/why", status=404))["code"] == "ORDER_NOT_FOUND"
