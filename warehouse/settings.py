@@ -31,6 +31,15 @@ class Limits(BaseModel):
         return self
 
 
+class AuditSettings(BaseModel):
+    """What the command `audit` may ask of the database."""
+
+    slice_rows: int = Field(200_000, ge=1, le=100_000_000, description="rows that one statement looks at, about")
+    time_limit_seconds: float = Field(
+        3600, gt=0, le=7 * 86_400, description="how long its snapshot, and old versions of rows with it, may last"
+    )
+
+
 class WarehouseSettings(BaseSettings):
     """Everything that can be configured. A nested value is written `WAREHOUSE_BATCHER__BATCH_SIZE_MAX=128`."""
 
@@ -71,6 +80,7 @@ class WarehouseSettings(BaseSettings):
     sweep_seconds: float = Field(1, gt=0, le=3600, description="pause between two sweeps for expired holds")
     sweep_size_max: int = Field(500, ge=1, le=10_000, description="holds expired together by a sweep")
 
+    audit: AuditSettings = AuditSettings()
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()
     reader: BatcherSettings = BatcherSettings()
