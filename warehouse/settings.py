@@ -48,6 +48,9 @@ class WarehouseSettings(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="PEM file; with it only clients with a certificate may call")
     api_keys: tuple[ApiKey, ...] = Field((), description="JSON list of {name, role, sha256}; empty: anyone may call")
 
+    lists_at_once_max: int = Field(
+        4, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
+    )
     calls_max: int = Field(16_384, ge=1, description="calls in flight per process; past it callers are turned away")
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
