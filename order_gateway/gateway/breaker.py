@@ -17,7 +17,7 @@ AWAY = frozenset({"WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT"})
 """Faults that count; a refusal or an overloaded warehouse is an answer."""
 
 
-class BreakerSettings(BaseModel):
+class BreakerSettings(BaseModel, extra="forbid"):
     """When the breaker opens, and how it heals."""
 
     failures_max: int = Field(5, ge=1, le=1000, description="calls in a row without an answer that open it")

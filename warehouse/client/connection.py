@@ -7,7 +7,7 @@ import grpc
 from pydantic import BaseModel, Field, model_validator
 
 
-class ClientSettings(BaseModel):
+class ClientSettings(BaseModel, extra="forbid"):
     """Where the warehouse is, and how long to insist."""
 
     target: str = Field("127.0.0.1:50051", description="host:port, or several separated by commas (IP addresses then)")
