@@ -94,7 +94,7 @@ def database_explained(url: str, service: Service) -> Iterator[None]:
     try:
         yield
     except BadDatabaseUrl as error:
-        raise NotStarted(f"{name_of_setting(service.prefix)} {error}") from error
+        raise NotStarted(f"{name_of_setting(service.prefix)}: {error}") from error
     except (Fault, SQLAlchemyError, pymysql.err.MySQLError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
             raise

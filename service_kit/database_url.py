@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from service_kit.followed import Followed
 
-EXAMPLE = "mysql://user:password@host:port/database"
+EXAMPLE = "mysql://user:password@host:3306/database"
 OPTIONS = ("tls", "tls_ca")
 _TLS = {"on": True, "off": False}
 _SCHEMES = re.compile(r"(mysql|mariadb)(\+\w+)?", re.IGNORECASE)
@@ -89,7 +90,7 @@ def read_database_url(text: str, *, needs_database: bool = True) -> DatabaseAddr
         )
     if needs_database and not url.database:
         raise BadDatabaseUrl(f"names no database: it must look like {EXAMPLE}")
-    tls, tls_ca = _read_options({name: str(value) for name, value in url.query.items()})
+    tls, tls_ca = _read_options(_options(text))
     return DatabaseAddress(url.set(query={}), tls, tls_ca)
 
 
@@ -107,6 +108,12 @@ def _parse(text: str) -> URL:
             f"is not a URL: it must look like {EXAMPLE}, with a number for the port, and in the user and the password "
             "@ is written %40, / %2F, : %3A, # %23, ? %3F and % %25"
         ) from error
+
+
+def _options(text: str) -> dict[str, str]:
+    # SQLAlchemy drops those without a value, which may have been meant to be safe: `?tls=`.
+    given = parse_qsl(text.rpartition("@")[2].partition("?")[2], keep_blank_values=True)
+    return {name: ",".join(value for other, value in given if other == name) for name, _value in given}
 
 
 def _read_options(options: dict[str, str]) -> tuple[bool, str]:

@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service_kit.database_url import EXAMPLE
 from service_kit.starting import Exit
 
 DELIMITER = "__"
@@ -39,10 +40,12 @@ class ServiceSettings(BaseSettings):
 
     Attributes:
         others_names: variables with our prefix that belong to another service.
+        stand_ins: what is taken for fields without a usable default, while the rest is looked at.
     """
 
     model_config = SettingsConfigDict(env_nested_delimiter=DELIMITER, extra="forbid")
     others_names: ClassVar[frozenset[str]] = frozenset()
+    stand_ins: ClassVar[Mapping[str, str]] = {"database_url": EXAMPLE}
 
     def reasons_not_to_serve(self) -> list[str]:
         """What these settings, each of them valid, must not be used together for: a line for each reason."""
@@ -89,16 +92,16 @@ def load_settings(kind: type[SettingsT], *, to_serve: bool = True) -> SettingsT:
     settings, problems = _construct(kind, {})
     if settings is None and problems:
         # What else is wrong shows if those that can't be read are left at their defaults.
-        settings, further = _construct(kind, _defaults(kind, problems))
+        settings, further = _construct(kind, {**_defaults(kind, problems), **kind.stand_ins})
         problems.update({place: text for place, text in further.items() if not _concerns(text, problems)})
     reasons = [] if settings is None or not to_serve else settings.reasons_not_to_serve()
-    known_bad = {_name(kind, place).upper() for place in problems if place}
+    known_bad = {_name(kind, place[:1]) for place in problems if place}
     lines = [
         *(f"{name}: {text}" for name, text in unknown.items()),
         *(
-            f"{_name(kind, place).upper()}: {text}" if place else text
+            f"{_name(kind, place)}: {text}" if place else text
             for place, text in problems.items()
-            if _name(kind, place).upper() not in unknown
+            if _name(kind, place) not in unknown
         ),
         *(reason for reason in reasons if not any(name in reason for name in known_bad)),
     ]
@@ -173,7 +176,8 @@ def _unknown_names(kind: type[ServiceSettings]) -> Iterator[tuple[str, str]]:
 
 
 def _nearest(name: str, known: frozenset[str]) -> str:
-    found = difflib.get_close_matches(name, known, 1, 0.5)
+    longer = sorted((known_name for known_name in known if known_name.startswith(name)), key=len)
+    found = longer or difflib.get_close_matches(name, known, 1, 0.5)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -195,7 +199,8 @@ def _text(kind: type[BaseSettings], item: Mapping[str, Any]) -> str:
     place: Place = item["loc"]
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        return f"there is no such setting{_nearest(_name(kind, place).upper(), known_names(kind))}"
+        name = _name(kind, place)
+        return f"there is no such setting{'' if '[' in name else _nearest(name, known_names(kind))}"
     if isinstance(item["input"], str) and item["type"] in ("tuple_type", "model_type", "list_type", "dict_type"):
         return _NOT_JSON
     return text
@@ -218,9 +223,17 @@ def _concerns(text: str, problems: Mapping[Place, str]) -> bool:
 
 
 def _name(kind: type[BaseSettings], place: Place) -> str:
-    """The environment variable of a place in the settings."""
+    """The environment variable of a place in the settings, and where in its JSON if that is a list."""
     if not place:
         return ""
     first = str(place[0])
     prefix = "" if first not in kind.model_fields else str(kind.model_config.get("env_prefix") or "")
-    return DELIMITER.join([f"{prefix}{first}", *(str(part) for part in place[1:])])
+    name, inside = f"{prefix}{first}".upper(), ""
+    for part in place[1:]:
+        if isinstance(part, int):
+            inside += f"[{part}]"
+        elif inside:
+            inside += f".{part}"
+        else:
+            name += f"{DELIMITER}{part}".upper()
+    return name + inside

@@ -15,7 +15,7 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and the lines it wrote on standard error."""
+    """How a command ended, and the lines it wrote on standard error, without those of the log."""
 
     status: int
     lines: list[str]
@@ -38,7 +38,7 @@ def end_of(module: str, *arguments: str, settings: Mapping[str, str]) -> Ended:
         timeout=TIMEOUT_SECONDS,
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return Ended(done.returncode, done.stderr.splitlines())
+    return Ended(done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("{")])
 
 
 def ends_of(commands: list[Command], settings: Mapping[str, str]) -> list[Ended]:

@@ -69,33 +69,14 @@ async def test_a_warehouse_waits_for_a_database_that_is_away_and_says_so_in_a_li
     assert "exception" not in " ".join(warehouse.log_path.read_text().splitlines())
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("nonsense", "is not a URL: it must look like mysql://user:password@host:port/database"),
-        ("mysql://u:p@h:port/shop", "is not a URL"),
-        ("postgresql://u:p@h/shop", "begins with postgresql://"),
-        ("mysql://u:p@ssword@h/shop", "@ is written %40"),
-        ("mysql://u:pa/ss@word@h/shop", "/ %2F"),
-        ("mysql://u:p@h/", "names no database"),
-        ("mysql://u:p@h/shop?ssl_ca=ca.pem", "the option ssl_ca, which is not known here: write tls_ca=FILE"),
-        ("mysql://u:p@h/shop?ssl=true", "write tls=on"),
-        ("mysql://u:p@h/shop?tsl=on", "write tls=..."),
-        ("mysql://u:p@h/shop?tls=yes", "neither on nor off"),
-        ("mysql://u:p@h/shop?tls=off&tls_ca=ca.pem", "both tls=off and tls_ca"),
-        ("mysql://u:p@h/shop?charset=latin1", "the options are tls and tls_ca"),
-    ],
-)
-def test_a_url_that_can_not_be_used(text: str, why: str) -> None:
-    """Every command reads the settings the same way; the reading itself is tested for all (see test_settings_kit)."""
-    commands = [("warehouse", "migrate"), ("order_gateway", "audit")]
-    for (module, _), ended in zip(commands, ends_of(commands, of_both(text, text)), strict=True):
+@pytest.mark.parametrize("text", ["nonsense", "mysql://u:pa/s@wOrd@h/shop", "mysql://u:p@h/shop?ssl_ca=ca.pem"])
+def test_a_url_that_can_not_be_used(text: str) -> None:
+    for (module, _), ended in zip(EVERY, ends_of(EVERY, of_both(text, text)), strict=True):
         assert ended.status == Exit.SETTINGS
         assert ended.lines[0] == "These settings can't be used:"
         [line] = ended.lines[1:]
         assert line.startswith(f"  {PREFIXES[module]}DATABASE_URL: ")
-        assert why in line
-        assert "ssword" not in line
+        assert "wOrd" not in line
 
 
 def test_the_ca_file_of_the_database_that_is_missing(warehouse_database_url: str) -> None:

@@ -24,6 +24,7 @@ from order_gateway.http.auth import Access, Caller
 from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
+from order_gateway.http.following import follow
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
 from order_gateway.http.openapi import _NAME_OF_STATUS
