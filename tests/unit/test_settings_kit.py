@@ -27,7 +27,9 @@ def key(secret: str) -> str:
     return json.dumps([{"name": "shop", "role": "order", "sha256": digest}])
 
 
-def problems(kind: type[ServiceSettings], environment: Environment, *, to_serve: bool = True, **given: str) -> list[str]:
+def problems(
+    kind: type[ServiceSettings], environment: Environment, *, to_serve: bool = True, **given: str
+) -> list[str]:
     """The lines about an environment that has only these variables of ours."""
     with environment.context() as patched:
         for name in known_names(kind):
@@ -72,15 +74,15 @@ def test_the_names_of_the_order_gateway_too(monkeypatch: Environment) -> None:
 
 def test_parts_written_as_json_are_read_as_strictly(monkeypatch: Environment) -> None:
     lines = problems(OrdersSettings, monkeypatch, ORDERS_RELAY='{"pol_seconds": 1}')
-    assert lines == [
-        "ORDERS_RELAY__POL_SECONDS: there is no such setting; did you mean ORDERS_RELAY__POLL_SECONDS?"
-    ]
+    assert lines == ["ORDERS_RELAY__POL_SECONDS: there is no such setting; did you mean ORDERS_RELAY__POLL_SECONDS?"]
     lines = problems(WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS=key("s").replace("role", "roles"))
     assert lines == [
         "WAREHOUSE_API_KEYS[0].role: Field required",
         "WAREHOUSE_API_KEYS[0].roles: there is no such setting",
     ]
-    lines = problems(WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS="", WAREHOUSE_BATCHER="{", WAREHOUSE_WORKERS="0")
+    lines = problems(
+        WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS="", WAREHOUSE_BATCHER="{", WAREHOUSE_WORKERS="0"
+    )
     assert sorted(lines) == [
         "WAREHOUSE_API_KEYS: must be JSON",
         "WAREHOUSE_BATCHER: must be JSON",
