@@ -4,7 +4,6 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Annotated
 
 import structlog
@@ -16,14 +15,17 @@ from alembic.util.exc import CommandError
 from order_gateway.answers import Answers
 from order_gateway.audit import OrdersAudit, OrdersRepair, OrdersReport
 from order_gateway.basket import Basket, Catalogue
+from order_gateway.catalogue_reading import CatalogueReading, ReadingSettings
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
+from order_gateway.gateway.standing import Standing, database_clock
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.config import ConfigRoutes
+from order_gateway.http.dead_letters import DeadLetterRoutes
 from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.inventory import InventoryRoutes
@@ -36,7 +38,7 @@ from order_gateway.http.serving import EnvelopeRunner
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
-from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
+from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps, standing_gauges
 from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
 from order_gateway.retention import Retention
@@ -169,13 +171,27 @@ async def run(settings: OrdersSettings) -> None:
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
         saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
+        standing = Standing(
+            client, database_clock(database), calls.set_clock_ahead, every_seconds=settings.warehouse_look_seconds
+        )
+        metrics.add(*standing_gauges(standing))
         known = KnownProducts(database)
-        catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
+        reading = CatalogueReading(database, known, calls.catalogue, _reading_settings(settings))
+        catalogue = Catalogue(
+            gateway,
+            settings.price_cache_seconds,
+            known,
+            settings.price_deadline_seconds,
+            settings.step_deadline_seconds,
+            settings.catalogue_read_seconds,
+        )
         basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
-        listing = Listing(database, settings.list_counted_max)
+        listing = Listing(database, settings.list_counted_max, settings.lists_at_once_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
+        intents = Intents(database)
+        relay = Relay(store, intents, saga, settings, observed_steps(metrics, tracing))
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
@@ -183,7 +199,8 @@ async def run(settings: OrdersSettings) -> None:
             *InventoryRoutes(inventory, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
-            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
+            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing).operations(),
+            *DeadLetterRoutes(intents, relay, PREFIX).operations(),
         ]
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
@@ -195,13 +212,12 @@ async def run(settings: OrdersSettings) -> None:
             observers=[observe_middleware(metrics, tracing)],
         )
         streams.attach(app)
-        relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
         saga.nudge = relay.nudge
-        catalogue_pauses = (settings.catalogue_read_seconds, settings.breaker.open_seconds_max)
         for name, work in (
             ("breaker", gateway.watch),
             ("mode", modes.run),
-            ("catalogue", partial(known.follow, calls.catalogue, *catalogue_pauses)),
+            ("catalogue", reading.run),
+            ("standing", standing.run),
             ("retention", Retention(database, settings.retention).run),
         ):
             stack.push_async_callback(end, keep(name, work))
@@ -235,6 +251,15 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
 async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
     await relay.stop()
     await relaying
+
+
+def _reading_settings(settings: OrdersSettings) -> ReadingSettings:
+    return ReadingSettings(
+        every_seconds=settings.catalogue_read_seconds,
+        all_every_seconds=settings.catalogue_all_seconds,
+        retry_seconds=min(settings.breaker.open_seconds_max, settings.catalogue_read_seconds),
+        lease_seconds=settings.catalogue_lease_seconds,
+    )
 
 
 def _payments(settings: OrdersSettings) -> Payments:

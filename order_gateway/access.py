@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 DEVELOPMENT_KEY = "order-service-api-key"
 DEVELOPMENT_JWT_SECRET = "development-only: no secret at all, for nobody"  # noqa: S105 - and refused elsewhere
 JWT_SECRET_LENGTH_MIN = 32
+Network = IPv4Network | IPv6Network
 WAIT_SECONDS_MAX = 30
 
 
@@ -80,6 +82,9 @@ class AccessSettings(ServiceSettings):
     token_lifetime_seconds: int = Field(3600, ge=60, le=86_400, description="of tokens issued here")
     users: tuple[UserAccount, ...] = ()
     logins_per_minute_max: int = Field(30, ge=1, le=10_000, description="attempts to get a token, per address")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description='networks of proxies whose X-Forwarded-For counts: ["10.0.0.0/8", "::1"]'
+    )
     requests_per_second_max: float = Field(5000, gt=0, le=1_000_000, description="per key and process")
     requests_in_flight_max: int = Field(1000, ge=1, le=100_000, description="per process; more are refused at once")
     request_seconds_max: float = Field(60, gt=WAIT_SECONDS_MAX, le=3600, description="a request that takes longer ends")

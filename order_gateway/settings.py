@@ -55,6 +55,13 @@ class RelaySettings(BaseModel, extra="forbid"):
     lease_seconds: float = Field(30, gt=0, le=3600, description="after this another process takes a step over")
     retry_wait_initial_seconds: float = Field(0.5, gt=0, le=60)
     retry_wait_max_seconds: float = Field(30, gt=0, le=3600)
+    park_tries: int = Field(
+        20, ge=1, le=10_000, description="tries of a step that fails for a reason of its own; then it is parked"
+    )
+    park_patience_seconds: float = Field(
+        86_400, gt=0, le=366 * 86_400, description="after so long a step is parked whose answer only has not come yet"
+    )
+    parked_retry_seconds: float = Field(3600, gt=0, le=86_400, description="how often a parked step is tried")
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
 
 
@@ -89,6 +96,9 @@ class OrdersSettings(AccessSettings):
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
     warehouse: ClientSettings = ClientSettings()
+    warehouse_look_seconds: float = Field(
+        10, gt=0, le=3600, description="how often the warehouse is asked whether it takes our key, and for its clock"
+    )
     gateway: Mode = Field(
         Mode.GRPC,
         validation_alias=AliasChoices("ORDERS_GATEWAY", "WAREHOUSE_GATEWAY"),
@@ -115,9 +125,18 @@ class OrdersSettings(AccessSettings):
         20, gt=0, le=600, description="then a repetition takes over from a request that died under its Idempotency-Key"
     )
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
-    price_deadline_seconds: float = Field(0.5, gt=0, le=60, description="for asking prices; then the last known count")
+    price_deadline_seconds: float = Field(
+        0.5, gt=0, le=60, description="what an order waits for prices; then the last known count"
+    )
     catalogue_read_seconds: float = Field(
-        30, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
+        30, gt=0, le=86_400, description="how often what has changed in the catalogue is read, by one process for all"
+    )
+    catalogue_all_seconds: float = Field(3600, gt=0, le=30 * 86_400, description="how often all of it is read")
+    catalogue_lease_seconds: float = Field(
+        120, gt=0, le=3600, description="how long one reading may take; then another process begins one"
+    )
+    lists_at_once_max: int = Field(
+        3, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
     )
     list_counted_max: int = Field(
         100_000, ge=1, le=100_000_000, description="a list of orders says in its meta that it has no more than this"

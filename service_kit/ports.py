@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from service_kit.starting import NotStarted
 
+PORT_MAX = 65_535
 _ADVICE = {
     errno.EADDRINUSE: "the port is taken by another process; stop that one, or set another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; set one that it has",
@@ -71,12 +72,12 @@ def hold_alone(setting: str, listen: str) -> Iterator[str]:
 
 
 def _places(setting: str, listen: str, host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+    if port > PORT_MAX:
+        raise NotStarted(f"{setting}: can't listen on {listen}: there is no port {port}; set one up to {PORT_MAX}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, OverflowError) as error:
-        raise address_problem(
-            setting, listen, error if isinstance(error, OSError) else OSError(0, str(error))
-        ) from error
+    except OSError as error:
+        raise address_problem(setting, listen, error) from error
     places = [(int(family), (str(place[0]), int(place[1]))) for family, _kind, _protocol, _name, place in found]
     # With port 0 each would get another one.
     return places if port else places[:1]

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PRODUCT_EXISTS = "PRODUCT_EXISTS"
     WAREHOUSE_EXISTS = "WAREHOUSE_EXISTS"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    """Only for what shows to be malformed when it meets the database's clock."""
 
 
 class Shortage(msgspec.Struct, frozen=True):
@@ -54,6 +56,16 @@ def insufficient(shortages: tuple[Shortage, ...]) -> Refusal:
     if len(shortages) > 1:
         message += f" (and {len(shortages) - 1} more)"
     return Refusal(Reason.INSUFFICIENT_STOCK, message, (), shortages)
+
+
+def expires_at_over(now: int) -> Refusal:
+    """A hold was to end before it begins."""
+    return Refusal(Reason.INVALID_ARGUMENT, f"is over: it is {rfc3339(now)} here", (("field", "expires_at"),))
+
+
+def expires_at_too_far(latest: int) -> Refusal:
+    """A hold was to last for longer than one may."""
+    return Refusal(Reason.INVALID_ARGUMENT, f"must be at or before {rfc3339(latest)}", (("field", "expires_at"),))
 
 
 def reserve_cancelled(order_id: str, cancelled_at: int) -> Refusal:

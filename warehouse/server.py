@@ -164,7 +164,7 @@ def _add_services(
     levels: LevelBatcher,
     sweeper: Sweeper,
 ) -> None:
-    queries = StockQueries(database)
+    queries = StockQueries(database, settings.lists_at_once_max)
     reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits)
     administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)

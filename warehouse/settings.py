@@ -63,6 +63,9 @@ class WarehouseSettings(ServiceSettings):
         "", pattern=f"^({ALLOW_INSECURE})?$", description=f"{ALLOW_INSECURE}: also without keys where others reach it"
     )
 
+    lists_at_once_max: int = Field(
+        4, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
+    )
     calls_max: int = Field(16_384, ge=1, description="calls in flight per process; past it callers are turned away")
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)

@@ -46,7 +46,7 @@ def make_app(
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
-    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX)
+    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
     every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
         ids_middleware,

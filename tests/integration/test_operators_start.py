@@ -67,7 +67,7 @@ def test_the_ports_of_metrics_and_of_the_order_gateway(
     [
         ("192.0.2.1:50051", "this machine has no such address"),
         ("no.such.invalid:50051", "set an address of this machine"),
-        ("127.0.0.1:70000", "set an address of this machine"),
+        ("127.0.0.1:70000", "there is no port 70000"),
     ],
 )
 def test_an_address_that_is_none_of_this_machine(listen: str, why: str) -> None:

@@ -48,6 +48,7 @@ KEYS = tuple(
 NEEDED = {
     Role.READER: (
         "CheckStock",
+        "GetCaller",
         "GetReservation",
         "ListReservations",
         "BatchGetProducts",
@@ -88,6 +89,34 @@ async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> Non
                 denied = isinstance(ended, No) and ended.code == "PERMISSION_DENIED"
                 assert denied is (LADDER.index(role) < LADDER.index(needed[name])), (name, role)
         assert await calls.status() == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 10})
+    request = stock.AddStockRequest(request_id="back", product_id=1, warehouse_id=1, quantity=1)
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        shown = (("x-api-key", "order key"),)
+        no = await refused(calls.stock.AddStock(request, metadata=shown))
+        assert (no.code, dict(no.metadata)) == (
+            "PERMISSION_DENIED",
+            {"key": "the order", "role": "order", "needed": "admin"},
+        )
+        request.type = stock.MOVEMENT_TYPE_RETURNED
+        assert (await calls.stock.AddStock(request, metadata=shown)).stock_level.on_hand == 11
+        no = await refused(calls.stock.AddStock(request, metadata=(("x-api-key", "reader key"),)))
+        assert dict(no.metadata)["needed"] == "order"
+
+
+async def test_a_caller_is_told_who_it_is_and_what_time_it_is(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        found = await calls.holds.GetCaller(pb.GetCallerRequest(), metadata=(("x-api-key", "order key"),))
+        assert (found.name, found.role) == ("the order", "order")
+        off = scalar(warehouse_database_url, "SELECT UTC_TIMESTAMP(6)") - found.now.ToDatetime()
+        assert abs(off.total_seconds()) < 5
+    async with serving(warehouse_database_url) as calls:
+        found = await calls.holds.GetCaller(pb.GetCallerRequest())
+        assert (found.name, found.role) == ("anonymous", "admin")
 
 
 async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehouse_database_url: str) -> None:
@@ -321,6 +350,6 @@ async def test_renewed_certificates_are_used_without_a_restart(warehouse_databas
         assert (await is_trusted(port, old), await is_trusted(port, new)) == (True, False)
         key.write_bytes(its_key.read_bytes())
         client_ca.write_bytes(successors.certificate.read_bytes())
-        while not await is_trusted(port, new):
+        while not await is_trusted(port, new):  # noqa: ASYNC110 - nobody tells when the server has looked
             await asyncio.sleep(0.1)
         assert not await is_trusted(port, old)

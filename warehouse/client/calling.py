@@ -11,14 +11,16 @@ from typing import Any, Self, TypedDict, TypeVar
 import grpc
 import tenacity
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
-from warehouse.client.connection import ClientSettings, open_channel
+from warehouse.client.connection import ClientSettings
+from warehouse.client.connections import Connection, Connections, is_silence
 from warehouse.client.errors import RETRIED, WarehouseError, from_rpc_error
 
 ResponseT = TypeVar("ResponseT")
 Observe = Callable[[str, list[tuple[str, str]]], AbstractContextManager[object]]
+Method = Callable[[Connection], Callable[..., Awaitable[ResponseT]]]
+"""Finds what is called on a connection: every attempt may take another one."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -50,12 +52,7 @@ class Calling:
     def __init__(self, settings: ClientSettings | None = None, observe: Observe | None = None) -> None:
         self.settings = settings or ClientSettings()
         self._observe = observe
-        self._channels = [open_channel(self.settings) for _ in range(self.settings.connections)]
-        self._stubs = [
-            (warehouse_pb2_grpc.WarehouseServiceStub(channel), stock_pb2_grpc.StockServiceStub(channel))
-            for channel in self._channels
-        ]
-        self._turn = 0
+        self._connections = Connections(self.settings, lambda: self._metadata({}))
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,32 +62,19 @@ class Calling:
 
     async def close(self) -> None:
         """Hang up; calls in flight end as cancelled."""
-        await asyncio.gather(*(channel.close() for channel in self._channels))
+        await self._connections.close()
 
     async def is_serving(self, service: str = "warehouse.v1.WarehouseService", *, timeout_seconds: float = 1) -> bool:
-        """Whether the server is there and says that it serves; one try, never raises WarehouseError."""
-        stub = health_pb2_grpc.HealthStub(self._channels[0])
-        try:
-            answer = await stub.Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds, metadata=self._metadata({})
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        """Whether the server is there and says that it serves, over any connection; never raises WarehouseError."""
+        answer = await self._connections.health(service, timeout_seconds)
+        return answer is not None and bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     @property
-    def _warehouse(self) -> "warehouse_pb2_grpc.WarehouseServiceAsyncStub":
-        self._turn += 1
-        return self._stubs[self._turn % len(self._stubs)][0]
+    def connections_replaced(self) -> int:
+        """How many connections were replaced because they had gone silent."""
+        return self._connections.replaced
 
-    @property
-    def _stock(self) -> "stock_pb2_grpc.StockServiceAsyncStub":
-        self._turn += 1
-        return self._stubs[self._turn % len(self._stubs)][1]
-
-    async def _call(
-        self, method: Callable[..., Awaitable[ResponseT]], request: Message, call: CallOptions
-    ) -> ResponseT:
+    async def _call(self, method: Method[ResponseT], request: Message, call: CallOptions) -> ResponseT:
         metadata = self._metadata(call)
         deadline = time.monotonic() + call.get("deadline_seconds", self.settings.deadline_seconds)
         if self._observe is None:
@@ -100,16 +84,19 @@ class Calling:
 
     async def _insist(
         self,
-        method: Callable[..., Awaitable[ResponseT]],
+        method: Method[ResponseT],
         request: Message,
         metadata: list[tuple[str, str]],
         deadline: float,
     ) -> ResponseT:
         async def attempt() -> ResponseT:
             timeout = min(self.settings.attempt_timeout_seconds, deadline - time.monotonic())
+            connection = self._connections.next()
             try:
-                return await method(request, timeout=max(timeout, 0), metadata=metadata)
+                return await method(connection)(request, timeout=max(timeout, 0), metadata=metadata)
             except grpc.aio.AioRpcError as error:
+                if is_silence(error):
+                    self._connections.note_silence(connection)
                 raise from_rpc_error(error) from error
 
         try:

@@ -19,7 +19,13 @@ class ClientSettings(BaseModel, extra="forbid"):
     connections: int = Field(
         1, ge=1, le=64, description="TCP connections; more than one reach several worker processes"
     )
+    connect_timeout_seconds: float = Field(5, gt=0, le=60, description="for making a connection, TLS included")
     keepalive_seconds: float = Field(30, ge=10, le=3600, description="silence after which a connection is tested")
+    keepalive_timeout_seconds: float = Field(5, gt=0, le=60, description="and dropped, if it has not answered by then")
+    probe_timeout_seconds: float = Field(
+        1.5, gt=0, le=60, description="for a sign of life of a connection that did not answer a call"
+    )
+    probes: int = Field(2, ge=1, le=10, description="signs of life that must be missing before it is replaced")
     message_size_max_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     tls: bool = Field(False, description="encrypt; implied by the files below")
     tls_ca: Path | None = Field(None, description="PEM file of the CA; unset: the system's")
@@ -40,16 +46,19 @@ def open_channel(settings: ClientSettings) -> grpc.aio.Channel:
     keepalive_ms = int(settings.keepalive_seconds * 1000)
     options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", keepalive_ms),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        # Also how long the kernel waits for bytes to be confirmed (TCP_USER_TIMEOUT).
+        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # In spite of its name it bounds an attempt; at a long distance a handshake takes several round trips.
+        ("grpc.min_reconnect_backoff_ms", int(settings.connect_timeout_seconds * 1000)),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.max_receive_message_length", settings.message_size_max_bytes),
         ("grpc.max_send_message_length", settings.message_size_max_bytes),
         ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         # The retries here know the request id and the deadline; those inside the channel would multiply them.
         ("grpc.enable_retries", 0),
-        ("grpc.use_local_subchannel_pool", int(settings.connections > 1)),
+        # A pool shared by all channels would hand the connection of a replaced channel to its successor.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     target = _target(settings.target)
     if not (settings.tls or settings.tls_ca or settings.tls_cert):

@@ -151,7 +151,14 @@ class WarehouseOverloaded(WarehouseFault): ...
 class WarehouseBusy(WarehouseFault): ...
 
 
-class DeadlineExceeded(WarehouseFault): ...
+class DeadlineExceeded(WarehouseFault):
+    """There was no answer in time; or there was one, which says that the server had no time for the call.
+
+    Attributes:
+        is_silence: which of the two.
+    """
+
+    is_silence = True
 
 
 class WarehouseBroken(WarehouseFault): ...
@@ -217,7 +224,10 @@ def _translate(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> W
     retry_after = retry.retry_delay.ToTimedelta().total_seconds() or None
     common: dict[str, Any] = {"metadata": dict(info.metadata), "retry_after_seconds": retry_after}
     if code in STATUSES:
-        return STATUSES[code](message, reason=info.reason or code.name, **common)
+        fault = STATUSES[code](message, reason=info.reason or code.name, **common)
+        if isinstance(fault, DeadlineExceeded):
+            fault.is_silence = not details
+        return fault
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         violations = {violation.field: violation.description for violation in invalid.field_violations}
         return InvalidRequest(message, violations=violations, reason=info.reason or code.name, **common)

@@ -78,6 +78,11 @@ class WarehouseServiceStub:
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
                 response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
                 _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/warehouse.v1.WarehouseService/GetCaller',
+                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.SweepExpired = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/SweepExpired',
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
@@ -167,6 +172,13 @@ class WarehouseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCaller(self, request, context):
+        """Who the caller is to this server, and what time it is for its holds. Role: reader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SweepExpired(self, request, context):
         """Expires overdue holds now instead of at the server's next sweep, until none is left or the
         call's deadline is near. Role: admin.
@@ -217,6 +229,11 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
                     servicer.ListReservations,
                     request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
                     response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.FromString,
+                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.SerializeToString,
             ),
             'SweepExpired': grpc.unary_unary_rpc_method_handler(
                     servicer.SweepExpired,
@@ -444,6 +461,33 @@ class WarehouseService:
             '/warehouse.v1.WarehouseService/ListReservations',
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warehouse.v1.WarehouseService/GetCaller',
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

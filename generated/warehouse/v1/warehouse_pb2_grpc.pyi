@@ -90,6 +90,8 @@ class WarehouseServiceStub:
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]
     """Reservations by order, product or state, in pages. Role: reader."""
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -145,6 +147,8 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]  # type: ignore[assignment]
     """Reservations by order, product or state, in pages. Role: reader."""
+    GetCaller: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]  # type: ignore[assignment]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -245,6 +249,14 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_warehouse_pb2.ListReservationsResponse, _abc.Awaitable[_warehouse_pb2.ListReservationsResponse]]:
         """Reservations by order, product or state, in pages. Role: reader."""
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _warehouse_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.GetCallerResponse, _abc.Awaitable[_warehouse_pb2.GetCallerResponse]]:
+        """Who the caller is to this server, and what time it is for its holds. Role: reader."""
 
     @_abc_1.abstractmethod
     def SweepExpired(
