@@ -33,11 +33,8 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> 
         looked_at = monotonic()
         return followed.content if followed.look() else None
 
-    return grpc.dynamic_ssl_server_credentials(
-        followed.content,
-        newest,  # type: ignore[arg-type] - its documentation allows None
-        client_ca is not None,
-    )
+    # Its documentation allows None; the published types do not know.
+    return grpc.dynamic_ssl_server_credentials(followed.content, newest, client_ca is not None)  # type: ignore[arg-type]
 
 
 def _configuration(contents: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from order_gateway.__main__ import cli as orders_cli
 from service_kit.database import DriverSession
 from service_kit.ports import hold_alone, require_free, split_address
+from service_kit.service_process import http_answers
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
 from tests.certificates import Authority
 from tests.operators import end_of, of_both
@@ -175,3 +176,16 @@ def count_sessions(monkeypatch: pytest.MonkeyPatch) -> list[DriverSession]:
 
     monkeypatch.setattr(DriverSession, "__init__", noted)
     return made
+
+
+def test_proxies_that_the_environment_names_do_not_stand_between_our_own_services(
+    processes: Processes, warehouse_database_url: str, orders_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{dead.getsockname()[1]}")
+        # Both wait until their probes have found the service healthy.
+        _, target = processes.warehouse(warehouse_database_url, settings={"WAREHOUSE_WORKERS": "2"})
+        _, base_url = processes.order_gateway(orders_database_url, target.replace("127.0.0.1", "localhost"))
+        assert http_answers(f"{base_url}/ready")

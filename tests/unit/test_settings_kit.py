@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -28,7 +29,7 @@ def key(secret: str) -> str:
 
 
 def problems(
-    kind: type[ServiceSettings], environment: Environment, *, to_serve: bool = True, **given: str
+    kind: type[ServiceSettings], environment: Environment, given: Mapping[str, str], *, to_serve: bool = True
 ) -> list[str]:
     """The lines about an environment that has only these variables of ours."""
     with environment.context() as patched:
@@ -60,28 +61,28 @@ def test_a_misspelled_name_is_refused_with_the_nearest_known_one(
     monkeypatch: Environment, name: str, meant: str
 ) -> None:
     expected = [f"{name.upper()}: there is no such setting; did you mean {meant}?"]
-    assert problems(WarehouseSettings, monkeypatch, **{name: "1"}) == expected
-    assert problems(WarehouseSettings, monkeypatch, to_serve=False, **{name: "1"}) == expected
+    assert problems(WarehouseSettings, monkeypatch, {name: "1"}) == expected
+    assert problems(WarehouseSettings, monkeypatch, {name: "1"}, to_serve=False) == expected
 
 
 def test_the_names_of_the_order_gateway_too(monkeypatch: Environment) -> None:
     given = {"ORDERS_RELAY__POL_SECONDS": "1", "ORDERS_WAREHOUSE__TARGETS": "x", "ORDERS_GATEWAY_MODE": "auto"}
-    lines = problems(OrdersSettings, monkeypatch, **given)
+    lines = problems(OrdersSettings, monkeypatch, given)
     assert [line.partition(":")[0] for line in lines] == list(given)
     assert "did you mean ORDERS_RELAY__POLL_SECONDS?" in lines[0]
     assert "ORDERS_WAREHOUSE__TARGET?" in lines[1]
 
 
 def test_parts_written_as_json_are_read_as_strictly(monkeypatch: Environment) -> None:
-    lines = problems(OrdersSettings, monkeypatch, ORDERS_RELAY='{"pol_seconds": 1}')
+    lines = problems(OrdersSettings, monkeypatch, {"ORDERS_RELAY": '{"pol_seconds": 1}'})
     assert lines == ["ORDERS_RELAY__POL_SECONDS: there is no such setting; did you mean ORDERS_RELAY__POLL_SECONDS?"]
-    lines = problems(WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS=key("s").replace("role", "roles"))
+    lines = problems(WarehouseSettings, monkeypatch, {"WAREHOUSE_API_KEYS": key("s").replace("role", "roles")})
     assert lines == [
         "WAREHOUSE_API_KEYS[0].role: Field required",
         "WAREHOUSE_API_KEYS[0].roles: there is no such setting",
     ]
     lines = problems(
-        WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS="", WAREHOUSE_BATCHER="{", WAREHOUSE_WORKERS="0"
+        WarehouseSettings, monkeypatch, {"WAREHOUSE_API_KEYS": "", "WAREHOUSE_BATCHER": "{", "WAREHOUSE_WORKERS": "0"}
     )
     assert sorted(lines) == [
         "WAREHOUSE_API_KEYS: must be JSON",
@@ -99,8 +100,8 @@ def test_what_both_services_are_told_and_what_kubernetes_tells_is_nobodys_mistak
         "WAREHOUSE_PORT_50051_TCP_ADDR": "10.0.0.1",
         "WAREHOUSE_DB_SERVICE_HOST": "10.0.0.2",
     }
-    assert problems(WarehouseSettings, monkeypatch, **given) == []
-    [line] = problems(WarehouseSettings, monkeypatch, WAREHOUSE_PORT="50051")
+    assert problems(WarehouseSettings, monkeypatch, given) == []
+    [line] = problems(WarehouseSettings, monkeypatch, {"WAREHOUSE_PORT": "50051"})
     assert line.startswith("WAREHOUSE_PORT: there is no such setting")
 
 
@@ -121,13 +122,15 @@ def test_every_reason_is_told_at_once(monkeypatch: Environment) -> None:
     lines = problems(
         WarehouseSettings,
         monkeypatch,
-        WAREHOUSE_API_KEY="x",
-        WAREHOUSE_LISTEN="0.0.0.0:50051",
-        WAREHOUSE_WORKERS="many",
-        WAREHOUSE_TLS_CERTIFICATE="/nowhere/server.pem",
-        WAREHOUSE_TLS_KEY="/nowhere/server.key",
-        WAREHOUSE_TLS_CLIENT_CA="/nowhere/ca.pem",
-        WAREHOUSE_DATABASE__POOL_SIZE="2",
+        {
+            "WAREHOUSE_API_KEY": "x",
+            "WAREHOUSE_LISTEN": "0.0.0.0:50051",
+            "WAREHOUSE_WORKERS": "many",
+            "WAREHOUSE_TLS_CERTIFICATE": "/nowhere/server.pem",
+            "WAREHOUSE_TLS_KEY": "/nowhere/server.key",
+            "WAREHOUSE_TLS_CLIENT_CA": "/nowhere/ca.pem",
+            "WAREHOUSE_DATABASE__POOL_SIZE": "2",
+        },
     )
     assert [line.partition(":")[0] for line in lines] == [
         "WAREHOUSE_API_KEY",
@@ -142,16 +145,16 @@ def test_every_reason_is_told_at_once(monkeypatch: Environment) -> None:
 
 def test_a_warehouse_without_keys_is_for_this_machine_or_said_on_purpose(monkeypatch: Environment) -> None:
     open_to_all = {"WAREHOUSE_LISTEN": "0.0.0.0:50051"}
-    [line] = problems(WarehouseSettings, monkeypatch, **open_to_all)
+    [line] = problems(WarehouseSettings, monkeypatch, open_to_all)
     assert "everybody who reaches 0.0.0.0:50051 (WAREHOUSE_LISTEN) is an admin" in line
     assert f"WAREHOUSE_ALLOW_INSECURE={INSECURE}" in line
-    assert problems(WarehouseSettings, monkeypatch, to_serve=False, **open_to_all) == []
-    assert problems(WarehouseSettings, monkeypatch, WAREHOUSE_ALLOW_INSECURE=INSECURE, **open_to_all) == []
-    assert problems(WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS=key("secret"), **open_to_all) == []
-    [line] = problems(WarehouseSettings, monkeypatch, WAREHOUSE_ALLOW_INSECURE="yes", **open_to_all)
+    assert problems(WarehouseSettings, monkeypatch, open_to_all, to_serve=False) == []
+    assert problems(WarehouseSettings, monkeypatch, open_to_all | {"WAREHOUSE_ALLOW_INSECURE": INSECURE}) == []
+    assert problems(WarehouseSettings, monkeypatch, open_to_all | {"WAREHOUSE_API_KEYS": key("secret")}) == []
+    [line] = problems(WarehouseSettings, monkeypatch, open_to_all | {"WAREHOUSE_ALLOW_INSECURE": "yes"})
     assert line.startswith("WAREHOUSE_ALLOW_INSECURE")
     for known in ("", "order-service-api-key"):
-        [line] = problems(WarehouseSettings, monkeypatch, WAREHOUSE_API_KEYS=key(known))
+        [line] = problems(WarehouseSettings, monkeypatch, {"WAREHOUSE_API_KEYS": key(known)})
         assert "everybody knows the key of 'shop'" in line
 
 
@@ -166,10 +169,10 @@ def test_only_this_machine_reaches_a_loopback_address(listen: str, local: bool) 
 
 def test_a_url_that_is_wrong_does_not_hide_what_else_is(monkeypatch: Environment) -> None:
     given = {"WAREHOUSE_DATABASE_URL": "mysql://u:p@h/shop?ssl=on", "WAREHOUSE_LISTEN": "0.0.0.0:1"}
-    lines = problems(WarehouseSettings, monkeypatch, **given)
+    lines = problems(WarehouseSettings, monkeypatch, given)
     assert [line.partition(":")[0] for line in lines] == ["WAREHOUSE_DATABASE_URL", "WAREHOUSE_API_KEYS"]
     given = {"ORDERS_DATABASE_URL": "mysql://u:p@h/shop?ssl=on", "ORDERS_PROFILE": "production", "ORDERS_GATEWAY": "no"}
-    lines = problems(OrdersSettings, monkeypatch, **given)
+    lines = problems(OrdersSettings, monkeypatch, given)
     assert [line.partition(":")[0].partition(" ")[0] for line in lines] == [
         "ORDERS_DATABASE_URL",
         "ORDERS_GATEWAY",
