@@ -267,7 +267,7 @@ _LAST_EVENT_ID = {
     "name": "Last-Event-ID",
     "in": "header",
     "required": False,
-    "description": "the id of the last event that the client has: only what came after it is sent, 204 once nothing can",
+    "description": "the id of the last event that the client has: what came after it is sent, 204 once nothing can",
     "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
 }
 _HEADERS = {

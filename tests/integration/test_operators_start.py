@@ -1,6 +1,8 @@
 """What an operator is told at a start: ports that are taken, files that are missing; and what is not asked for."""
 
 import asyncio
+import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -8,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from order_gateway.__main__ import cli as orders_cli
+from order_gateway import __main__ as order_gateway_main
+from order_gateway import settings as orders_settings
+from order_gateway.settings import OrdersSettings
 from service_kit.database import DriverSession
 from service_kit.ports import hold_alone, require_free, split_address
 from service_kit.service_process import http_answers
@@ -148,7 +152,7 @@ def test_a_warehouse_that_is_not_there_is_told_soon(orders_database_url: str) ->
 
 
 def test_help_tells_what_the_exit_statuses_mean() -> None:
-    for cli in (warehouse_cli, orders_cli):
+    for cli in (warehouse_cli, order_gateway_main.cli):
         for command in ([], ["serve"], ["migrate"], ["audit"]):
             shown = " ".join(CliRunner().invoke(cli, [*command, "--help"], env={"COLUMNS": "300"}).output.split())
             assert EXIT_STATUSES in shown
@@ -164,6 +168,30 @@ async def test_the_connections_that_a_warehouse_keeps_are_those_that_its_setting
         await calls.hold((1, 1, 1))
         assert await calls.level() == (5, 1)
     assert len(made) == warehouse_settings.SESSIONS_PINNED
+
+
+async def test_the_connections_that_an_order_gateway_keeps_are_those_that_its_settings_know(
+    orders_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = count_sessions(monkeypatch)
+    # A test's process is not one that only serves from here on.
+    monkeypatch.setattr(order_gateway_main, "_calm_garbage_collector", lambda: None)
+    settings = OrdersSettings.model_validate(
+        {
+            "database_url": orders_database_url,
+            "profile": "development",
+            "listen": f"127.0.0.1:{free_port()}",
+            "warehouse_target": f"127.0.0.1:{free_port()}",
+            "database": {"pool_size": orders_settings.SESSIONS_PINNED + 1},
+        }
+    )
+    running = asyncio.create_task(order_gateway_main.run(settings))
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(http_answers, f"http://{settings.listen}/health"):
+            assert not running.done()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+    assert len(made) == orders_settings.SESSIONS_PINNED
 
 
 def count_sessions(monkeypatch: pytest.MonkeyPatch) -> list[DriverSession]:

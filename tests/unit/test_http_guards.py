@@ -5,16 +5,19 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from aiohttp.typedefs import Handler, Middleware
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +35,7 @@ from order_gateway.http.reading import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
+from service_kit.followed import Followed
 
 SECRET = "s" * 32
 KEY = "a-long-secret"
@@ -100,6 +104,52 @@ async def test_a_keys_file_is_read_again_at_a_sighup(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         while not keyring.find("second"):  # noqa: ASYNC110 - the signal is handled in the loop's own time
             await asyncio.sleep(0)
+
+
+def key_pair(key_id: str) -> tuple[ec.EllipticCurvePrivateKey, dict[str, str]]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    return private, {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key())), "kid": key_id}
+
+
+def test_a_jwk_set_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    (old, old_public), (new, new_public) = key_pair("old"), key_pair("new")
+    path.write_text(json.dumps({"keys": [old_public]}))
+    tokens = Tokens(settings(jwt_jwks_file=path))
+    assert tokens.file is not None
+    claims = {"sub": "7", "iss": "order-service", "aud": "order-service", "exp": time.time() + 60}
+
+    def is_believed(key: ec.EllipticCurvePrivateKey, key_id: str) -> bool:
+        try:
+            return tokens.read(f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': key_id})}") == Person("7", "customer")
+        except ApiError:
+            return False
+
+    assert (is_believed(old, "old"), is_believed(new, "new")) == (True, False)
+    path.write_text(json.dumps({"keys": [new_public]}))
+    assert tokens.file.look()
+    assert (is_believed(old, "old"), is_believed(new, "new")) == (False, True)
+    for unusable in ("{", '{"keys": []}', json.dumps({"keys": [{**old_public, "kid": ""}]})):
+        path.write_text(unusable)
+        assert not tokens.file.look()
+        assert is_believed(new, "new")
+
+
+def test_a_change_that_leaves_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"one")
+    before = path.stat()
+    followed = Followed("keys", [path], lambda contents: contents[0])
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert followed.look()
+    assert not followed.look()
+    assert followed.content == b"two"
+    path.unlink()
+    assert not followed.look()
+    assert followed.content == b"two"
+    path.write_bytes(b"three")
+    assert followed.look()
 
 
 async def test_a_token_tells_who_its_user_is() -> None:
