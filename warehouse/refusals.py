@@ -78,9 +78,7 @@ def reserve_cancelled(order_id: str, cancelled_at: int) -> Refusal:
 
 def reservation_not_found(reservation_id: str, request_id: str = "") -> Refusal:
     """Nothing is known under the one id that is not empty."""
-    name, value = (
-        ("request_id", request_id) if request_id and not reservation_id else ("reservation_id", reservation_id)
-    )
+    name, value = ("request_id", request_id) if request_id else ("reservation_id", reservation_id)
     message = f"there is no reservation with {name} {value!r}"
     return Refusal(Reason.RESERVATION_NOT_FOUND, message, ((name, value),))
 
