@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from order_gateway.gateway import Call, CataloguePage, Done, GatewayFault, Hold, Product, Refusal, StockLine
 from order_gateway.gateway.reserving import Reserving
-from order_gateway.gateway.translation import call_options, or_refusal, translating
+from order_gateway.gateway.translation import call_options, effect_options, or_refusal, translating
 from service_kit.batcher import BatcherSettings
 from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
 
@@ -67,7 +67,7 @@ class GrpcGateway:
                 line.quantity,
                 returned=True,
                 reference=reference,
-                **call_options(call),
+                **effect_options(call),
             )
         )
         if isinstance(answer, Refusal):

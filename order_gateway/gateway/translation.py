@@ -11,6 +11,7 @@ from order_gateway.gateway import Call, GatewayFault, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
+    EffectOptions,
     InsufficientStock,
     InvalidRequest,
     PermissionDenied,
@@ -105,6 +106,12 @@ def denial(error: PermissionDenied | Unauthenticated) -> str:
 def printable(actor: str) -> str:
     """An actor as gRPC metadata can carry it."""
     return actor if actor.isascii() and actor.isprintable() else _UNPRINTABLE.sub("?", actor)
+
+
+def effect_options(call: Call) -> EffectOptions:
+    """The same for a call that would have its effect twice if it were made twice."""
+    options: EffectOptions = {**call_options(call), "request_id": call.request_id}
+    return options
 
 
 def call_options(call: Call) -> CallOptions:
