@@ -9,6 +9,7 @@ import structlog
 import typer
 import uvloop
 from aiohttp import web
+from alembic.util.exc import CommandError
 
 from order_gateway import examining
 from order_gateway.answers import Answers
@@ -44,53 +45,77 @@ from order_gateway.relay import Relay
 from order_gateway.retention import Retention
 from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
+from order_gateway.starting import SERVICE, failures_explained
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
 from order_gateway.why import Explaining
 from order_gateway.wiring import payments, saga_settings
 from service_kit.background import end, keep
-from service_kit.database import Database, Fault
+from service_kit.database import Database
+from service_kit.database_problems import check_database
+from service_kit.database_url import name_of_setting
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
+from service_kit.ports import address_problem, require_free, split_address
 from service_kit.settings import load_settings_or_exit
+from service_kit.starting import EXIT_STATUSES, NotStarted
 from service_kit.tracing import configure_tracing
 from warehouse.client import WarehouseClient
 
 GC_THRESHOLD = 50_000
 """Objects made, less those gone, between two looks for cycles; 700 unless set."""
 log = structlog.get_logger("order_gateway")
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help="The order service.")
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The order service. Configured by environment variables ORDERS_*.",
+    epilog=EXIT_STATUSES,
+)
 examining.add_to(cli)
 
 
-@cli.command()
+def _settings(*, to_serve: bool = False) -> OrdersSettings:
+    settings = load_settings_or_exit(OrdersSettings, to_serve=to_serve)
+    configure_logging("order_gateway", settings.log_level)
+    return settings
+
+
+@cli.command(epilog=EXIT_STATUSES)
 def serve() -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; what can be set is in the environment, as ORDERS_..."""
-    settings = load_settings_or_exit(OrdersSettings)
-    configure_logging("order_gateway", settings.log_level)
-    try:
+    settings = _settings(to_serve=True)
+    with failures_explained(settings):
         uvloop.run(run(settings))
-    except Fault as fault:
-        log.error("not_started", error=str(fault), cause=repr(fault.__cause__))  # noqa: TRY400 - no bug, no traceback
-        raise typer.Exit(1) from fault
 
 
-@cli.command()
+@cli.command(epilog=EXIT_STATUSES)
 def migrate() -> None:
     """Bring the orders database to the newest schema, creating it if it is missing."""
-    settings = load_settings_or_exit(OrdersSettings)
-    configure_logging("order_gateway", settings.log_level)
-    upgrade(settings.database_url, "orders")
+    settings = _settings()
+    with failures_explained(settings):
+        try:
+            upgrade(settings.database_url, "orders")
+        except CommandError as error:
+            setting = name_of_setting(SERVICE.prefix)
+            raise NotStarted(
+                f"{setting}: {error}: the tables are newer than this program; install a newer one"
+            ) from error
 
 
 async def run(settings: OrdersSettings) -> None:
-    """Put the service together and run it until a signal comes."""
+    """Put the service together and run it until a signal comes.
+
+    Raises: NotStarted: the port is taken, or the database is away, or will not do as it is.
+    """
+    require_free("ORDERS_LISTEN", settings.listen)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url, settings.database)
         stack.push_async_callback(database.close)
+        await check_database(database, SERVICE, must_answer=True)
         tracing = configure_tracing("order_gateway")
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         metrics = GatewayMetrics(database, settings.metrics)
@@ -180,9 +205,10 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
     runner = EnvelopeRunner(app, access_log=None, shutdown_timeout=settings.shutdown_grace_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    host, _, port = settings.listen.rpartition(":")
-    site = web.TCPSite(runner, host.strip("[]"), int(port))
-    await site.start()
+    try:
+        await web.TCPSite(runner, *split_address(settings.listen)).start()
+    except OSError as error:
+        raise address_problem("ORDERS_LISTEN", settings.listen, error) from error
     log.info("serving", address=settings.listen, profile=settings.profile, warehouse=settings.warehouse_target)
 
 

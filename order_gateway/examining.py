@@ -1,7 +1,7 @@
 """The commands that look at orders beside a running service, or before one is started."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +11,6 @@ import typer
 
 from order_gateway.agreement import Mending
 from order_gateway.audit import Finding, OrdersAudit, OrdersReport
-from order_gateway.gateway import GatewayFault
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.intents import Intents
@@ -23,18 +22,18 @@ from order_gateway.relay import Relay
 from order_gateway.repair import OrdersRepair
 from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
+from order_gateway.starting import failures_explained
 from order_gateway.store import Store, StoreSettings
 from order_gateway.why import Explaining
 from order_gateway.why import lines as explanation_lines
 from order_gateway.wiring import payments, saga_settings
-from service_kit.database import Database, Fault
+from service_kit.database import Database
 from service_kit.logging import configure_logging
 from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit
+from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
 from warehouse.client import WarehouseClient
 
-CLEAN, WRONG, UNKNOWN = 0, 1, 2
-"""Exit codes: nothing is wrong; something is; not everything could be checked."""
 ID_MAX = 2**63 - 1
 ROUNDS_MAX = 100
 """Rounds of audit and repair; each mends at most `findings_max` orders."""
@@ -87,9 +86,8 @@ async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    cli.command()(audit)
-    cli.command()(reconcile)
-    cli.command()(why)
+    for command in (audit, reconcile, why):
+        cli.command(epilog=EXIT_STATUSES)(command)
 
 
 def audit(
@@ -99,12 +97,12 @@ def audit(
 ) -> None:
     """Check every order against the warehouse (invariant 7).
 
-    Exits with status 1 if an order does not agree with it, with 2 if not everything could be checked.
+    Without the warehouse it checks what it can, and ends with status 3.
     """
     raise typer.Exit(_run(lambda settings: _audit(settings, _instant(since), repair=repair, dry_run=dry_run)))
 
 
-async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bool, dry_run: bool) -> int:
+async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bool, dry_run: bool) -> Exit:
     async with parts(settings) as with_:
         report = await _audited(with_, since)
         _print_plan(report.findings, is_asked=repair or dry_run)
@@ -121,19 +119,19 @@ async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bo
             if report.found >= before.found:
                 break
         if report.unasked:
-            return UNKNOWN
-        return WRONG if report.found else CLEAN
+            return Exit.NEEDED
+        return Exit.FOUND if report.found else Exit.DONE
 
 
 def reconcile(since: Since = "") -> None:
     """Tell what differs after the orders database or the warehouse's database was restored alone; changes nothing.
 
-    Exits with status 1 if anything differs, with 2 if not everything could be checked.
+    It ends with status 1 if anything differs.
     """
     raise typer.Exit(_run(lambda settings: _reconcile(settings, _instant(since))))
 
 
-async def _reconcile(settings: OrdersSettings, since: datetime | None) -> int:
+async def _reconcile(settings: OrdersSettings, since: datetime | None) -> Exit:
     async with parts(settings) as with_:
         progress = Progress("reservations seen")
         try:
@@ -146,32 +144,31 @@ async def _reconcile(settings: OrdersSettings, since: datetime | None) -> int:
         _print_plan(report.findings, is_asked=True)
         _print_summary(report, settings)
         if report.unasked:
-            return UNKNOWN
-        return WRONG if found.lost_count or report.found else CLEAN
+            return Exit.NEEDED
+        return Exit.FOUND if found.lost_count or report.found else Exit.DONE
 
 
 def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The order's number.")]) -> None:
     """Explain an order: what is still to be done for it, tries, last error, next try, history, holds.
 
-    Exits with status 1 if there is no such order, or if it does not agree with the warehouse; with 2 if the database or
-    the warehouse could not be asked.
+    It ends with status 1 if there is no such order, or if it does not agree with the warehouse.
     """
     raise typer.Exit(_run(lambda settings: _why(settings, order_id)))
 
 
-async def _why(settings: OrdersSettings, order_id: int) -> int:
+async def _why(settings: OrdersSettings, order_id: int) -> Exit:
     async with parts(settings) as with_:
         listing = Listing(with_.database, settings.list_counted_max)
         try:
             explained = await Explaining(with_.audit(), with_.store, listing).explain(order_id)
         except OrderNotFound as error:
             typer.echo(f"{error}.", err=True)
-            return WRONG
+            return Exit.FOUND
     for line in explanation_lines(explained):
         typer.echo(line)
     if explained.warehouse is None:
-        return UNKNOWN
-    return WRONG if explained.disagreement else CLEAN
+        return Exit.NEEDED
+    return Exit.FOUND if explained.disagreement else Exit.DONE
 
 
 async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:
@@ -211,18 +208,14 @@ def _print_summary(report: OrdersReport, settings: OrdersSettings) -> None:
         )
 
 
-def _run(work: Any) -> int:
-    """Run a command on the settings; a database that is away is told in one line."""
+def _run(work: Callable[[OrdersSettings], Coroutine[Any, Any, Exit]]) -> Exit:
+    """Run a command on the settings; what is needed and can't be had is told in one line."""
     settings = load_settings_or_exit(OrdersSettings)
     configure_logging("order_gateway", settings.log_level)
-    command: Coroutine[Any, Any, int] = work(settings)
-    try:
-        return asyncio.run(command)
-    except Fault as fault:
-        typer.echo(f"This needs the order database: {fault}. See ORDERS_DATABASE_URL.", err=True)
-    except GatewayFault as fault:
-        typer.echo(f"This needs the warehouse at {settings.warehouse_target}: {fault}.", err=True)
-    return UNKNOWN
+    with failures_explained(settings):
+        if problems := settings.unusable_client():
+            raise NotStarted("; ".join(problems))
+        return asyncio.run(work(settings))
 
 
 def _instant(text: str) -> datetime | None:

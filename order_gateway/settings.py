@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from order_gateway.access import AccessSettings
@@ -11,17 +11,22 @@ from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import BreakerSettings
 from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
+from service_kit.database_url import BadDatabaseUrl, read_database_url
+from service_kit.pem import check_certificates, check_pair
 from warehouse.client import ClientSettings
 
+SESSIONS_PINNED = 3
+"""Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""
 
-class Band(BaseModel):
+
+class Band(BaseModel, extra="forbid"):
     """How often the payment simulator accepts amounts below a limit."""
 
     below: Decimal | None = Field(None, gt=0, description="amounts under this; unset: all others")
     success_rate: float = Field(ge=0, le=1)
 
 
-class SimulatorSettings(BaseModel):
+class SimulatorSettings(BaseModel, extra="forbid"):
     """The simulated payment provider."""
 
     bands: tuple[Band, ...] = (
@@ -34,7 +39,7 @@ class SimulatorSettings(BaseModel):
     lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
 
 
-class PaymentSettings(BaseModel):
+class PaymentSettings(BaseModel, extra="forbid"):
     """How often the payment provider is asked again at once when its answer did not come; then the relay goes on."""
 
     tries: int = Field(3, ge=1, le=20, description="calls to the provider for one answer, the first one included")
@@ -42,7 +47,7 @@ class PaymentSettings(BaseModel):
     retry_wait_max_seconds: float = Field(1, gt=0, le=60)
 
 
-class RelaySettings(BaseModel):
+class RelaySettings(BaseModel, extra="forbid"):
     """The background task that finishes what was begun."""
 
     poll_seconds: float = Field(0.5, gt=0, le=60, description="how often it looks for work when there is none")
@@ -60,7 +65,7 @@ class RelaySettings(BaseModel):
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
 
 
-class RetentionSettings(BaseModel):
+class RetentionSettings(BaseModel, extra="forbid"):
     """The background task that deletes what is only needed for a while."""
 
     idempotency_keys_seconds: float = Field(
@@ -71,7 +76,7 @@ class RetentionSettings(BaseModel):
     pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
 
 
-class AuditSettings(BaseModel):
+class AuditSettings(BaseModel, extra="forbid"):
     """The commands that compare orders with the warehouse."""
 
     page_size: int = Field(1000, ge=1, le=10_000, description="orders compared at once")
@@ -85,7 +90,7 @@ class AuditSettings(BaseModel):
     shown_max: int = Field(20, ge=0, le=10_000, description="unfinished orders named")
 
 
-class MetricsSettings(BaseModel):
+class MetricsSettings(BaseModel, extra="forbid"):
     """What /metrics may ask of the database."""
 
     refresh_seconds: float = Field(5, ge=0, le=3600, description="how old the numbers from the database may be")
@@ -96,12 +101,11 @@ class MetricsSettings(BaseModel):
 class OrdersSettings(AccessSettings):
     """The order service."""
 
-    model_config = SettingsConfigDict(env_prefix="ORDERS_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix="ORDERS_")
 
-    database_url: str = Field("", description="mysql://user:password@host:port/database")
+    database_url: str = Field("", repr=False, description="mysql://user:password@host:port/database")
     server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
     database: DatabaseSettings = DatabaseSettings()
-    listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
@@ -160,6 +164,13 @@ class OrdersSettings(AccessSettings):
     audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database_url(cls, value: str) -> str:
+        if value:
+            read_database_url(value)
+        return value
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if not self.database_url:
@@ -168,8 +179,33 @@ class OrdersSettings(AccessSettings):
                     "set ORDERS_DATABASE_URL=mysql://user:password@host:port/database, "
                     "or DATABASE_URL=mysql://user:password@host:port for all services"
                 )
-            self.database_url = service_database_url(self.server_url, "orders")
+            try:
+                self.database_url = service_database_url(self.server_url, "orders")
+            except BadDatabaseUrl as error:
+                raise ValueError(f"DATABASE_URL: {error}") from error
         return self
+
+    def reasons_not_to_serve(self) -> list[str]:
+        """Why a server must not be run with these settings; see ServiceSettings."""
+        return [
+            *super().reasons_not_to_serve(),
+            *self.unusable_client(),
+            *self.database.too_few_connections("ORDERS_DATABASE__POOL_SIZE", SESSIONS_PINNED),
+        ]
+
+    def unusable_client(self) -> list[str]:
+        """What is wrong with the settings of the way to the warehouse."""
+        reasons = [
+            f"ORDERS_WAREHOUSE__{name.upper()} is not used: set ORDERS_WAREHOUSE_{name.upper()}"
+            for name in ("target", "api_key")
+            if name in self.warehouse.model_fields_set
+        ]
+        prefix, client = "ORDERS_WAREHOUSE__", self.warehouse
+        if client.tls_ca:
+            reasons.append(check_certificates(f"{prefix}TLS_CA", client.tls_ca))
+        if client.tls_cert and client.tls_key:
+            reasons += check_pair(f"{prefix}TLS_CERT", client.tls_cert, f"{prefix}TLS_KEY", client.tls_key)
+        return [reason for reason in reasons if reason]
 
     def client_settings(self) -> ClientSettings:
         """How to reach the warehouse."""

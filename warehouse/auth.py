@@ -22,12 +22,21 @@ class Role(StrEnum):
 _RANK = {Role.READER: 0, Role.ORDER: 1, Role.ADMIN: 2}
 
 
-class ApiKey(BaseModel, frozen=True):
+class ApiKey(BaseModel, frozen=True, extra="forbid"):
     """A key that a caller may show; several can be valid at once, so that they can be rotated."""
 
     name: str = Field(min_length=1, max_length=64, description="who holds it; the actor in the ledger")
     role: Role
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal")
+
+
+_KNOWN_TO_EVERYBODY = frozenset(hashlib.sha256(key).hexdigest() for key in (b"", b"order-service-api-key"))
+"""Of no key at all, and of the key that the examples of the order gateway use."""
+
+
+def is_known_to_everybody(key: ApiKey) -> bool:
+    """Whether a key is no secret: empty, or printed in the documents."""
+    return key.sha256 in _KNOWN_TO_EVERYBODY
 
 
 class Unauthenticated(Exception):

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     WAREHOUSE_NOT_FOUND = "WAREHOUSE_NOT_FOUND"
     STOCK_LEVEL_NOT_FOUND = "STOCK_LEVEL_NOT_FOUND"
     RESERVATION_NOT_FOUND = "RESERVATION_NOT_FOUND"
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     RESERVATION_EXPIRED = "RESERVATION_EXPIRED"
     RESERVATION_COMMITTED = "RESERVATION_COMMITTED"
     RESERVATION_CANCELLED = "RESERVATION_CANCELLED"
@@ -75,12 +76,16 @@ def reserve_cancelled(order_id: str, cancelled_at: int) -> Refusal:
     return Refusal(Reason.RESERVE_CANCELLED, message, (("order_id", order_id), ("cancelled_at", when)))
 
 
-def reservation_not_found(reservation_id: str, order_id: str = "", request_id: str = "") -> Refusal:
+def reservation_not_found(reservation_id: str, request_id: str = "") -> Refusal:
     """Nothing is known under the one id that is not empty."""
-    pairs = (("reservation_id", reservation_id), ("order_id", order_id), ("request_id", request_id))
-    name, value = next(((name, value) for name, value in pairs if value), pairs[0])
+    name, value = ("request_id", request_id) if request_id else ("reservation_id", reservation_id)
     message = f"there is no reservation with {name} {value!r}"
     return Refusal(Reason.RESERVATION_NOT_FOUND, message, ((name, value),))
+
+
+def order_not_found(order_id: str) -> Refusal:
+    """Nothing was ever reserved, or cancelled, for the order."""
+    return Refusal(Reason.ORDER_NOT_FOUND, f"nothing is known of an order {order_id!r}", (("order_id", order_id),))
 
 
 def closed(reservation: Reservation) -> Refusal:

@@ -29,7 +29,7 @@ AWAY = frozenset({SILENCE, UNAVAILABLE})
 """Faults that count. Whatever the warehouse says besides is an answer: a no, too much to do, not for this key."""
 
 
-class BreakerSettings(BaseModel):
+class BreakerSettings(BaseModel, extra="forbid"):
     """When the breaker opens, and how it heals."""
 
     silence_seconds: float = Field(

@@ -18,7 +18,7 @@ from order_gateway.gateway import (
     StockLine,
 )
 from order_gateway.gateway.reserving import Reserving
-from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
+from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
 from service_kit.batcher import BatcherSettings
 from warehouse.client import ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
@@ -85,7 +85,7 @@ class GrpcGateway:
                 line.quantity,
                 returned=True,
                 reference=reference,
-                **call_options(call),
+                **effect_options(call),
             )
         )
         if isinstance(answer, Refusal):

@@ -11,7 +11,15 @@ from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
 from order_gateway.orders import Instant
-from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
+from warehouse.client import (
+    CallOptions,
+    EffectOptions,
+    ReservationState,
+    WarehouseClient,
+    line,
+    stock_pb2,
+    warehouse_pb2,
+)
 
 T = TypeVar("T")
 _NUMBERS = frozenset({"product_id", "warehouse_id", "requested", "available", "reserved", "on_hand"})
@@ -148,7 +156,7 @@ class Inventory:
     ) -> DirectHold | Refusal:
         """Hold stock until an instant, which the warehouse compares with its own clock."""
         wishes = [line(wish.product_id, wish.warehouse_id, wish.quantity) for wish in lines]
-        answer = await self._ask(self._client.reserve(order_id, wishes, expires_at=until, **self._options(call)))
+        answer = await self._ask(self._client.reserve(order_id, wishes, expires_at=until, **self._effect(call)))
         return answer if isinstance(answer, Refusal) else _hold(answer)
 
     async def reservation(self, reservation_id: str, call: Call) -> DirectHold | Refusal:
@@ -216,6 +224,10 @@ class Inventory:
     def _options(self, call: Call) -> CallOptions:
         options = call_options(call)
         options.setdefault("deadline_seconds", self._deadline_seconds)
+        return options
+
+    def _effect(self, call: Call) -> EffectOptions:
+        options: EffectOptions = {**self._options(call), "request_id": call.request_id}
         return options
 
 

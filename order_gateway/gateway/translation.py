@@ -11,6 +11,7 @@ from order_gateway.gateway import Call, GatewayFault, HoldingState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
+    EffectOptions,
     InsufficientStock,
     InvalidRequest,
     PermissionDenied,
@@ -114,6 +115,12 @@ def holding_state(reservation: warehouse_pb2.Reservation) -> HoldingState:
 def printable(actor: str) -> str:
     """An actor as gRPC metadata can carry it."""
     return actor if actor.isascii() and actor.isprintable() else _UNPRINTABLE.sub("?", actor)
+
+
+def effect_options(call: Call) -> EffectOptions:
+    """The same for a call that would have its effect twice if it were made twice."""
+    options: EffectOptions = {**call_options(call), "request_id": call.request_id}
+    return options
 
 
 def call_options(call: Call) -> CallOptions:

@@ -14,6 +14,7 @@ from order_gateway.http.idempotency import KEY_LENGTH_MAX
 from order_gateway.http.operations import Operation
 
 VERSION = "1"
+EVENT_STREAM = "text/event-stream"
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _ANSWER_REF = "#/components/schemas/{name}"
@@ -119,6 +120,8 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
         parameters.append(_IDEMPOTENCY)
     if operation.is_conditional:
         parameters.append(_IF_NONE_MATCH)
+    if operation.media_type == EVENT_STREAM:
+        parameters.append(_LAST_EVENT_ID)
     described: Schema = {
         "operationId": _id(operation),
         "summary": operation.summary,
@@ -181,8 +184,8 @@ def _success(operation: Operation, status: int, answer: Schema | None) -> Schema
     described: Schema = {"description": "As asked", "headers": _headers()}
     if status == 204 or answer is None:
         return described
-    if operation.media_type != "application/json":
-        described["content"] = {operation.media_type: {"schema": {"type": "string"}, "x-event-data": answer}}
+    if operation.media_type == EVENT_STREAM:
+        described["content"] = {EVENT_STREAM: {"schema": _event(answer)}}
         return described
     data = {"type": "array", "items": answer} if operation.is_list else answer
     properties: Schema = {"success": {"const": True}, "data": data}
@@ -193,6 +196,13 @@ def _success(operation: Operation, status: int, answer: Schema | None) -> Schema
     if 201 in operation.statuses:
         described["headers"] = _headers("Location")
     return described
+
+
+def _event(data: Schema) -> Schema:
+    """One event of a stream, which is what the schema of such a media type is about, as those who check it read it."""
+    content = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    event_id = {"type": "string", "pattern": "^[0-9]+$", "description": "for Last-Event-ID, to go on from here"}
+    return {"type": "object", "properties": {"id": event_id, "data": content}, "required": ["id", "data"]}
 
 
 def _codes_by_status(operation: Operation) -> dict[int, set[str]]:
@@ -253,6 +263,13 @@ _IF_NONE_MATCH = {
     "required": False,
     "description": "the ETag of an earlier answer: if it is still true, it is not sent again",
     "schema": {"type": "string"},
+}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "the id of the last event that the client has: what came after it is sent, 204 once nothing can",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
 }
 _HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "of what this answer says"},

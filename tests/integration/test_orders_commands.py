@@ -70,7 +70,7 @@ async def test_without_the_warehouse_the_audit_says_what_it_could_not_check(at: 
     forgotten = await at.place(way=Way.QUEUED)
     await at.execute("DELETE FROM intents")
     status, output = await run(at, "audit", target=f"127.0.0.1:{free_port()}")
-    assert status == 2
+    assert status == 3
     assert f"order {forgotten.id} (pending_reservation, stock reserving): waits for reserve" in output
     assert "orders: 2 could not be compared with the warehouse at 127.0.0.1:" in output
 
@@ -91,7 +91,7 @@ async def test_reconcile_tells_what_differs_and_changes_nothing(at: Shop) -> Non
     assert f"ALTER TABLE orders AUTO_INCREMENT = {sold.id + 1}" in output
     assert "warehouse: 2 are held or sold for orders that are not here; 3 reservations seen" in output
     assert await at.level() == before
-    assert (await run(at, "reconcile", target=f"127.0.0.1:{free_port()}"))[0] == 2
+    assert (await run(at, "reconcile", target=f"127.0.0.1:{free_port()}"))[0] == 3
 
 
 async def test_why_an_order_is_as_it_is(at: Shop) -> None:
@@ -116,6 +116,6 @@ async def test_why_a_step_is_not_done(at: Shop) -> None:
     )
     await at.execute("UPDATE intents SET parked_at = '2030-01-02 03:04:05'")
     status, output = await run(at, "why", str(order.id), target=f"127.0.0.1:{free_port()}")
-    assert status == 2
+    assert status == 3
     assert "reserve keeps failing and is parked since 2030-01-02 03:04:05 UTC: 7 tries" in output
     assert "the warehouse could not be asked what it has for it" in output

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from generated.warehouse.v1 import warehouse_pb2
 from tests.tcp_proxy import TcpProxy, proxied
-from warehouse.client import ClientSettings, DeadlineExceeded, WarehouseClient, WarehouseError, line
+from warehouse.client import ClientSettings, DeadlineExceeded, WarehouseClient, WarehouseError, line, new_request_id
 
 LINES = [line(1, 1, 2)]
 SETTINGS = ClientSettings(
@@ -62,7 +62,7 @@ async def until_answered(client: WarehouseClient, in_a_row: int) -> int:
     while answered < in_a_row:
         assert time.monotonic() < deadline, f"{failed} calls have failed, and it goes on"
         try:
-            await client.reserve("17", LINES)
+            await client.reserve("17", LINES, request_id=new_request_id())
             answered += 1
         except WarehouseError:
             failed += 1
@@ -72,10 +72,10 @@ async def until_answered(client: WarehouseClient, in_a_row: int) -> int:
 
 async def test_a_connection_that_swallows_is_replaced() -> None:
     async with behind_a_proxy() as proxy, connect(proxy) as client:
-        await client.reserve("17", LINES)
+        await client.reserve("17", LINES, request_id=new_request_id())
         assert proxy.swallow() == 1
         with pytest.raises(DeadlineExceeded):
-            await client.reserve("17", LINES)
+            await client.reserve("17", LINES, request_id=new_request_id())
         assert await until_answered(client, 5) >= 1
         assert (client.connections_replaced, proxy.accepted) == (1, 2)
 
@@ -88,12 +88,12 @@ async def test_looking_for_health_is_enough_to_find_it_dead() -> None:
         deadline = time.monotonic() + RECOVERED_WITHIN_SECONDS
         while not await client.is_serving(timeout_seconds=0.2):
             assert time.monotonic() < deadline, "it stays dead"
-        await client.reserve("17", LINES)
+        await client.reserve("17", LINES, request_id=new_request_id())
 
 
 async def test_each_of_several_connections_is_looked_after() -> None:
     async with behind_a_proxy() as proxy, connect(proxy, connections=3) as client:
-        await asyncio.gather(*(client.reserve("17", LINES) for _ in range(6)))
+        await asyncio.gather(*(client.reserve("17", LINES, request_id=new_request_id()) for _ in range(6)))
         assert proxy.accepted == 3
         assert proxy.swallow() == 3
         deadline = time.monotonic() + RECOVERED_WITHIN_SECONDS
@@ -106,12 +106,12 @@ async def test_each_of_several_connections_is_looked_after() -> None:
 
 async def test_while_one_is_doubtful_calls_take_the_others() -> None:
     async with behind_a_proxy() as proxy, connect(proxy, connections=2, probe_timeout_seconds=30) as client:
-        await asyncio.gather(*(client.reserve("17", LINES) for _ in range(4)))
+        await asyncio.gather(*(client.reserve("17", LINES, request_id=new_request_id()) for _ in range(4)))
         proxy.swallowed.add(min(proxy.passing))
         failed = 0
         for _ in range(10):
             try:
-                await client.reserve("17", LINES)
+                await client.reserve("17", LINES, request_id=new_request_id())
             except DeadlineExceeded:
                 failed += 1
         assert failed == 1
@@ -123,11 +123,11 @@ async def test_a_slow_connection_is_kept() -> None:
         behind_a_proxy(delay_seconds=0.3) as proxy,
         connect(proxy, probe_timeout_seconds=3, deadline_seconds=3, attempt_timeout_seconds=3) as client,
     ):
-        await client.reserve("17", LINES)
+        await client.reserve("17", LINES, request_id=new_request_id())
         for _ in range(4):
             with pytest.raises(DeadlineExceeded):
-                await client.reserve("17", LINES, deadline_seconds=0.2)
-        assert (await client.reserve("17", LINES)).order_id == "17"
+                await client.reserve("17", LINES, deadline_seconds=0.2, request_id=new_request_id())
+        assert (await client.reserve("17", LINES, request_id=new_request_id())).order_id == "17"
         assert (client.connections_replaced, proxy.accepted) == (0, 1)
 
 
@@ -135,10 +135,10 @@ async def test_what_is_under_way_on_a_replaced_connection_is_sent_again() -> Non
     """Not interrupted: an interrupted call looks to its caller as if its own task had been cancelled."""
     settings = {"attempt_timeout_seconds": 1.5, "deadline_seconds": 4}
     async with behind_a_proxy() as proxy, connect(proxy, **settings) as client:
-        await client.reserve("17", LINES)
+        await client.reserve("17", LINES, request_id=new_request_id())
         proxy.swallow()
-        waiting = [asyncio.create_task(client.reserve("17", LINES)) for _ in range(3)]
+        waiting = [asyncio.create_task(client.reserve("17", LINES, request_id=new_request_id())) for _ in range(3)]
         with pytest.raises(DeadlineExceeded):
-            await client.reserve("17", LINES, deadline_seconds=0.2)
+            await client.reserve("17", LINES, deadline_seconds=0.2, request_id=new_request_id())
         assert [hold.order_id for hold in await asyncio.gather(*waiting)] == ["17"] * 3
         assert client.connections_replaced == 1

@@ -91,7 +91,7 @@ def test_settings_name_everything_that_is_wrong_at_once(monkeypatch: pytest.Monk
         monkeypatch.setenv(f"WAREHOUSE_{name}", value)
     with pytest.raises(InvalidSettings) as failure:
         load_settings(WarehouseSettings)
-    for name in ("WAREHOUSE_WORKERS", "WAREHOUSE_LISTEN", "WAREHOUSE_BATCHER.batch_size_max"):
+    for name in ("WAREHOUSE_WORKERS", "WAREHOUSE_LISTEN", "WAREHOUSE_BATCHER__BATCH_SIZE_MAX"):
         assert name in str(failure.value)
 
 

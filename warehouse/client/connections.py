@@ -16,7 +16,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
-from warehouse.client.connection import ClientSettings, open_channel
+from warehouse.client.connection import ClientSettings, client_tls, open_channel
 
 log = structlog.get_logger(__name__)
 Metadata = list[tuple[str, str]]
@@ -57,13 +57,15 @@ class Connections:
     def __init__(self, settings: ClientSettings, metadata: Callable[[], Metadata]) -> None:
         self._settings = settings
         self._metadata = metadata
-        self._connections = [Connection(open_channel(settings)) for _ in range(settings.connections)]
+        self._tls = client_tls(settings)
+        self._connections = [self._open() for _ in range(settings.connections)]
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.replaced = 0
 
     def next(self) -> Connection:
         """The one for the next call; a doubtful one only where there is no other."""
+        self._follow_tls()
         count = len(self._connections)
         self._turn += 1
         chosen = self._connections[self._turn % count]
@@ -80,6 +82,7 @@ class Connections:
 
     async def health(self, service: str, timeout_seconds: float) -> health_pb2.HealthCheckResponse | None:
         """What the first to answer says about `service`, SERVING if any says so; None if nobody answers."""
+        self._follow_tls()
         answers = await asyncio.gather(*(self._ask(one, service, timeout_seconds) for one in self._connections))
         found = [answer for answer in answers if answer is not None]
         serving = health_pb2.HealthCheckResponse.SERVING
@@ -115,7 +118,7 @@ class Connections:
                 if not await self._gives_sign(connection):
                     connection.silences.append(time.monotonic())
                 if self._is_dead(connection):
-                    self._replace(connection)
+                    self._replace(connection, "it has not answered")
                     return
         finally:
             connection.is_doubtful = False
@@ -137,9 +140,17 @@ class Connections:
             connection.silences.popleft()
         return len(connection.silences) >= self._settings.probes
 
-    def _replace(self, dead: Connection) -> None:
-        log.warning("connection_replaced", target=self._settings.target, why="it has not answered")
-        self._connections[self._connections.index(dead)] = Connection(open_channel(self._settings))
+    def _follow_tls(self) -> None:
+        if self._tls is not None and self._tls.has_changed():
+            for connection in tuple(self._connections):
+                self._replace(connection, "the TLS files have changed")
+
+    def _open(self) -> Connection:
+        return Connection(open_channel(self._settings, self._tls.credentials if self._tls else None))
+
+    def _replace(self, dead: Connection, why: str) -> None:
+        log.warning("connection_replaced", target=self._settings.target, why=why)
+        self._connections[self._connections.index(dead)] = self._open()
         self.replaced += 1
         # What is under way over it ends by its own time limit; it is then sent again, over another connection.
         self._start(dead.channel.close(self._settings.attempt_timeout_seconds + CLOSE_MARGIN_SECONDS))

@@ -142,7 +142,17 @@ class WarehouseFault(WarehouseError):
     """Something does not work. A mutating call may have had its effect: repeat it with the same request id."""
 
 
-class WarehouseUnavailable(WarehouseFault): ...
+class WarehouseUnavailable(WarehouseFault):
+    """The server, or its database, is away."""
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether nobody listens at the target, or its name stands for no address."""
+        return not self.metadata and any(sign in str(self) for sign in _ABSENCES)
+
+
+# gRPC has no code for it. "refused" is the system's word for nobody being there, the others are its resolvers'.
+_ABSENCES = ("Connection refused", "DNS resolution failed", "Domain name not found")
 
 
 class WarehouseOverloaded(WarehouseFault): ...

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
-from warehouse.client.calling import Calling, CallOptions, request_id_of
+from warehouse.client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
 from warehouse.client.errors import WarehouseError, from_status
 
 REQUESTS_MAX = 1000
@@ -36,18 +36,20 @@ class HoldCalls(Calling):
         ttl_seconds: float | None = None,
         expires_at: datetime | None = None,
         allow_partial: bool = False,
-        **call: Unpack[CallOptions],
+        **call: Unpack[EffectOptions],
     ) -> Reservation:
         """Hold stock for an order, for `ttl_seconds` (None: the server's default), or until `expires_at`.
 
         Args:
             expires_at: with a time zone; the warehouse compares it with its database's clock.
+            request_id: required; keep it with the order. An order may have several holds, so the order alone does not
+                tell a repetition from a further hold; the same request id does, also when another process sends it.
 
         Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, ReserveCancelled,
             RequestIdReused, or another WarehouseError.
         """
         request = warehouse_pb2.ReserveRequest(
-            request_id=request_id_of(call),
+            request_id=kept_request_id(call),
             order_id=order_id,
             lines=lines,
             ttl=None if ttl_seconds is None else _duration(ttl_seconds),
@@ -77,6 +79,8 @@ class HoldCalls(Calling):
         **call: Unpack[CallOptions],
     ) -> list[Reservation]:
         """Sell what a reservation, or all open holds of an order, hold; only `lines` of it if given.
+
+        What is sold already is answered as it is, whatever the request id: repeating is safe.
 
         Args:
             reacquire: if the hold has expired, take the stock again where it is still there.

@@ -6,7 +6,7 @@ from typing import Unpack
 
 from generated.warehouse.v1 import stock_pb2
 from generated.warehouse.v1.stock_pb2 import MovementType, StockLevel
-from warehouse.client.calling import Calling, CallOptions, request_id_of, with_request_id
+from warehouse.client.calling import CallContext, Calling, CallOptions, EffectOptions, kept_request_id, with_request_id
 
 
 class StockCalls(Calling):
@@ -87,11 +87,14 @@ class StockCalls(Calling):
         returned: bool = False,
         reference: str = "",
         notes: str = "",
-        **call: Unpack[CallOptions],
+        **call: Unpack[EffectOptions],
     ) -> stock_pb2.AddStockResponse:
-        """Put units on hand. Raises: ProductNotFound, WarehouseNotFound, RequestIdReused, or another WarehouseError."""
+        """Put units on hand; `request_id` is required, and to be kept with the delivery.
+
+        Raises: ProductNotFound, WarehouseNotFound, RequestIdReused, or another WarehouseError.
+        """
         request = stock_pb2.AddStockRequest(
-            request_id=request_id_of(call),
+            request_id=kept_request_id(call),
             product_id=product_id,
             warehouse_id=warehouse_id,
             quantity=quantity,
@@ -102,14 +105,14 @@ class StockCalls(Calling):
         return await self._call(lambda to: to.stock.AddStock, request, call)
 
     async def remove_stock(
-        self, removal: stock_pb2.RemoveStockRequest, **call: Unpack[CallOptions]
+        self, removal: stock_pb2.RemoveStockRequest, **call: Unpack[CallContext]
     ) -> stock_pb2.RemoveStockResponse:
-        """Take free units away; the request id may be left empty.
+        """Take free units away; `removal` needs a request id, to be kept with what they are taken for.
 
         Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, RequestIdReused, or
             another WarehouseError.
         """
-        return await self._call(lambda to: to.stock.RemoveStock, with_request_id(removal, call), call)
+        return await self._call(lambda to: to.stock.RemoveStock, removal, call)
 
     async def update_inventory(
         self, count: stock_pb2.UpdateInventoryRequest, **call: Unpack[CallOptions]

@@ -134,8 +134,9 @@ class WarehouseServiceServicer:
         """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
         Committing what is already committed answers with the same reservation. Role: order.
 
-        Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
+        Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+        known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+        than is held), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

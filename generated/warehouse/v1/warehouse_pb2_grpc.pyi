@@ -69,8 +69,9 @@ class WarehouseServiceStub:
     """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
     Committing what is already committed answers with the same reservation. Role: order.
 
-    Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
+    Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+    known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+    than is held), REQUEST_ID_REUSED.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -130,8 +131,9 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
     Committing what is already committed answers with the same reservation. Role: order.
 
-    Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
+    Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+    known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+    than is held), REQUEST_ID_REUSED.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -212,8 +214,9 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
         Committing what is already committed answers with the same reservation. Role: order.
 
-        Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held), REQUEST_ID_REUSED.
+        Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+        known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+        than is held), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
