@@ -29,6 +29,7 @@ from order_gateway.http.inventory import InventoryRoutes
 from order_gateway.http.observing import MetricsRoutes, observe_middleware
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
@@ -36,7 +37,10 @@ from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
-from order_gateway.payments import Payments, PaymentSimulator
+from order_gateway.payments import Payments
+from order_gateway.payments.callbacks import Callbacks
+from order_gateway.payments.choosing import make_payments
+from order_gateway.refunds import RefundList
 from order_gateway.relay import Relay
 from order_gateway.retention import Retention
 from order_gateway.saga import Saga, SagaSettings
@@ -104,7 +108,9 @@ async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
         report = await checks.run()
         _print_audit(report)
         if report.findings and repair:
-            saga = Saga(store, gateway, _payments(settings), _saga_settings(settings))
+            payments = _payments(settings)
+            stack.push_async_callback(payments.close)
+            saga = Saga(store, gateway, payments, _saga_settings(settings))
             relay = Relay(store, Intents(database), saga, settings)
             typer.echo(f"Finishing {len(report.findings)} orders ...")
             await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
@@ -145,10 +151,12 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
+        payments = _payments(settings)
+        stack.push_async_callback(payments.close)
+        saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)
-        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
+        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds, settings.currency_default)
         listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
@@ -156,6 +164,7 @@ async def run(settings: OrdersSettings) -> None:
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
+            *_payment_routes(saga, database, settings).operations(),
             *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
             *InventoryRoutes(inventory, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
@@ -214,7 +223,13 @@ async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
 
 
 def _payments(settings: OrdersSettings) -> Payments:
-    return Payments(PaymentSimulator(settings.simulator), settings.payments)
+    return make_payments(settings.payments, settings.simulator, settings.profile)
+
+
+def _payment_routes(saga: Saga, database: Database, settings: OrdersSettings) -> PaymentRoutes:
+    http = settings.payments.http
+    callbacks = Callbacks(database, http.callback_tolerance_seconds)
+    return PaymentRoutes(saga, RefundList(database, settings.list_counted_max), callbacks, http, PREFIX)
 
 
 def _saga_settings(settings: OrdersSettings) -> SagaSettings:

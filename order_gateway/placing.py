@@ -134,6 +134,7 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.payment_method,
         new.correlation_id,
         new.actor,
+        new.currency,
         *(placement.key or (None, None, None)),
     )
 
@@ -187,8 +188,10 @@ def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: i
                 item.unit_price,
                 item.total_price,
                 item.any_warehouse,
+                item.currency,
             )
             for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
+        currency=new.currency,
     )
