@@ -17,7 +17,7 @@ from order_gateway.known_products import KnownProducts
 from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
 
 WITHOUT_CENTS = frozenset(
-    [
+    (
         "BIF",
         "CLP",
         "DJF",
@@ -35,7 +35,7 @@ WITHOUT_CENTS = frozenset(
         "XAF",
         "XOF",
         "XPF",
-    ]
+    )
 )
 """ISO 4217 currencies without a minor unit. Those with three places (KWD) are kept to two: nothing smaller is taken."""
 CATALOGUE_SIZE_MAX = 100_000

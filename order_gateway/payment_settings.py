@@ -1,6 +1,7 @@
 """What can be set about payments, each bound with its unit; read from ORDERS_PAYMENTS__... and ORDERS_SIMULATOR__..."""
 
 import ipaddress
+import ssl
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -93,14 +94,22 @@ def _http_problems(http: HttpProviderSettings, charge_timeout_seconds: float) ->
         secret: str = getattr(http, name).get_secret_value()
         if (secret or name == "callback_secret") and len(secret.encode()) < SECRET_LENGTH_MIN:
             problems.append(f"set {_PREFIX}HTTP__{name.upper()} to at least {SECRET_LENGTH_MIN} random characters")
-    if http.ca_file is not None and not http.ca_file.is_file():
-        problems.append(f"{_PREFIX}HTTP__CA_FILE={http.ca_file} is no file: name one with PEM certificates")
+    if http.ca_file is not None and not _is_trust(http.ca_file):
+        problems.append(f"{_PREFIX}HTTP__CA_FILE={http.ca_file} can't be used: name a file of PEM certificates")
     if http.timeout_seconds > charge_timeout_seconds:
         problems.append(
             f"{_PREFIX}HTTP__TIMEOUT_SECONDS={http.timeout_seconds:g} must not be more than "
             f"ORDERS_CHARGE_TIMEOUT_SECONDS={charge_timeout_seconds:g}, the time for all tries together"
         )
     return problems
+
+
+def _is_trust(path: Path) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:
+        return False
+    return True
 
 
 def _url_problem(url: str) -> str:

@@ -82,6 +82,8 @@ class HttpProvider:
     def __init__(self, settings: HttpProviderSettings) -> None:
         self._settings = settings
         self._base = settings.url.rstrip("/")
+        # Now, because reading the certificates takes long.
+        self._trust = ssl.create_default_context(cafile=settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
         self._silence = Silence(settings.silences_max, settings.silence_pause_seconds)
 
@@ -168,12 +170,11 @@ class HttpProvider:
                 "Accept-Encoding": "identity",
                 "Content-Type": JSON,
             }
-            context = ssl.create_default_context(cafile=settings.ca_file)
             timeout = aiohttp.ClientTimeout(
                 total=settings.timeout_seconds, sock_connect=settings.connect_timeout_seconds
             )
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, limit=settings.connections_max),
+                connector=aiohttp.TCPConnector(ssl=self._trust, limit=settings.connections_max),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=headers,
                 timeout=timeout,
