@@ -54,7 +54,7 @@ class Shop:
         data = body if isinstance(body, bytes) else None
         sent = {"data": data, "headers": {"Content-Type": "application/json"}} if data is not None else {"json": body}
         sent["headers"] = {**sent.get("headers", {}), **(headers or {})}  # type: ignore[dict-item]
-        async with self.session.request(method, f"{self.base_url}{path}", **sent) as response:  # type: ignore[arg-type]
+        async with self.session.request(method, f"{self.base_url}{path}", **sent) as response:
             answer = await response.json()
             assert response.status == status, answer
             return answer["data"] if status < 400 else answer["error"]

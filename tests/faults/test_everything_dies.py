@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from order_gateway.payments import Charged, PaymentSimulator
+from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
 from service_kit.server_programs import Flavour
 from tests.faults.customers import Customer, Memory
@@ -227,5 +227,6 @@ async def each_order_was_charged_once(system: WholeSystem, orders: list[OrderRow
         if order.status == "paid":
             assert order.charges == 1, order
         if order.charges:
-            answer = await provider.charge(f"{token}-order-{order.id}-charge", order.amount)
+            key = f"{token}-order-{order.id}-charge"
+            answer = await provider.charge(Bill(order.id, key, order.amount, "USD", "card", None))
             assert answer == Charged(order.provider_reference or ""), order
