@@ -15,29 +15,8 @@ from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.known_products import KnownProducts
 from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
+from service_kit.currencies import is_payable
 
-WITHOUT_CENTS = frozenset(
-    (
-        "BIF",
-        "CLP",
-        "DJF",
-        "GNF",
-        "ISK",
-        "JPY",
-        "KMF",
-        "KRW",
-        "PYG",
-        "RWF",
-        "UGX",
-        "UYI",
-        "VND",
-        "VUV",
-        "XAF",
-        "XOF",
-        "XPF",
-    )
-)
-"""ISO 4217 currencies without a minor unit. Those with three places (KWD) are kept to two: nothing smaller is taken."""
 CATALOGUE_SIZE_MAX = 100_000
 
 
@@ -220,7 +199,7 @@ def _currency(
 
 def _cents(place: int, price: Decimal, currency: str) -> Mapping[str, str] | None:
     """What is wrong with a price that its currency has no coins for."""
-    if currency in WITHOUT_CENTS and price != price.to_integral_value():
+    if not is_payable(price, currency):
         return {
             "field": f"items.{place}.unit_price",
             "message": f"must be a whole number, because {currency} has no cents",

@@ -9,7 +9,10 @@ from order_gateway.payments.taking import Payments
 
 
 def make_payments(settings: PaymentSettings, simulator: SimulatorSettings, profile: str) -> Payments:
-    """Payments by the provider that is set; the others only end what they began."""
+    """Payments by the provider that is set; the others only end what they began.
+
+    Without one (a repair begins no payments, and serving is refused) it is the one that takes no money by itself.
+    """
     is_development = profile == "development"
     every: dict[str, PaymentProvider] = {
         "simulator": PaymentSimulator(simulator) if is_development else RetiredSimulator(),
@@ -17,7 +20,5 @@ def make_payments(settings: PaymentSettings, simulator: SimulatorSettings, profi
     }
     if settings.has_http:
         every["http"] = HttpProvider(settings.http)
-    chosen = settings.provider or ("simulator" if is_development else None)
-    if chosen is None:
-        raise ValueError("no payment provider is set")
+    chosen = settings.provider or ("simulator" if is_development else "external")
     return Payments(every.pop(chosen), settings, every)
