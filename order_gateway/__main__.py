@@ -153,6 +153,7 @@ async def run(settings: OrdersSettings) -> None:
         stack.push_async_callback(store.close)
         payments = _payments(settings)
         stack.push_async_callback(payments.close)
+        metrics.add(*payments.measures)
         saga = Saga(store, gateway, payments, _saga_settings(settings), modes.choose)
         known = KnownProducts(database)
         catalogue = Catalogue(gateway, settings.price_cache_seconds, known, settings.price_deadline_seconds)

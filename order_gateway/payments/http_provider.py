@@ -68,6 +68,7 @@ class _Nothing(msgspec.Struct, frozen=True):
 _read = msgspec.json.Decoder(PaymentRecord).decode
 _encode = msgspec.json.Encoder().encode
 PROVIDER_REFERENCE_LENGTH_MAX = 128
+MESSAGE_LENGTH_MAX = 255
 
 
 class HttpProvider:
@@ -225,7 +226,7 @@ def _taking(payment: PaymentRecord) -> Authorised | Charged | Declined | Pending
         case PaymentState.PENDING | PaymentState.CAPTURING:
             return Pending()
         case PaymentState.DECLINED:
-            return Declined(payment.message or "the payment was declined")
+            return Declined(payment.message[:MESSAGE_LENGTH_MAX] or "the payment was declined")
         case PaymentState.VOIDED | PaymentState.REFUNDING | PaymentState.REFUNDED:
             return Declined("the payment was given up")
 

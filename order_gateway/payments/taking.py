@@ -1,5 +1,6 @@
 """Takes and gives back money; asks again, under the same key, when the provider's answer did not come."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from order_gateway.payments.port import (
     Refunded,
     RefundRequested,
 )
+from service_kit.metrics import Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -39,6 +41,19 @@ class Payments:
         self._provider = provider
         self._others = others or {}
         self._settings = settings
+        self._calls = Tally(
+            "order_gateway_payment_calls",
+            "Calls to payment providers; the outcome is the kind of answer, or ProviderFault if there was none.",
+            ("provider", "operation", "outcome"),
+        )
+        self._call_seconds = Histogram(
+            "order_gateway_payment_call_duration_seconds", "The time these calls took.", ("provider", "operation")
+        )
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What it counts, for metrics."""
+        return [self._calls, self._call_seconds]
 
     @property
     def provider_name(self) -> str:
@@ -55,10 +70,10 @@ class Payments:
         if not bill.amount:
             return Charged(FREE)
         provider = self._named(provider_name)
-        answer = await self._ask(provider.authorise, provider, bill, (type(None),))
+        answer = await self._ask("authorise", provider.authorise, provider, bill, (type(None),))
         if not isinstance(answer, Authorised):
             return answer
-        taken = await self._ask(provider.charge, provider, bill, (type(None), Authorised))
+        taken = await self._ask("charge", provider.charge, provider, bill, (type(None), Authorised))
         assert not isinstance(taken, Authorised)
         return taken
 
@@ -66,7 +81,8 @@ class Payments:
         """Undo whatever was done under the key. Raises: ProviderFault, when the tries are used up."""
         if not bill.amount:
             return Refunded()
-        return await self._retrying()(self._named(provider_name).refund, bill)
+        provider = self._named(provider_name)
+        return await self._retrying()(self._observed, "refund", provider.refund, provider, bill)
 
     async def close(self) -> None:
         """Hang up."""
@@ -75,6 +91,7 @@ class Payments:
 
     async def _ask(
         self,
+        name: str,
         operation: Callable[[Bill], Awaitable[T]],
         provider: PaymentProvider,
         bill: Bill,
@@ -84,11 +101,28 @@ class Payments:
         async for attempt in self._retrying():
             with attempt:
                 if attempt.retry_state.attempt_number > 1:
-                    known = await provider.look_up(bill)
+                    known = await self._observed("look_up", provider.look_up, provider, bill)
                     if known is not None and not isinstance(known, undone):
                         return known
-                return await operation(bill)
+                return await self._observed(name, operation, provider, bill)
         raise AssertionError("the last try ends with an answer or a fault")
+
+    async def _observed(
+        self, name: str, operation: Callable[[Bill], Awaitable[T]], provider: PaymentProvider, bill: Bill
+    ) -> T:
+        """One call, counted and timed."""
+        started = time.perf_counter()
+        outcome = "Cancelled"
+        try:
+            answer = await operation(bill)
+            outcome = type(answer).__name__
+        except ProviderFault:
+            outcome = ProviderFault.__name__
+            raise
+        finally:
+            self._calls.add(provider.name, name, outcome)
+            self._call_seconds.observe(time.perf_counter() - started, provider.name, name)
+        return answer
 
     def _named(self, name: str | None) -> PaymentProvider:
         if name is None or name == self._provider.name:

@@ -143,6 +143,19 @@ async def test_after_a_lost_answer_the_payment_is_looked_up_by_its_key() -> None
     assert ledger.asked == ["authorise", "look_up"]
 
 
+async def test_calls_to_providers_are_counted() -> None:
+    payments = Payments(Ledger(losing=1), AT_ONCE)
+    await payments.take(bill())
+    calls, seconds = (next(iter(measure.read())) for measure in payments.measures)
+    counted = {tuple(sample.labels.values()): sample.value for sample in calls.samples}
+    assert counted == {
+        ("ledger", "authorise", "ProviderFault"): 1,
+        ("ledger", "look_up", "Authorised"): 1,
+        ("ledger", "charge", "Charged"): 1,
+    }
+    assert sum(sample.value for sample in seconds.samples if sample.name.endswith("_count")) == 3
+
+
 async def test_what_did_not_arrive_is_sent_again() -> None:
     class Deaf(Ledger):
         async def look_up(self, bill: Bill) -> None:

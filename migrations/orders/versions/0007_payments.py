@@ -73,6 +73,7 @@ def _up(currency: str) -> tuple[str, ...]:
           confirmed_by VARCHAR(64) {_TEXT} NULL,
           refund_reference VARCHAR(128) {_TEXT} NULL,
           KEY refunds_by_confirmation (confirmed_at, requested_at),
+          KEY refunds_by_request (requested_at),
           CONSTRAINT refunds_amount CHECK (amount >= 0),
           CONSTRAINT refunds_confirmation CHECK ((confirmed_at IS NULL) = (confirmed_by IS NULL))
         ) ENGINE=InnoDB
