@@ -15,7 +15,7 @@ from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.known_products import KnownProducts
 from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
-from service_kit.currencies import is_payable
+from service_kit.currencies import WITHOUT_CENTS
 
 CATALOGUE_SIZE_MAX = 100_000
 
@@ -147,8 +147,7 @@ class Basket:
         currency = _currency(wishes, products, said, self._currency)
         if isinstance(currency, Refusal):
             return currency
-        amiss = [_cents(place, price, currency) for place, price in enumerate(prices) if isinstance(price, Decimal)]
-        if details := tuple(detail for detail in amiss if detail):
+        if currency in WITHOUT_CENTS and (details := _with_cents(prices, currency)):
             return Refusal("INVALID_ARGUMENT", "the request is not valid", details)
         places = await self._choose_warehouses(wishes, call, choice)
         if isinstance(places, Refusal):
@@ -197,14 +196,14 @@ def _currency(
     return Refusal("CURRENCY_MISMATCH", f"all prices of one order must be in one currency{hint}", details)
 
 
-def _cents(place: int, price: Decimal, currency: str) -> Mapping[str, str] | None:
-    """What is wrong with a price that its currency has no coins for."""
-    if not is_payable(price, currency):
-        return {
-            "field": f"items.{place}.unit_price",
-            "message": f"must be a whole number, because {currency} has no cents",
-        }
-    return None
+def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Mapping[str, str], ...]:
+    """The prices that a currency without cents has no coins for."""
+    message = f"must be a whole number, because {currency} has no cents"
+    return tuple(
+        {"field": f"items.{place}.unit_price", "message": message}
+        for place, price in enumerate(prices)
+        if isinstance(price, Decimal) and price != price.to_integral_value()
+    )
 
 
 def _price(place: int, wish: Wish, products: Mapping[int, Product], may_name_prices: bool) -> Decimal | Refusal:

@@ -1,7 +1,5 @@
 """Currencies, by their ISO 4217 codes: which amounts there are in them."""
 
-from decimal import Decimal
-
 WITHOUT_CENTS = frozenset(
     (
         "BIF",
@@ -24,8 +22,3 @@ WITHOUT_CENTS = frozenset(
     )
 )
 """Currencies without a minor unit. Amounts in those with three places (KWD) are kept to two: nothing finer is taken."""
-
-
-def is_payable(amount: Decimal, currency: str) -> bool:
-    """Whether there is such an amount: where there are no cents, only whole ones."""
-    return currency not in WITHOUT_CENTS or amount == amount.to_integral_value()
