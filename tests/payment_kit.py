@@ -24,6 +24,8 @@ CONTRACT = ROOT / "order_gateway" / "payments" / "provider_openapi.yaml"
 class ReferenceProvider:
     """`python -m tests.reference_provider`; it remembers everything when it is killed and started again.
 
+    It ends with the thread that starts it.
+
     Args:
         callback_url: where its news go; empty: nowhere.
         chaos: the seed of the faults that it draws; None: none.

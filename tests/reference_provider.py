@@ -231,7 +231,9 @@ class Provider:
             case "garbage":
                 return web.Response(body=b'{"key": "\xff', content_type="application/json")
             case "too_long":
-                return web.Response(body=b" " * 1_000_000, content_type="application/json")
+                return web.Response(
+                    body=json.dumps(answer).encode() + b" " * 1_000_000, content_type="application/json"
+                )
             case "redirect":
                 return web.Response(status=307, headers={"Location": str(request.url)})
             case "another_amount":

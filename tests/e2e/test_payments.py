@@ -81,6 +81,13 @@ class Shop:
 
         await until(is_so)
 
+    async def events(self, order_id: int, seen: asyncio.Queue[str]) -> None:
+        """All that happens to an order, until nothing will any more."""
+        async with self.session.get(f"{self.base_url}/orders/{order_id}/events") as response:
+            async for line in response.content:
+                if line.startswith(b"data: "):
+                    await seen.put(json.loads(line[6:])["event"])
+
     async def stock(self) -> tuple[int, int]:
         level = await self.warehouse.get_inventory(1, 1)
         return level.on_hand, level.reserved
@@ -194,7 +201,7 @@ async def test_the_provider_dies_while_it_is_asked(shop: Shop, provider: Referen
     provider.process.kill()
     assert (await paying)["code"] == "PAYMENT_PENDING"
     await shop.pay(unasked, status=503)
-    await asyncio.to_thread(provider.process.start)
+    provider.process.start()
     for order in (lost, unasked):
         await shop.becomes(order, "paid", "charged")
     assert provider.moves_per_key() == [1, 1]
@@ -212,7 +219,7 @@ async def test_the_gateway_dies_after_the_money_was_taken(shop: Shop, provider: 
     shop.gateway.kill()
     with pytest.raises(aiohttp.ClientError):
         await paying
-    await asyncio.to_thread(shop.open, provider.settings)
+    shop.open(provider.settings)
     await shop.becomes(order, "paid", "charged")
     assert provider.moves_per_key() == [1]
 
@@ -256,6 +263,12 @@ async def test_a_caller_who_takes_the_money_gives_it_back_when_asked(shop: Shop)
     [asked] = await shop.call("GET", "/refunds?status=requested", status=200)
     assert (asked["id"], asked["amount"], asked["currency"]) == (order, PRICE, "USD")
     assert (asked["payment_reference"], asked["reason"]) == (f"cash-{order}", "customer")
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    following = asyncio.create_task(shop.events(order, seen))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        events = [await seen.get()]
+        while not {"refund_requested", "returned"} <= set(events):
+            events.append(await seen.get())
     for _ in range(2):
         confirmed = await shop.call("POST", f"/refunds/{order}/confirm", {"refund_reference": "r-1"}, status=200)
         assert (confirmed["status"], confirmed["refund_reference"]) == ("confirmed", "r-1")
@@ -263,7 +276,6 @@ async def test_a_caller_who_takes_the_money_gives_it_back_when_asked(shop: Shop)
     assert (await shop.order(order))["payment_status"] == "refunded"
     assert await shop.call("GET", "/refunds?status=requested", status=200) == []
     assert await shop.call("GET", "/refunds?status=confirmed", status=200) == [confirmed]
-    async with shop.session.get(f"{shop.base_url}/orders/{order}/events") as response:
-        events = [json.loads(line[6:])["event"] for line in (await response.text()).splitlines() if line[:1] == "d"]
-    assert events[-1] == "refund_confirmed"
-    assert {"refund_requested", "returned"} <= set(events)
+    # The stream of a cancelled order ends when its money is back.
+    await following
+    assert (seen.get_nowait(), seen.empty()) == ("refund_confirmed", True)

@@ -66,7 +66,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferencePro
 
 @pytest.fixture
 async def shop(reference: ReferenceProvider) -> AsyncIterator[Shop]:
-    await asyncio.to_thread(reference.process.start)
+    reference.process.start()
     reference.will(forget=True)
     shop = Shop(reference)
     yield shop
@@ -169,7 +169,7 @@ async def test_killed_in_mid_flight_it_goes_on_where_it_was(shop: Shop) -> None:
         await taking
     with pytest.raises(ProviderFault):
         await shop.http.look_up(bill())
-    await asyncio.to_thread(shop.reference.process.start)
+    shop.reference.process.start()
     assert isinstance(await shop.payments.take(bill()), Charged)
     assert shop.reference.moves_per_key() == [1]
 
