@@ -96,14 +96,11 @@ def contract() -> Any:
 
 def violations(pointer: Sequence[str], value: object) -> list[str]:
     """What is wrong with a value, by the schema that stands at a place of the document."""
-    place = "/".join(part.replace("~", "~0").replace("/", "~1") for part in pointer)
-    schema = {"$ref": f"#/{place}", "components": contract()["components"], **_roots(pointer[0])}
-    validator = jsonschema_rs.Draft202012Validator(schema)
-    return [f"{place}: {error.message}" for error in validator.iter_errors(value)]
-
-
-def _roots(name: str) -> dict[str, Any]:
-    return {} if name == "components" else {name: contract()[name]}
+    found = contract()
+    for part in pointer:
+        found = found[part]
+    validator = jsonschema_rs.Draft202012Validator({**found, "components": contract()["components"]})
+    return [f"{'/'.join(pointer)}: {error.message}" for error in validator.iter_errors(value)]
 
 
 def paths() -> Iterator[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from order_gateway.payments.signing import sign
-from tests.payment_kit import CALLBACK_SECRET, ReferenceProvider
+from tests.payment_kit import CALLBACK_SECRET, ReferenceProvider, violations
 from tests.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
@@ -152,6 +152,8 @@ async def test_an_outcome_that_comes_later_by_callback(shop: Shop, provider: Ref
     heard = [(status, json.loads(answer)) for status, answer in provider.rows("SELECT status, answer FROM heard")]
     assert [status for status, _ in heard] == [401, 200, 200]
     assert [answer["data"]["is_new"] for _, answer in heard[1:]] == [True, False]
+    [(body,)] = provider.rows("SELECT body FROM callbacks")
+    assert violations(("components", "schemas", "News"), json.loads(body)) == []
     assert provider.moves_per_key() == [1]
 
 
