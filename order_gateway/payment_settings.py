@@ -1,7 +1,5 @@
 """What can be set about payments, each bound with its unit; read from ORDERS_PAYMENTS__... and ORDERS_SIMULATOR__..."""
 
-import ipaddress
-import ssl
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -9,19 +7,22 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr
 
+from service_kit.pem import check_certificates
+from service_kit.settings import LOOPBACK
+
 PROVIDERS = ("simulator", "external", "http")
 SECRET_LENGTH_MIN = 24
 _PREFIX = "ORDERS_PAYMENTS__"
 
 
-class Band(BaseModel):
+class Band(BaseModel, extra="forbid"):
     """How often the payment simulator accepts amounts below a limit."""
 
     below: Decimal | None = Field(None, gt=0, description="amounts under this; unset: all others")
     success_rate: float = Field(ge=0, le=1)
 
 
-class SimulatorSettings(BaseModel):
+class SimulatorSettings(BaseModel, extra="forbid"):
     """The simulated payment provider."""
 
     bands: tuple[Band, ...] = (
@@ -34,7 +35,7 @@ class SimulatorSettings(BaseModel):
     lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
 
 
-class HttpProviderSettings(BaseModel):
+class HttpProviderSettings(BaseModel, extra="forbid"):
     """A payment provider that speaks the contract in payments/provider_openapi.yaml."""
 
     url: str = Field("", description="what the contract's paths are added to; https, except on loopback")
@@ -53,7 +54,7 @@ class HttpProviderSettings(BaseModel):
     silence_pause_seconds: float = Field(1, gt=0, le=60, description="between two calls to a provider that is silent")
 
 
-class PaymentSettings(BaseModel):
+class PaymentSettings(BaseModel, extra="forbid"):
     """Who takes the money, and how often they are asked again at once when no answer came; then the relay goes on."""
 
     provider: Literal["simulator", "external", "http"] | None = Field(
@@ -94,22 +95,14 @@ def _http_problems(http: HttpProviderSettings, charge_timeout_seconds: float) ->
         secret: str = getattr(http, name).get_secret_value()
         if (secret or name == "callback_secret") and len(secret.encode()) < SECRET_LENGTH_MIN:
             problems.append(f"set {_PREFIX}HTTP__{name.upper()} to at least {SECRET_LENGTH_MIN} random characters")
-    if http.ca_file is not None and not _is_trust(http.ca_file):
-        problems.append(f"{_PREFIX}HTTP__CA_FILE={http.ca_file} can't be used: name a file of PEM certificates")
+    if http.ca_file is not None and (problem := check_certificates(f"{_PREFIX}HTTP__CA_FILE", http.ca_file)):
+        problems.append(problem)
     if http.timeout_seconds > charge_timeout_seconds:
         problems.append(
             f"{_PREFIX}HTTP__TIMEOUT_SECONDS={http.timeout_seconds:g} must not be more than "
             f"ORDERS_CHARGE_TIMEOUT_SECONDS={charge_timeout_seconds:g}, the time for all tries together"
         )
     return problems
-
-
-def _is_trust(path: Path) -> bool:
-    try:
-        ssl.create_default_context(cafile=path)
-    except OSError:
-        return False
-    return True
 
 
 def _url_problem(url: str) -> str:
@@ -122,13 +115,6 @@ def _url_problem(url: str) -> str:
         return f"{_PREFIX}HTTP__URL can't be read: it must look {example}"
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.query or parts.fragment:
         return f"set {_PREFIX}HTTP__URL to where the provider is, {example}"
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not LOOPBACK.fullmatch(host):
         return f"{_PREFIX}HTTP__URL must begin with https, because {host} is not this machine"
     return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

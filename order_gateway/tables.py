@@ -87,6 +87,7 @@ intents = Table(
     Column("last_error", String(500)),
     Column("traceparent", String(64)),
     Column("created_at", _INSTANT),
+    Column("parked_at", _INSTANT),
 )
 
 idempotency_keys = Table(

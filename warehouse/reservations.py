@@ -146,6 +146,11 @@ class Reservations(WarehouseServiceServicer):
             reservations=[wire.reservation(item) for item in found[:size]], next_page_token=token
         )
 
+    @rpc(Role.READER)
+    async def GetCaller(self, _request: pb.GetCallerRequest, caller: Caller) -> pb.GetCallerResponse:
+        now = wire.timestamp(await self._queries.clock())
+        return pb.GetCallerResponse(name=caller.key_name, role=caller.role, now=now)
+
     @rpc(Role.ADMIN)
     async def SweepExpired(self, _request: pb.SweepExpiredRequest, caller: Caller) -> pb.SweepExpiredResponse:
         return pb.SweepExpiredResponse(expired=await self._sweeper.sweep(caller.deadline))

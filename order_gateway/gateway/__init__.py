@@ -57,6 +57,13 @@ class Product(msgspec.Struct, frozen=True):
     currency: str
 
 
+class CataloguePage(msgspec.Struct, frozen=True):
+    """Some products, by id, and when they were read, by the warehouse's clock."""
+
+    products: Mapping[int, Product]
+    read_at: datetime
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """A no that is part of normal life: the error code, a text for people, and details per line."""
 

@@ -74,6 +74,8 @@ class Streams:
         if last and await self._is_over(order_id, last):
             # This tells a browser not to connect again.
             return web.Response(status=204)
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS)
         if self._open >= self._settings.event_streams_max:
             raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
         self._open += 1

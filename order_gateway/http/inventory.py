@@ -19,7 +19,7 @@ from order_gateway.http.bodies import (
     LineBody,
     ReserveBody,
 )
-from order_gateway.http.calls import changing, is_resumed, reading
+from order_gateway.http.calls import changing, reading
 from order_gateway.http.errors import ApiError, from_refusal, success
 from order_gateway.http.fields import IdText, Query
 from order_gateway.http.operations import Operation
@@ -165,9 +165,9 @@ async def take_hold(
     inventory: Inventory, request: web.Request, order_id: str, lines: Sequence[StockLine], until: datetime, field: str
 ) -> DirectHold:
     """Hold stock until an instant that the client gave in `field`. Raises: ApiError, GatewayFault."""
-    answer = await inventory.reserve(order_id, lines, until, changing(request), resumed=is_resumed(request))
+    answer = await inventory.reserve(order_id, lines, until, changing(request))
     if isinstance(answer, Refusal) and answer.code == "INVALID_ARGUMENT":
-        renamed = [{**item, "field": field} if item.get("field") == "ttl" else item for item in answer.details]
+        renamed = [{**item, "field": field} if item.get("field") == "expires_at" else item for item in answer.details]
         raise ApiError(answer.code, answer.message, renamed)
     return agreed(answer)
 

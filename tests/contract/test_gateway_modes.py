@@ -139,7 +139,7 @@ async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop
     await shop.client.create_warehouse(third)
     await shop.client.create_product(stock_pb2.CreateProductRequest(product_id=4, sku="CAP", name="Cap"))
     for place in PLACES:
-        await shop.client.add_stock(4, place, 5)
+        await shop.client.add_stock(4, place, 5, request_id=f"more-{place}")
     item = NewItem(4, 1, 1, Decimal("5.00"), any_warehouse=True)
     placed = await asyncio.gather(
         *(shop.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test")) for _ in range(25))

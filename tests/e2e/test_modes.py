@@ -25,7 +25,7 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
     shop = Shop(processes, warehouse_database_url, orders_database_url)
     try:
         await load_demo(shop.target, "")
-        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED)
+        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED, request_id="hot")
         yield shop
     finally:
         await shop.close()

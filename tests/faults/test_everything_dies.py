@@ -25,7 +25,7 @@ from tests.faults.customers import Customer, Memory
 from tests.faults.whole_system import Killer, WholeSystem
 from tests.processes import Processes
 from tests.warehouse_kit import scalar, sql
-from warehouse.client import ClientSettings, WarehouseClient
+from warehouse.client import ClientSettings, WarehouseClient, new_request_id
 from warehouse.demo import UNITS, load_demo
 
 pytestmark = pytest.mark.sql
@@ -115,7 +115,7 @@ async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], i
     async with WarehouseClient(ClientSettings(target=system.target)) as warehouse:
         for product, place in LEVELS:
             if product != SCARCE_PRODUCT:
-                await warehouse.add_stock(product, place, more)
+                await warehouse.add_stock(product, place, more, request_id=new_request_id())
     return {level: UNITS if level[0] == SCARCE_PRODUCT else UNITS + more for level in LEVELS}
 
 

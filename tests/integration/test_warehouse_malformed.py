@@ -45,6 +45,7 @@ BASES: dict[str, Message] = {
     "Commit": pb.CommitRequest(request_id="C", order_id="17", lines=lines((1, 1, 1))),
     "Cancel": pb.CancelRequest(request_id="X", order_id="17"),
     "Extend": pb.ExtendRequest(request_id="E", reservation_id="17", ttl=Duration(seconds=1)),
+    "GetCaller": pb.GetCallerRequest(),
     "GetReservation": pb.GetReservationRequest(reservation_id="17"),
     "ListReservations": pb.ListReservationsRequest(order_id="17"),
     "CreateProduct": stock.CreateProductRequest(request_id="P", sku="S", name="N"),

@@ -1,5 +1,6 @@
 """Prices and warehouses of an order's lines."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -9,6 +10,7 @@ from order_gateway.basket import Basket, Catalogue, Wish
 from order_gateway.gateway import Call, GatewayFault, Product, Refusal, StockLine
 from order_gateway.gateway.modes import Choice
 from order_gateway.orders import NewItem, Way
+from order_gateway.recent import Recent
 
 PRICE = Decimal("19.99")
 CALL = Call("", "c-1")
@@ -155,3 +157,68 @@ async def test_known_products_are_not_asked_for_again() -> None:
     for _ in range(3):
         await catalogue.products({1, 2, 99}, CALL)
     assert shelves.asked == [[1, 2, 99], [99], [99]]
+
+
+class Known:
+    """What another process has written down."""
+
+    def __init__(self, *products: Product) -> None:
+        self.products = {product.product_id: product for product in products}
+        self.asked = 0
+
+    async def remember(self, products: Mapping[int, Product]) -> None:
+        self.products.update(products)
+
+    async def recall(self, product_ids: Sequence[int]) -> dict[int, Product]:
+        self.asked += 1
+        return {one: self.products[one] for one in product_ids if one in self.products}
+
+
+class FarAway(Shelves):
+    """The same, 0.2 s away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadlines: list[float | None] = []
+
+    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
+        self.deadlines.append(call.deadline_seconds)
+        await asyncio.sleep(0.2)
+        return await super().products(product_ids, call)
+
+
+async def test_a_late_look_at_prices_is_not_waited_for_and_serves_the_next_order() -> None:
+    far, known = FarAway(), Known(Product(1, Decimal("18.00"), "EUR"))
+    catalogue = Catalogue(far, 10, known, 0.02, 3)  # type: ignore[arg-type]
+    assert (await catalogue.products({1}, CALL))[1].price == Decimal("18.00")
+    assert far.deadlines == [3]
+    await asyncio.sleep(0.3)
+    assert (await catalogue.products({1}, CALL))[1].price == PRICE
+    assert (known.products[1].price, known.asked, len(far.deadlines)) == (PRICE, 1, 1)
+
+
+async def test_a_product_that_nobody_knows_is_worth_waiting_for() -> None:
+    far = FarAway()
+    catalogue = Catalogue(far, 10, Known(), 0.02, 3)  # type: ignore[arg-type]
+    found = await catalogue.products({1, 99}, CALL)
+    assert found.keys() == {1}
+
+
+async def test_what_others_have_learned_since_counts_more_than_an_old_memory() -> None:
+    shelves, known = Shelves(), Known()
+    catalogue = Catalogue(shelves, 0, known, recall_seconds=0)  # type: ignore[arg-type]
+    assert (await catalogue.products({1}, CALL))[1].price == PRICE
+    shelves.is_away = True
+    known.products[1] = Product(1, Decimal("21.00"), "EUR")
+    assert (await catalogue.products({1}, CALL))[1].price == Decimal("21.00")
+
+
+def test_memories_are_bounded_by_what_was_not_used_for_longest() -> None:
+    memory: Recent[int, str] = Recent(3)
+    for number in (1, 2, 3):
+        memory.put(number, str(number))
+    assert memory.get(1) == "1"
+    memory.put(4, "4")
+    assert [memory.get(number) for number in (1, 2, 3, 4)] == ["1", None, "3", "4"]
+    assert len(memory) == 3
+    assert memory.get(4, 0) is None

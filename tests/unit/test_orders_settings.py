@@ -59,9 +59,9 @@ def test_settings_out_of_bounds_are_all_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ORDERS_PAYMENTS__TRIES", "0")
     with pytest.raises(InvalidSettings) as caught:
         load_settings(OrdersSettings)
-    assert "ORDERS_RELAY.poll_seconds" in str(caught.value)
+    assert "ORDERS_RELAY__POLL_SECONDS" in str(caught.value)
     assert "ORDERS_PAYMENT_WINDOW_SECONDS" in str(caught.value)
-    assert "ORDERS_PAYMENTS.tries" in str(caught.value)
+    assert "ORDERS_PAYMENTS__TRIES" in str(caught.value)
 
 
 def test_production_does_not_start_without_somebody_who_takes_the_money(monkeypatch: pytest.MonkeyPatch) -> None:
