@@ -33,6 +33,7 @@ from order_gateway.http.observing import MetricsRoutes, observe_middleware
 from order_gateway.http.order_holds import OrderHolds
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
@@ -41,6 +42,8 @@ from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps, standing_gauges
+from order_gateway.payments.callbacks import Callbacks
+from order_gateway.refunds import RefundList
 from order_gateway.relay import Relay
 from order_gateway.retention import Retention
 from order_gateway.saga import Saga
@@ -130,7 +133,10 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        saga = Saga(store, gateway, payments(settings), saga_settings(settings), modes.choose)
+        taking = payments(settings)
+        stack.push_async_callback(taking.close)
+        metrics.add(*taking.measures)
+        saga = Saga(store, gateway, taking, saga_settings(settings), modes.choose)
         standing = Standing(
             client, database_clock(database), calls.set_clock_ahead, every_seconds=settings.warehouse_look_seconds
         )
@@ -145,7 +151,7 @@ async def run(settings: OrdersSettings) -> None:
             settings.step_deadline_seconds,
             settings.catalogue_read_seconds,
         )
-        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
+        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds, settings.currency_default)
         listing = Listing(database, settings.list_counted_max, settings.lists_at_once_max)
         watching = Watching(listing, settings.event_poll_seconds)
         streams = Streams(store, listing, watching, settings)
@@ -158,6 +164,7 @@ async def run(settings: OrdersSettings) -> None:
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
+            *_payment_routes(saga, database, settings).operations(),
             *ReservationRoutes(inventory, holds, listing, PREFIX).operations(),
             *InventoryRoutes(inventory, holds, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
@@ -224,6 +231,12 @@ def _reading_settings(settings: OrdersSettings) -> ReadingSettings:
         retry_seconds=min(settings.breaker.open_seconds_max, settings.catalogue_read_seconds),
         lease_seconds=settings.catalogue_lease_seconds,
     )
+
+
+def _payment_routes(saga: Saga, database: Database, settings: OrdersSettings) -> PaymentRoutes:
+    http = settings.payments.http
+    callbacks = Callbacks(database, http.callback_tolerance_seconds)
+    return PaymentRoutes(saga, RefundList(database, settings.list_counted_max), callbacks, http, PREFIX)
 
 
 if __name__ == "__main__":

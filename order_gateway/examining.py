@@ -81,7 +81,9 @@ async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
         stack.push_async_callback(gateway.close)
         store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
         stack.push_async_callback(store.close)
-        yield Parts(settings, database, store, gateway, Holdings(client), payments(settings))
+        taking = payments(settings)
+        stack.push_async_callback(taking.close)
+        yield Parts(settings, database, store, gateway, Holdings(client), taking)
 
 
 def add_to(cli: typer.Typer) -> None:

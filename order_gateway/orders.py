@@ -8,6 +8,8 @@ outside steps that begin with it (they are written down in the same transaction,
             |                            |                   |
             +--refused--> rejected       |                   +--cancel before shipping--> cancelled
             +--abandoned--> cancelled    +--cancel / declined / deadline passed--> cancelled
+
+CHARGE takes the money in one step: the hold is made sure of, the amount is authorised, then captured. COMMIT follows.
 """
 
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from msgspec.structs import replace
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone."""
+CURRENCY_UNLESS_SAID = "USD"
+"""The ISO 4217 code of amounts that come without one, unless configured otherwise."""
 
 
 class Status(StrEnum):
@@ -57,6 +61,8 @@ class Payment(StrEnum):
     CHARGED = "charged"
     DECLINED = "declined"
     REFUNDING = "refunding"
+    REFUND_REQUESTED = "refund_requested"
+    """Whoever took the money has been asked to give it back, and has not confirmed that yet."""
     REFUNDED = "refunded"
 
 
@@ -109,6 +115,8 @@ class Event(StrEnum):
     RELEASED = "released"
     RELEASE_FOUND_COMMITTED = "release_found_committed"
     REFUNDED = "refunded"
+    REFUND_REQUESTED = "refund_requested"
+    REFUND_CONFIRMED = "refund_confirmed"
     RETURNED = "returned"
     SHIP = "ship"
     COMPLETE = "complete"
@@ -154,6 +162,7 @@ ENDS: Mapping[Event, tuple[Step, ...]] = {
     Event.RELEASED: (Step.CANCEL,),
     Event.RELEASE_FOUND_COMMITTED: (Step.CANCEL,),
     Event.REFUNDED: (Step.REFUND,),
+    Event.REFUND_REQUESTED: (Step.REFUND,),
     Event.RETURNED: (Step.GIVE_BACK,),
 }
 """Which step each outcome concludes, also when it arrives a second time."""
@@ -306,6 +315,12 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
         _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
     ),
     Event.REFUNDED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUNDED),),
+    # It is no step of ours any more, and the stock does not wait for it.
+    Event.REFUND_REQUESTED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUND_REQUESTED),),
+    Event.REFUND_CONFIRMED: (
+        _Rule(_CANCELLED, payment=Payment.REFUND_REQUESTED, to_payment=Payment.REFUNDED),
+        _Rule(_CANCELLED, payment=Payment.REFUNDED),
+    ),
     Event.RETURNED: (_Rule(_CANCELLED, Stock.RETURNING, to_stock=Stock.RETURNED),),
     Event.SHIP: (_Rule(_PAID, Stock.COMMITTED, to_status=Status.SHIPPED), _Rule(Status.SHIPPED)),
     Event.COMPLETE: (_Rule(Status.SHIPPED, to_status=Status.COMPLETED), _Rule(Status.COMPLETED)),
@@ -369,6 +384,8 @@ def _illegal(state: State, event: Event) -> Illegal:
     if event is Event.SHIP and state.status is _PAID:
         return Illegal("ORDER_NOT_SETTLED", "the warehouse has not confirmed the sale yet; try again shortly")
     wish = {Event.PAY: "paid", Event.CANCEL: "cancelled", Event.SHIP: "shipped", Event.COMPLETE: "completed"}
+    if event is Event.REFUND_CONFIRMED:
+        return Illegal("INVALID_ORDER_STATE", f"no refund of this order waits for you; its payment is {state.payment}")
     return Illegal("INVALID_ORDER_STATE", f"an order that is {state.status} can't be {wish.get(event, event)}")
 
 
@@ -378,6 +395,7 @@ class Item(msgspec.Struct, frozen=True):
     Attributes:
         warehouse_id: None: not chosen yet.
         any_warehouse: whether the choice is ours, because the customer named none.
+        currency: of both prices; the order's.
     """
 
     id: int
@@ -387,6 +405,7 @@ class Item(msgspec.Struct, frozen=True):
     unit_price: Decimal
     total_price: Decimal
     any_warehouse: bool = False
+    currency: str = CURRENCY_UNLESS_SAID
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -412,6 +431,8 @@ class Order(msgspec.Struct, frozen=True):
         actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
         warehouse_changes: how often other warehouses were chosen for it.
         request_key: random, its own; see `identity`.
+        currency: of all its amounts, an ISO 4217 code.
+        payment_provider: the name of the one who was asked to take the money; None before that.
     """
 
     id: int
@@ -432,6 +453,8 @@ class Order(msgspec.Struct, frozen=True):
     warehouse_changes: int
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
+    currency: str = CURRENCY_UNLESS_SAID
+    payment_provider: str | None = None
     request_key: str = ""
 
 
@@ -447,6 +470,7 @@ class NewItem(msgspec.Struct, frozen=True):
     quantity: int
     unit_price: Decimal
     any_warehouse: bool = False
+    currency: str = CURRENCY_UNLESS_SAID
 
     @property
     def total_price(self) -> Decimal:
@@ -469,3 +493,8 @@ class NewOrder(msgspec.Struct, frozen=True):
     def total_amount(self) -> Decimal:
         """Exactly the sum of the lines."""
         return sum((item.total_price for item in self.items), Decimal("0.00"))
+
+    @property
+    def currency(self) -> str:
+        """The one that all lines share."""
+        return self.items[0].currency

@@ -137,6 +137,7 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.correlation_id,
         new.actor,
         placement.request_key,
+        new.currency,
         *(placement.key or (None, None, None)),
     )
 
@@ -191,9 +192,11 @@ def _order(placement: Placement, order_id: int, created_at: int, window_microsec
                 item.unit_price,
                 item.total_price,
                 item.any_warehouse,
+                item.currency,
             )
             for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
         request_key=placement.request_key,
+        currency=new.currency,
     )

@@ -51,6 +51,8 @@ class Change(msgspec.Struct, frozen=True):
     """An event of an order and what it brings along.
 
     Attributes:
+        payment_provider: who is asked to take the money of a PAY.
+        provider_reference: their number for the payment; of a REFUND_CONFIRMED, for the refund.
         lease_seconds: how long the steps that begin with it are left to the caller, before the relay takes over.
         places: the warehouses of the order's lines from now on.
         about: the warehouses that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by now,
@@ -65,6 +67,7 @@ class Change(msgspec.Struct, frozen=True):
     refusal: Mapping[str, Any] | None = None
     payment_method: str | None = None
     payment_reference: str | None = None
+    payment_provider: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
     places: Places | None = None
@@ -225,6 +228,7 @@ class Store:
         if change.event is Event.PAY:
             values["payment_method"] = change.payment_method or order.payment_method
             values["payment_reference"] = change.payment_reference
+            values["payment_provider"] = change.payment_provider
         return replace(order, **values)
 
 
@@ -250,6 +254,10 @@ def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> No
         changes.note_charge(order.id, now, change.provider_reference)
     elif change.event is Event.REFUNDED:
         changes.note_refund(order.id, now)
+    elif change.event is Event.REFUND_REQUESTED:
+        changes.request_refund(order, now)
+    elif change.event is Event.REFUND_CONFIRMED:
+        changes.confirm_refund(order.id, now, change.actor, change.provider_reference)
 
 
 __all__ = ["Applied", "Change", "OrderNotFound", "Store", "StoreSettings"]

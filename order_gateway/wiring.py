@@ -1,13 +1,14 @@
 """How settings become the parts that the service and its commands have in common."""
 
-from order_gateway.payments import Payments, PaymentSimulator
+from order_gateway.payments import Payments
+from order_gateway.payments.choosing import make_payments
 from order_gateway.saga import SagaSettings
 from order_gateway.settings import OrdersSettings
 
 
 def payments(settings: OrdersSettings) -> Payments:
-    """Who takes the money."""
-    return Payments(PaymentSimulator(settings.simulator), settings.payments)
+    """Who takes the money; close it at the end."""
+    return make_payments(settings.payments, settings.simulator, settings.profile)
 
 
 def saga_settings(settings: OrdersSettings) -> SagaSettings:

@@ -15,7 +15,7 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.intents import Intents
 from order_gateway.orders import NewItem, NewOrder, Order, Reason, Step, Way
-from order_gateway.payments import Authorised, Charged, Declined, Payments
+from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Refunded
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
@@ -36,21 +36,31 @@ class Till:
         self.refunded: set[str] = set()
         self.asked: list[str] = []
 
-    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Authorised | Declined:
+    name = "simulator"
+
+    async def authorise(self, bill: Bill) -> Authorised:
         """Always."""
-        self.asked.append(key)
-        return Authorised(f"ref-{key}")
+        self.asked.append(bill.key)
+        return Authorised(f"ref-{bill.key}")
 
-    async def charge(self, key: str, amount: Decimal) -> Charged | Declined:
+    async def charge(self, bill: Bill) -> Charged | Declined:
         """Once per key."""
-        if key in self.refunded and key not in self.charged:
+        if bill.key in self.refunded and bill.key not in self.charged:
             return Declined("it was given up")
-        self.charged.setdefault(key, amount)
-        return Charged(f"ref-{key}")
+        self.charged.setdefault(bill.key, bill.amount)
+        return Charged(f"ref-{bill.key}")
 
-    async def refund(self, key: str, amount: Decimal) -> None:
+    async def refund(self, bill: Bill) -> Refunded:
         """What was charged under the key; what was not never will be."""
-        self.refunded.add(key)
+        self.refunded.add(bill.key)
+        return Refunded()
+
+    async def look_up(self, bill: Bill) -> Charged | None:
+        """As it is in the books."""
+        return Charged(f"ref-{bill.key}") if bill.key in self.charged else None
+
+    async def close(self) -> None:
+        """Nothing to hang up."""
 
     @property
     def kept(self) -> Decimal:

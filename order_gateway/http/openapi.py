@@ -112,7 +112,7 @@ def _as_sent(schema: Any) -> Any:
 
 
 def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
-    parameters = [_CORRELATION]
+    parameters = [_CORRELATION, *(dict(parameter) for parameter in operation.parameters)]
     for place in ("path", "query"):
         if kind := operation.inputs.get(place):
             parameters += _parameters(place, kind)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from order_gateway.payments import Charged, PaymentSimulator
+from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
 from service_kit.server_programs import Flavour
 from tests.faults.customers import Customer, Memory
@@ -229,5 +229,6 @@ async def each_order_was_charged_once(system: WholeSystem, orders: list[OrderRow
         if order.status == "paid":
             assert order.charges == 1, order
         if order.charges:
-            answer = await provider.charge(f"{token}-{order.id}-{order.request_key}-charge", order.amount)
+            key = f"{token}-{order.id}-{order.request_key}-charge"
+            answer = await provider.charge(Bill(order.id, key, order.amount, "USD", "card", None))
             assert answer == Charged(order.provider_reference or ""), order

@@ -8,7 +8,7 @@ import pytest
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.gateway import GatewayFault, HoldingState
 from order_gateway.orders import Illegal, Order, Payment, Reason, Status, Stock
-from order_gateway.payments import ProviderFault
+from order_gateway.payments import Bill, Charged, ProviderFault
 from order_gateway.saga import StepFault
 from tests.orders_kit import Shop, shop
 from tests.warehouse_kit import assert_clean, cancel, commit, make_overdue
@@ -104,11 +104,15 @@ async def test_a_hold_that_goes_after_the_charge_is_refunded(at: Shop, monkeypat
     order = await at.place()
     charge = at.till.charge
 
-    async def lost(*arguments: object) -> object:
-        await charge(*arguments)  # type: ignore[arg-type]
+    async def lost(bill: Bill) -> Charged:
+        await charge(bill)
         raise ProviderFault("lost")
 
+    async def unknown(bill: Bill) -> None:
+        raise ProviderFault("lost, too")
+
     monkeypatch.setattr(at.till, "charge", lost)
+    monkeypatch.setattr(at.till, "look_up", unknown)
     with pytest.raises(StepFault):
         await at.saga.pay(order.id, "test")
     assert at.till.kept > 0
