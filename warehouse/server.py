@@ -30,6 +30,7 @@ from warehouse.expiry import Sweeper
 from warehouse.metrics import BatchMetrics, CallMetrics, warehouse_metrics
 from warehouse.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.queries import StockQueries
+from warehouse.requests import RequestReader
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
@@ -165,7 +166,8 @@ def _add_services(
     sweeper: Sweeper,
 ) -> None:
     queries = StockQueries(database, settings.lists_at_once_max)
-    reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits)
+    requests = RequestReader(database)
+    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, settings.limits)
     administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)

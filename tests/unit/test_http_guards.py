@@ -48,7 +48,14 @@ def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service
 
 
 def settings(**changes: Any) -> OrdersSettings:
-    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **changes})
+    return OrdersSettings.model_validate(
+        {
+            "database_url": "mysql://u:p@127.0.0.1/x",
+            "api_keys": [entry()],
+            "payments": {"provider": "external"},
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize(
