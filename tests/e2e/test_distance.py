@@ -159,7 +159,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
     assert (await gateway.call("GET", "/ready"))[0] == 200
 
     async def is_given_back() -> bool:
-        return (await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98 + ORDERS
+        return bool((await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98 + ORDERS)
 
     await until(is_given_back)
 
