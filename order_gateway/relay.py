@@ -17,7 +17,7 @@ import structlog
 from order_gateway.intents import Intent, Intents
 from order_gateway.orders import Order, Step, Way, is_open
 from order_gateway.parking import is_parked
-from order_gateway.saga import Saga, StepFault
+from order_gateway.saga import PaymentAwaited, Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store
 from service_kit.database import Fault
@@ -92,7 +92,9 @@ class Relay:
                 with self._observe(intent):
                     await self._carry_out(intent)
             except Exception as error:
-                if isinstance(error, StepFault):
+                if isinstance(error, PaymentAwaited):
+                    log.info("payment_awaited", attempts=intent.attempts, note=str(error))
+                elif isinstance(error, StepFault):
                     log.warning("step_failed", attempts=intent.attempts, error=str(error))
                 else:
                     log.exception("step_failed", attempts=intent.attempts)
