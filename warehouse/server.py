@@ -15,7 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.batcher import Batcher
 from service_kit.database import Database, DatabaseAway
 from service_kit.metrics import Metrics
@@ -25,7 +25,7 @@ from warehouse.auth import Keyring
 from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
 from warehouse.expiry import Sweeper
-from warehouse.metrics import BatchMetrics, CallMetrics, warehouse_metrics
+from warehouse.metrics import BatchMetrics, CallMetrics, stuck_gauges, warehouse_metrics
 from warehouse.queries import StockQueries
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
@@ -63,8 +63,8 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     database = Database(settings.database_url, settings.database)
     store, reader = StockStore(database), LevelReader(database)
     calls, batches = CallMetrics(), BatchMetrics()
-    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher)
-    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader)
+    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher, "stock batcher")
+    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * settings.calls_max
     server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=calls_hard_max)
@@ -86,13 +86,18 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     port = _bind(server, settings)
     batcher.start()
     levels.start()
-    await _tell_health(servicer, database)
+    background = Background()
+    background.watch(batcher, levels)
+    await _tell_health(servicer, database, background)
     await server.start()
     tasks = [
-        keep("health", partial(_watch_health, servicer, database, settings.health_check_seconds)),
-        keep("sweeper", sweeper.run),
+        background.keep(
+            "health", partial(_watch_health, servicer, database, background, settings.health_check_seconds)
+        ),
+        background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
+    metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher))
     try:
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
@@ -185,19 +190,24 @@ def _bind(server: grpc.aio.Server, settings: WarehouseSettings) -> int:
     return server.add_secure_port(settings.listen, credentials)
 
 
-async def _watch_health(servicer: health_aio.HealthServicer, database: Database, pause_seconds: float) -> None:
+async def _watch_health(
+    servicer: health_aio.HealthServicer, database: Database, background: Background, pause_seconds: float
+) -> None:
     while True:
         await asyncio.sleep(pause_seconds)
-        await _tell_health(servicer, database)
+        await _tell_health(servicer, database, background)
 
 
-async def _tell_health(servicer: health_aio.HealthServicer, database: Database) -> None:
-    """SERVING while the database answers, for the server as a whole ("") and for each service."""
+async def _tell_health(servicer: health_aio.HealthServicer, database: Database, background: Background) -> None:
+    """SERVING while the database answers and all goes on, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING
     except DatabaseAway as error:
         log.warning("database_away", error=repr(error.__cause__))
+        status = _NOT_SERVING
+    if ill := background.ill:
+        log.warning("background_task_ill", tasks=ill)
         status = _NOT_SERVING
     for name in ("", *SERVICES):
         await servicer.set(name, status)
