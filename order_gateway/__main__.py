@@ -35,6 +35,7 @@ from order_gateway.http.serving import EnvelopeRunner
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
+from order_gateway.metrics import PREFIX as PREFIX_OF_METRICS
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps
 from order_gateway.payments import Payments, PaymentSimulator
 from order_gateway.relay import Relay
@@ -43,7 +44,7 @@ from order_gateway.saga import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
-from service_kit.background import end, keep
+from service_kit.background import Background, Kept, end
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -151,7 +152,10 @@ async def run(settings: OrdersSettings) -> None:
         basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
         listing = Listing(database, settings.list_counted_max)
         watching = Watching(listing, settings.event_poll_seconds)
-        streams = Streams(store, listing, watching, settings)
+        background = Background()
+        background.watch(*store.batchers, *calls.batchers)
+        metrics.add(*background.measures(PREFIX_OF_METRICS))
+        streams = Streams(store, listing, watching, settings, background)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
@@ -160,7 +164,7 @@ async def run(settings: OrdersSettings) -> None:
             *InventoryRoutes(inventory, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
-            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC).operations(),
+            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, background).operations(),
         ]
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
@@ -170,6 +174,7 @@ async def run(settings: OrdersSettings) -> None:
             body_size_max_bytes=settings.body_size_max_bytes,
             routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
+            background=background,
         )
         streams.attach(app)
         relay = Relay(store, Intents(database), saga, settings, observed_steps(metrics, tracing))
@@ -181,8 +186,8 @@ async def run(settings: OrdersSettings) -> None:
             ("catalogue", partial(known.follow, calls.catalogue, *catalogue_pauses)),
             ("retention", Retention(database, settings.retention).run),
         ):
-            stack.push_async_callback(end, keep(name, work))
-        relaying = asyncio.create_task(relay.run())
+            stack.push_async_callback(end, background.keep(name, work))
+        relaying = background.keep("relay", relay.run, lambda: relay.is_stopping)
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
         await _listen(app, settings, stack)
@@ -208,9 +213,9 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
     log.info("serving", address=settings.listen, profile=settings.profile, warehouse=settings.warehouse_target)
 
 
-async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
+async def _end(relay: Relay, relaying: Kept) -> None:
     await relay.stop()
-    await relaying
+    await relaying.finish()
 
 
 def _payments(settings: OrdersSettings) -> Payments:

@@ -27,6 +27,10 @@ class RowsLocked(LockRetriesSpent):
     """Another session keeps rows locked that this needs; nothing was done, ask again later."""
 
 
+class HeldUp(Exception):
+    """What a batch writes has to wait for somebody else's locks, and they last; nothing was done."""
+
+
 class Sorted(NamedTuple, Generic[KeyT]):
     """Keys by what is to be done about their rows: wait for them, look whether they are free, leave them alone."""
 

@@ -110,7 +110,7 @@ class StockLocking:
             statements.READ_ORDERS,
             statements.CLOCK,
         )
-        values = _values(plan, levels.waited_for)
+        values = _values(plan, plan.levels & levels.waited_for)
         values["looked_at"] = _document(levels.looked_at)
         results = (await self._session.execute(";".join(steps), values))[len(opening) :]
         waited_rows, free_rows, versions, heads, ids, lines, answers, orders, [(clock,)] = results
@@ -250,10 +250,10 @@ class StockLocking:
         values = {"products": _singles(wanted[0]), "warehouses": _singles(wanted[1])}
         steps = f"{statements.SHARE_PRODUCTS};{statements.SHARE_WAREHOUSES}"
         products, warehouses = await self._session.execute(steps, values)
-        stuck: set[RowKey] = {(PRODUCT, key) for key in wanted[0] - {row[0] for row in products}}
-        stuck |= {(WAREHOUSE, key) for key in wanted[1] - {row[0] for row in warehouses}}
-        parents: set[RowKey] = {(PRODUCT, key) for key in wanted[0]} | {(WAREHOUSE, key) for key in wanted[1]}
-        self._note(dict.fromkeys(stuck), parents - stuck, self.stuck.now())
+        free: set[RowKey] = {*((PRODUCT, row[0]) for row in products), *((WAREHOUSE, row[0]) for row in warehouses)}
+        parents: set[RowKey] = {*((PRODUCT, key) for key in wanted[0]), *((WAREHOUSE, key) for key in wanted[1])}
+        stuck = parents - free
+        self._note(dict.fromkeys(stuck), free, self.stuck.now())
         return *found, stuck
 
     def _note(self, stuck: Mapping[RowKey, int | None], free: Iterable[RowKey], now: float) -> None:

@@ -22,7 +22,7 @@ from service_kit.database import (
     RaceLost,
     error_number,
 )
-from service_kit.stuck_rows import LOCK_WAITS
+from service_kit.stuck_rows import LOCK_WAITS, HeldUp
 from warehouse import statements
 from warehouse.commands import Command, Outcome
 from warehouse.locking import StockLocking
@@ -39,10 +39,6 @@ LINES_MAX = 2000
 
 class CommandFailed(Exception):
     """A command that the database will not take, for a reason of its own data; the cause is chained and logged."""
-
-
-class HeldUp(Exception):
-    """What a batch writes has to wait for somebody else's locks, and they last; nothing was done."""
 
 
 Result = Outcome | Exception | SetAside

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
 from order_gateway.gateway.reserving import Reserving
 from order_gateway.gateway.translation import call_options, or_refusal, translating
+from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
 from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
 
@@ -24,6 +25,11 @@ class GrpcGateway:
     def __init__(self, client: WarehouseClient, batches: BatcherSettings | None = None) -> None:
         self._client = client
         self._reserving = Reserving(client, batches)
+
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._reserving.batcher,)
 
     async def reserve(
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call

@@ -18,6 +18,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.background import Background
 from service_kit.logging import begin_call
 from service_kit.unique_ids import random_hex
 
@@ -35,15 +36,17 @@ def make_app(
     body_size_max_bytes: int,
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
+    background: Background | None = None,
 ) -> web.Application:
     """The application.
 
     Args:
         operations: what the API can do; tokens and its own document are added here.
         routes: what is not part of the API's document.
+        background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
     """
-    keyring, tokens = Keyring(settings), Tokens(settings)
+    keyring, tokens = Keyring(settings, background), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
     login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX)
     every = [*operations, *login.operations()]

@@ -12,6 +12,7 @@ from order_gateway.gateway import WarehouseGateway
 from order_gateway.http.auth import Access
 from order_gateway.http.errors import ApiError, success
 from order_gateway.http.operations import Operation
+from service_kit.background import Background
 from service_kit.database import Database, DatabaseAway
 
 
@@ -44,6 +45,7 @@ class HealthRoutes:
 
     Args:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
+        background: what has to go on for the service to work.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class HealthRoutes:
         gateway: WarehouseGateway,
         prefix: str,
         needs_warehouse: Callable[[], bool] = lambda: True,
+        background: Background | None = None,
     ) -> None:
+        self._background = background or Background()
         self._database = database
         self._gateway = gateway
         self._prefix = prefix
@@ -80,8 +84,10 @@ class HealthRoutes:
             _measured(self._database_is_there(), needed=True),
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
         )
-        checks = {"database": database, "warehouse": warehouse}
+        ill = self._background.ill
+        checks = {"database": database, "warehouse": warehouse, "background": Check(not ill, 0.0, needed=True)}
         away = [name for name, check in checks.items() if check.needed and not check.ok]
+        away += [f"background task {name!r}" for name in ill]
         if away:
             details = [{"check": name, **asdict(check)} for name, check in checks.items()]
             raise ApiError("NOT_READY", f"this is needed and away: {', '.join(away)}", details, {"Retry-After": "1"})

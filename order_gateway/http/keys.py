@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings, ApiKey, read_keys, refuse_development_key
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 
 log = structlog.get_logger(__name__)
 Stamp = tuple[int, int, int]
@@ -30,7 +30,8 @@ def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
 class Keyring:
     """Finds keys. A file that can't be used any more is logged, and the keys read before stay."""
 
-    def __init__(self, settings: AccessSettings) -> None:
+    def __init__(self, settings: AccessSettings, background: Background | None = None) -> None:
+        self._background = background or Background()
         self._configured = settings.api_keys
         self._path = settings.api_keys_file
         self._check_seconds = settings.api_keys_check_seconds
@@ -67,7 +68,7 @@ class Keyring:
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self.look)
-        task = keep("api keys", self._look_on)
+        task = self._background.keep("api keys", self._look_on)
         yield
         loop.remove_signal_handler(signal.SIGHUP)
         await end(task)

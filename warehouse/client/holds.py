@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
 from warehouse.client.calling import Calling, CallOptions, request_id_of
-from warehouse.client.errors import WarehouseError, from_status
+from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_status
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -49,9 +49,15 @@ class HoldCalls(Calling):
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
     ) -> list[Reservation | WarehouseError]:
-        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id."""
+        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id.
+
+        Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
+        """
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
         response = await self._call(self._warehouse.BatchReserve, request, call)
+        if len(response.results) != len(request.requests):
+            told, asked = len(response.results), len(request.requests)
+            raise WarehouseUnavailable(f"the answer tells of {told} requests, {asked} were sent", reason="UNAVAILABLE")
         return [
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results
