@@ -156,6 +156,7 @@ class World:
             assert item.reservation_id in self.reservations
         for answer in decision.answers:
             assert answer.request_id not in self.answers
+        assert len({answer.request_id for answer in decision.answers}) == len(decision.answers)
         self.levels.update({level.key: level for level in (*decision.new_levels, *decision.changed_levels)})
         changed = (*decision.new_reservations, *decision.changed_reservations)
         self.reservations.update({item.reservation_id: item for item in changed})

@@ -1,4 +1,4 @@
-"""Background tasks: whatever ends one, it is logged, counted, seen from outside and begun again, until it is told to end."""
+"""Background tasks: whatever ends one, it is logged, counted, seen from outside, and begun again until told to end."""
 
 import asyncio
 import contextlib

@@ -309,6 +309,10 @@ def test_cancel_of_an_unseen_request_fences_it() -> None:
     assert reason(world.one(Reserve("r", "o", (Line(1, 1, 1),), TTL))) is Reason.RESERVE_CANCELLED
 
 
+def test_a_cancel_can_not_cancel_itself() -> None:
+    assert reason(stocked().one(Cancel("x", reserve_request_id="x"))) is Reason.REQUEST_ID_REUSED
+
+
 def test_cancel_by_request_finds_the_hold_even_in_the_same_batch() -> None:
     world = stocked()
     _, answer = world.run([Reserve("r", "o", (Line(1, 1, 1),), TTL), Cancel("x", reserve_request_id="r")])

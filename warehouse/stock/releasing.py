@@ -13,6 +13,8 @@ _replace = msgspec.structs.replace
 
 def cancel(draft: Draft, command: Cancel) -> Answer | Refusal:
     """Give back the open holds that are meant; what nobody has seen yet is fenced off."""
+    if command.reserve_request_id == command.request_id:
+        return refusals.request_id_reused(command.request_id)
     if command.reserve_request_id and command.reserve_request_id not in draft.answers:
         draft.store(command.reserve_request_id, "0" * 32, Answer(fenced_at=draft.instant))
         return Answer()
