@@ -18,7 +18,7 @@ from service_kit.stuck_rows import LOCK_WAITS, HeldUp, RowsLocked, StuckRows
 log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT")
 WHY = "another session keeps this order locked, ask again"
-WRITE_HELD_UP_SECONDS = 5.0
+WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again whose rows could not be written because of somebody else's locks."""
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
 

@@ -22,7 +22,7 @@ Claimed = tuple[str, str, str]
 Key = tuple[str, str]
 """The owner of an Idempotency-Key, and the key."""
 WHY = "another session keeps this Idempotency-Key locked, ask again"
-WRITE_HELD_UP_SECONDS = 5.0
+WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again that could not be written because of somebody else's locks."""
 
 

@@ -63,6 +63,9 @@ class BatcherSettings(BaseModel):
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")
     queue_size_max: int = Field(8192, ge=1, le=1_000_000, description="items waiting; past it callers are turned away")
     aside_seconds_max: float = Field(5, ge=0, le=300, description="longest time that an item is set aside, in all")
+    aside_margin_seconds: float = Field(
+        0.1, ge=0, le=10, description="so long before its deadline a caller is told that its item stays aside"
+    )
     aside_max: int = Field(4096, ge=0, le=1_000_000, description="items set aside at the same time")
     gather_seconds: float = Field(0.025, ge=0, le=0.5, description="longest wait for a batch to fill under load")
     gather_pause_seconds: float = Field(0.001, gt=0, le=0.1, description="the wait ends when nobody came for so long")
@@ -278,7 +281,7 @@ class Batcher(Generic[ItemT, ResultT]):
         now = asyncio.get_running_loop().time()
         give_up = self._aside_since.setdefault(entry.number, now) + self.settings.aside_seconds_max
         if entry.deadline is not None:
-            give_up = min(give_up, entry.deadline)
+            give_up = min(give_up, entry.deadline - self.settings.aside_margin_seconds)
         has_room = len(self._aside) < self.settings.aside_max and entry.is_patient and not self._closing
         if has_room and told.until < give_up and not entry.future.done():
             self._aside.append((told.until, entry))

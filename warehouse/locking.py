@@ -35,8 +35,8 @@ Rows = list[tuple[Any, ...]]
 NAMED_MAX = 10
 """Rows named in one log line."""
 WHY = "another session keeps this stock locked, ask again"
-WRITE_HELD_UP_SECONDS = 5.0
-"""How long a request is told to come again whose rows could not be written because of somebody else's locks."""
+WRITE_HELD_UP_SECONDS = 10.0
+"""How long a request whose rows could not be written, because of locks that nothing shows, is told so at once."""
 
 
 class Locked(msgspec.Struct, frozen=True):

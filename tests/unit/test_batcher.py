@@ -314,7 +314,7 @@ def test_what_is_set_aside_comes_again_in_its_old_place_and_nobody_waits_for_it(
     [
         ({}, {}, 5.0),
         ({"aside_seconds_max": 0.35}, {}, 0.3),
-        ({}, {"deadline": 0.45}, 0.4),
+        ({}, {"deadline": 0.45}, 0.3),
         ({"aside_max": 0}, {}, 0.0),
         ({}, {"is_patient": False}, 0.0),
     ],
