@@ -110,7 +110,7 @@ class RealStock:
         with connection(self._url) as made, made.cursor() as cursor:
             cursor.execute("SET time_zone = '+00:00'")
             cursor.execute(statement)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
 
 @pytest.fixture(scope="module")

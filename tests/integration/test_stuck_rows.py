@@ -14,6 +14,7 @@ import pymysql
 import pytest
 import pytest_asyncio
 
+from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.batcher import Batcher, BatcherSettings, SetAside
 from service_kit.database import Database, DatabaseSettings
 from service_kit.stuck_rows import RowsLocked
@@ -27,7 +28,6 @@ from tests.warehouse_kit import (
     make_overdue,
     no_of_status,
     outcome,
-    pb,
     refused,
     reserve,
     scalar,
@@ -194,7 +194,7 @@ async def test_a_locked_product_or_warehouse_holds_up_only_who_opens_a_level_of_
 ) -> None:
     await shop.calls.keep({(4, 2): 1})
     await shop.lock(rival, table)
-    opening = [ChangeStock("c", 3, 2, MovementType.STOCK_IN, 1), CountStock("n", 3, 2, 5)]
+    opening: list[Command] = [ChangeStock("c", 3, 2, MovementType.STOCK_IN, 1), CountStock("n", 3, 2, 5)]
     results = await shop.store.process([*opening, of(3), ChangeStock("d", 4, 2, MovementType.STOCK_IN, 1), of(9)])
     assert [type(one) for one in results] == [SetAside, SetAside, Answer, Answer, Refusal]
     pending = shop.batcher.submit(opening[0])
@@ -218,9 +218,8 @@ async def test_a_replay_is_answered_though_its_level_is_stuck_and_never_as_somet
     assert [type(one) for one in later] == [SetAside, SetAside]
     monkeypatch.setattr(shop.store._locking.stuck, "_clock", None)
     rival.rollback()
-    held, cancelled, reused = await asyncio.gather(
-        *map(shop.batcher.submit, (waiting, Cancel("x", order_id="p"), of(2, "S", "q")))
-    )
+    commands: list[Command] = [waiting, Cancel("x", order_id="p"), of(2, "S", "q")]
+    held, cancelled, reused = await asyncio.gather(*map(shop.batcher.submit, commands))
     assert isinstance(held, Answer)
     assert isinstance(cancelled, Answer)
     assert cancelled.reservations[0].reservation_id == held.reservations[0].reservation_id

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -99,7 +100,7 @@ async def test_whatever_ends_it_it_is_begun_again(
 
 async def test_one_that_is_down_is_named_until_it_is_at_work_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(background.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     go_on, begun = asyncio.Event(), asyncio.Event()
 
     async def resting(_kept: background.Kept) -> None:
@@ -121,15 +122,15 @@ async def test_one_that_is_down_is_named_until_it_is_at_work_again(monkeypatch: 
 
     everything = Background()
     kept = [everything.keep("broken", once_broken), everything.keep("sound", sound)]
-    assert everything.ill == ()
+    assert list(everything.ill) == []
     await asyncio.sleep(0)
-    assert everything.ill == ("broken",)
+    assert list(everything.ill) == ["broken"]
     go_on.set()
     await begun.wait()
     # It may break again at once, and look well in between to whoever asks at the right moments.
-    assert everything.ill == ("broken",)
+    assert list(everything.ill) == ["broken"]
     clock[0] += background.BEGIN_AGAIN_SECONDS
-    assert everything.ill == ()
+    assert list(everything.ill) == []
     assert _values(everything) == {
         "x_background_task_well": {"broken": 1, "sound": 1},
         "x_background_task_failures": {"broken": 1, "sound": 0},
