@@ -172,7 +172,7 @@ class Changing(Generic[ChangeT]):
         await self._session.close()
         await self._reading.close()
 
-    async def _together(self, work: Sequence[Work[ChangeT]]) -> list[Result]:
+    async def _together(self, work: Sequence[Work[ChangeT]], *, is_again: bool = False) -> list[Result]:
         """One transaction; if it fails on its data, or on locks that last, halves, until the culprit stands alone."""
         tried: dict[int, Applied] = {}
         try:
@@ -182,6 +182,8 @@ class Changing(Generic[ChangeT]):
         except Exception as error:
             if len(work) == 1:
                 order_id = work[0].order_id
+                if isinstance(error, HeldUp) and not is_again:
+                    return await self._together(work, is_again=True)
                 if isinstance(error, HeldUp):
                     log.warning("change_held_up", order_id=order_id, error=repr(error.__cause__))
                     return [self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]

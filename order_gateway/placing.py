@@ -65,7 +65,9 @@ class Placing:
         made = iter(await self._carry_out(going) if going else ())
         return [aside[place] if place in aside else next(made) for place in range(len(placements))]
 
-    async def _carry_out(self, placements: Sequence[Placement]) -> list[Order | Exception | SetAside]:
+    async def _carry_out(
+        self, placements: Sequence[Placement], *, is_again: bool = False
+    ) -> list[Order | Exception | SetAside]:
         """A batch that fails on its data, or on locks that last, is halved, until the culprit stands alone."""
         try:
             return [*await self._together(placements)]
@@ -75,6 +77,8 @@ class Placing:
             if isinstance(error, HeldUp):
                 if await self._database.retry(lambda: self._look_at_keys(placements)):
                     return await self.process(placements)
+                if len(placements) == 1 and not is_again:
+                    return await self._carry_out(placements, is_again=True)
                 if len(placements) == 1:
                     log.warning("order_held_up", error=repr(error.__cause__))
                     names = [placements[0].token]

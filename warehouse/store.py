@@ -72,7 +72,7 @@ class StockStore:
         going = [command for place, command in enumerate(commands) if place not in aside]
         return _in_place(aside, await self._carry_out(going) if going else ())
 
-    async def _carry_out(self, commands: Sequence[Command]) -> list[Result]:
+    async def _carry_out(self, commands: Sequence[Command], *, is_again: bool = False) -> list[Result]:
         if len(commands) > 1 and sum(map(line_count, commands)) > LINES_MAX:
             return await self._halve(commands)
         try:
@@ -80,6 +80,8 @@ class StockStore:
         except HeldUp as held_up:
             if len(commands) > 1:
                 return await self._halve(commands)
+            if not is_again:
+                return await self._carry_out(commands, is_again=True)
             log.warning("command_held_up", command=repr(commands[0]), error=repr(held_up.__cause__))
             return [self._locking.hold_back(commands[0])]
         except DatabaseFault as fault:
