@@ -57,7 +57,7 @@ class SetAside(NamedTuple):
     fault: Fault
 
 
-class BatcherSettings(BaseModel):
+class BatcherSettings(BaseModel, extra="forbid"):
     """Bounds of a batcher."""
 
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")

@@ -78,7 +78,7 @@ async def test_ready_names_what_is_down(orders_database_url: str) -> None:
             assert response.status == 503
             error = (await response.json())["error"]
             assert error["code"] == "NOT_READY"
-            assert "background task 'relay'" in error["message"]
+            assert "not at work: relay" in error["message"]
         stumbled.is_well = True
         async with client.get("/ready") as response:
             assert response.status == 200

@@ -85,10 +85,10 @@ class RealStock:
     def world(self) -> World:
         """All rows."""
         lines: dict[str, list[HeldLine]] = {}
-        line = (("reservation_id", statements.UUID), *statements._LINE)
+        line = (("reservation_id", statements.UUID), *statements.LINE)
         for reservation_id, *values in self._rows("reservation_lines", line, list[Any]):
             lines.setdefault(reservation_id, []).append(HeldLine(*values))
-        heads = self._rows("reservations", statements._RESERVATION, Reservation, ", JSON_ARRAY()")
+        heads = self._rows("reservations", statements.RESERVATION, Reservation, ", JSON_ARRAY()")
         return World(
             levels={level.key: level for level in self._rows("stock_levels", statements._LEVEL, Level)},
             reservations={

@@ -103,7 +103,7 @@ async def test_a_stuck_key_holds_up_its_own_order_only(world: World, rival: "pym
     await lock(rival, "SELECT * FROM idempotency_keys WHERE idempotency_key = 'stuck' FOR UPDATE")
 
     def placement(key: str) -> Placement:
-        return Placement(NEW, f"token-{key}", 5, ("shop", key, claims[key]), "")
+        return Placement(NEW, f"token-{key}", f"request-{key}", 5, ("shop", key, claims[key]), "")
 
     results = await world.store._placing.process([placement("free"), placement("stuck"), placement("lost")])
     assert kinds(results) == [Order, SetAside, ClaimLost]
@@ -132,12 +132,15 @@ async def test_requests_with_a_stuck_key_do_not_keep_the_connections_of_the_pool
 async def test_a_pool_with_nothing_left_delays_and_then_goes_on(orders_database_url: str) -> None:
     """More transactions at once than connections: each gets its turn, none fails."""
     database = Database(orders_database_url, DatabaseSettings(pool_size=2))
-    under_way, most = 0, 0
+    under_way, most, all_taken = 0, 0, asyncio.Event()
 
     async def work(connection: Any) -> int:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
+        if under_way == 2:
+            all_taken.set()
+        await all_taken.wait()
         value = (await connection.exec_driver_sql("SELECT 1")).scalar_one()
         under_way -= 1
         return int(value)

@@ -50,7 +50,7 @@ class Warehouse:
 @asynccontextmanager
 async def connected(warehouse: Warehouse) -> AsyncIterator[WarehouseClient]:
     server = grpc.aio.server()
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Reserve": grpc.unary_unary_rpc_method_handler(
             warehouse.reserve, pb.ReserveRequest.FromString, pb.ReserveResponse.SerializeToString
         ),
