@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from service_kit import atomic_packet
 from service_kit.database import (
     DUPLICATE_KEY,
     Database,
@@ -218,7 +219,7 @@ class StockStore:
             else:
                 steps += statements.WRITES[kind]
                 values[kind] = _encode(rows).decode()
-        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        await atomic_packet.finish(self._session, steps, values)
 
 
 class LevelReader:
