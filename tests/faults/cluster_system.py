@@ -83,20 +83,19 @@ class ClusterKiller:
         """Go on for `seconds`, and at least until every part was killed and every node frozen."""
         until = time.monotonic() + seconds
         while time.monotonic() < until or not self.deaths:
-            parts = list(self._system.parts.values())
+            parts = list(self._system.parts.items())
             self._chance.shuffle(parts)
-            for part in parts:
+            for name, part in parts:
+                self.deaths[name] += 1
                 if isinstance(part, GaleraNode):
                     self._strike_node(part)
-                elif isinstance(part, ServiceProcess):
+                else:
                     part.kill()
-                    self.deaths[part.name] += 1
                     self._revive_services()
                 time.sleep(self._chance.uniform(0, PEACE_SECONDS))
 
     def _strike_node(self, node: GaleraNode) -> None:
         node.kill()
-        self.deaths[node.name] += 1
         time.sleep(self._chance.uniform(0, PEACE_SECONDS))
         node.start()
         self._revive_services()
