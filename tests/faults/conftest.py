@@ -9,13 +9,14 @@ import pytest
 import pytest_asyncio
 
 from service_kit import migrating
-from service_kit.database import Database, DatabaseSettings
+from service_kit.database import Database, DatabaseSettings, DriverSession
 from service_kit.migrating import Service
 from tests.faults.galera import GaleraCluster
 from tests.warehouse_kit import fresh
 
 MakeUrls = Callable[[Service], list[str]]
 OpenDatabase = Callable[[str], Database]
+OpenSession = Callable[[str], DriverSession]
 PATIENT = DatabaseSettings(tries=50, retry_for_seconds=60)
 
 
@@ -59,3 +60,17 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
     yield open_one
     for database in made:
         await database.close()
+
+
+@pytest_asyncio.fixture
+async def open_session(open_database: OpenDatabase) -> AsyncIterator[OpenSession]:
+    """Opens sessions; closes them after the test."""
+    made: list[DriverSession] = []
+
+    def open_one(url: str) -> DriverSession:
+        made.append(DriverSession(open_database(url)))
+        return made[-1]
+
+    yield open_one
+    for session in made:
+        await session.close()

@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit import atomic_packet
-from service_kit.database import Database, DatabaseAway, DatabaseSettings, DriverSession, error_number
-from tests.faults.conftest import MakeUrls, OpenDatabase
+from service_kit.database import Database, DatabaseAway, DatabaseSettings, error_number
+from tests.faults.conftest import MakeUrls, OpenDatabase, OpenSession
 from tests.faults.galera import EVICTION_SECONDS, GaleraCluster
 from tests.warehouse_kit import Calls, No, assert_clean, cancel, fresh, outcome, reserve, scalar, serving, sql
 from warehouse.commands import Answer, Cancel, Command, Commit, Line, Outcome, Reserve
@@ -128,12 +128,12 @@ async def torn_urls(cluster: GaleraCluster) -> list[str]:
 
 @pytest.mark.parametrize("when", PACKETS)
 async def test_a_transaction_that_another_node_ends_leaves_nothing(
-    torn_urls: list[str], open_database: OpenDatabase, when: str
+    torn_urls: list[str], open_session: OpenSession, when: str
 ) -> None:
     """Sent one after the other, the statements behind the pause would commit by themselves, or COMMIT would say OK."""
     ours, theirs, _ = torn_urls
     first, then = PACKETS[when]
-    session = DriverSession(open_database(ours))
+    session = open_session(ours)
 
     async def transaction() -> None:
         if not first:
@@ -149,21 +149,21 @@ async def test_a_transaction_that_another_node_ends_leaves_nothing(
     [error] = await asyncio.gather(trying, return_exceptions=True)
     assert isinstance(error, Exception), "a transaction that was ended was told OK"
     assert error_number(error) == 1213
-    await session.close()
+    await session.rollback()
     await until(lambda: things(ours) == things(theirs) == [(1, 9), (2, 0)])
 
 
 async def test_an_ended_transaction_is_noticed_by_the_next_packet(
-    torn_urls: list[str], open_database: OpenDatabase
+    torn_urls: list[str], open_session: OpenSession
 ) -> None:
     ours, theirs, _ = torn_urls
-    session = DriverSession(open_database(ours))
+    session = open_session(ours)
     await session.execute(f"{atomic_packet.BEGIN};{ROW}", {})
     await asyncio.to_thread(sql, theirs, "UPDATE things SET value = 9 WHERE id = 1")
     await until(lambda: things(ours)[0] == (1, 9))
     with pytest.raises(Exception, match="1213"):
         await atomic_packet.finish(session, [OTHER_ROW, NEW_ROW], {})
-    await session.close()
+    await session.rollback()
     assert things(ours) == [(1, 9), (2, 0)]
 
 
