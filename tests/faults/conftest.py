@@ -12,6 +12,7 @@ from service_kit import migrating
 from service_kit.database import Database, DatabaseSettings, DriverSession
 from service_kit.migrating import Service
 from tests.faults.galera import GaleraCluster
+from tests.faults.mysql_group import MysqlGroup
 from tests.warehouse_kit import fresh
 
 MakeUrls = Callable[[Service], list[str]]
@@ -33,6 +34,13 @@ def cluster_hands() -> Iterator[Executor]:
     """A thread to start nodes from, because they end with the thread that started them."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[MysqlGroup]:
+    """A MySQL group, shared by all tests."""
+    with tempfile.TemporaryDirectory(prefix="stock-test-") as folder, MysqlGroup(Path(folder)) as made:
+        yield made
 
 
 @pytest.fixture
