@@ -57,7 +57,7 @@ test-mysql: .dev .programs ## run the tests that touch SQL, and the end-to-end t
 
 .PHONY: test-galera
 test-galera: .dev .galera ## run the tests of what a cluster of three MariaDB nodes does to us; FULL=1 for longer
-	@CHAOS_SECONDS="$(if $(FULL),300,20)" CLUSTER_SECONDS="$(if $(FULL),120,15)" $(BIN)/pytest -m galera $(ARGS)
+	@CHAOS_SECONDS="$(if $(FULL),300,1)" CLUSTER_SECONDS="$(if $(FULL),120,6)" $(BIN)/pytest -m galera $(ARGS)
 
 .PHONY: e2e
 e2e: .dev .programs ## run the whole flow against real processes, in every mode; results in test-results/

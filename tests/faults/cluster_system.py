@@ -12,7 +12,7 @@ from tests.faults.galera import EVICTION_SECONDS, GaleraCluster, GaleraNode
 from tests.faults.whole_system import GATEWAY_SETTINGS, WholeSystem
 from tests.processes import Processes
 
-PEACE_SECONDS = 2.0
+PEACE_SECONDS = 1.0
 SHORT_FREEZE_SECONDS = 1.0
 """Everybody waits for the node, and then goes on with it."""
 LONG_FREEZE_SECONDS = EVICTION_SECONDS + 2.0

@@ -97,7 +97,7 @@ async def each_order_adds_up(urls: list[str], paid: set[int]) -> None:
             ("cancelled", "free", "refunded", 1),
             ("cancelled", "returned", "refunded", 1),
         }, (order_id, ended)
-        assert order_id not in paid or ended[0] == "paid" or ended[2] == "refunded", (order_id, ended)
+        assert order_id not in paid or "paid" in ended or "refunded" in ended, (order_id, ended)
 
 
 async def test_a_key_is_claimed_once(worlds: list[World]) -> None:
