@@ -54,8 +54,8 @@ class Changes:
             to_microseconds(after.payment_deadline),
             to_microseconds(after.updated_at),
         )
-        methods = (after.payment_method, after.payment_reference)
-        if methods != (before.payment_method, before.payment_reference):
+        methods = (after.payment_method, after.payment_reference, after.payment_provider)
+        if methods != (before.payment_method, before.payment_reference, before.payment_provider):
             self._add("methods", after.id, *methods)
         if after.refusal is not before.refusal:
             self._add("refusals", after.id, encode(after.refusal).decode())
@@ -90,7 +90,16 @@ class Changes:
 
     def add_payment(self, order: Order, now: int) -> None:
         """A payment that begins."""
-        self._add("payments", order.id, order.total_amount, order.payment_method, order.payment_reference, now)
+        amount = (order.total_amount, order.currency)
+        self._add(
+            "payments",
+            order.id,
+            *amount,
+            order.payment_provider,
+            order.payment_method,
+            order.payment_reference,
+            now,
+        )
 
     def note_charge(self, order_id: int, now: int, provider_reference: str | None) -> None:
         """The money is taken."""
@@ -99,6 +108,17 @@ class Changes:
     def note_refund(self, order_id: int, now: int) -> None:
         """The money is given back."""
         self._add("refunded", order_id, now)
+
+    def request_refund(self, order: Order, now: int) -> None:
+        """Whoever took the money is to give it back."""
+        amount = (order.total_amount, order.currency)
+        how = (order.payment_method, order.payment_reference, order.state.reason)
+        self._add("refunds", order.id, *amount, *how, now)
+
+    def confirm_refund(self, order_id: int, now: int, actor: str, reference: str | None) -> None:
+        """They did."""
+        self._add("confirmed", order_id, now, actor, reference)
+        self.note_refund(order_id, now)
 
     def _add(self, kind: str, *row: object) -> None:
         self.rows.setdefault(kind, []).append(row)

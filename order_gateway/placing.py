@@ -27,12 +27,14 @@ class Placement(msgspec.Struct, frozen=True):
 
     Attributes:
         token: what it is found by if the answer to COMMIT gets lost.
+        request_key: drawn for this order; see `identity`.
         lease_seconds: how long its RESERVE step is left to the caller.
         key: of the request that makes it.
     """
 
     new: NewOrder
     token: str
+    request_key: str
     lease_seconds: float
     key: Claimed | None
     traceparent: str
@@ -92,7 +94,7 @@ class Placing:
         *_, rows = await atomic_packet.transact(self._session, steps, values)
         placed = _placed(rows)
         return [
-            _order(one.new, *placed[one.token], self._window_microseconds)
+            _order(one, *placed[one.token], self._window_microseconds)
             if one.token in placed
             else ClaimLost("another request with the same Idempotency-Key has taken over")
             for one in placements
@@ -135,6 +137,8 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.payment_method,
         new.correlation_id,
         new.actor,
+        placement.request_key,
+        new.currency,
         *(placement.key or (None, None, None)),
     )
 
@@ -160,7 +164,8 @@ def _beginning(placement: Placement) -> tuple[object, ...]:
     return (placement.token, lease, placement.traceparent or None)
 
 
-def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: int) -> Order:
+def _order(placement: Placement, order_id: int, created_at: int, window_microseconds: int) -> Order:
+    new = placement.new
     created = to_instant(created_at)
     return Order(
         id=order_id,
@@ -188,8 +193,11 @@ def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: i
                 item.unit_price,
                 item.total_price,
                 item.any_warehouse,
+                item.currency,
             )
             for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
+        request_key=placement.request_key,
+        currency=new.currency,
     )

@@ -23,6 +23,7 @@ from service_kit.json_table import (
 MONEY = "DECIMAL(21, 2)"
 """A digit more than columns of money take, for the same reason as in `text`."""
 WORD = ascii_text(36)
+CURRENCY = ascii_text(3)
 TRACE = ascii_text(64)
 LABEL = text(64)
 TEXT = text(1000)
@@ -49,6 +50,9 @@ _ORDER: Columns = (
     ("updated_at", INSTANT),
     ("actor", LABEL),
     ("warehouse_changes", NUMBER),
+    ("request_key", ascii_text(20)),
+    ("currency", CURRENCY),
+    ("payment_provider", WORD),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
@@ -107,6 +111,8 @@ _NEW_ORDER: Columns = (
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
+    ("request_key", ascii_text(20)),
+    ("currency", CURRENCY),
     *_CLAIMED_KEY,
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
@@ -125,9 +131,9 @@ _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
-      payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
+      payment_method, correlation_id, actor, request_key, currency, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
-      j.shipping_address, j.payment_method, j.correlation_id, j.actor,
+      j.shipping_address, j.payment_method, j.correlation_id, j.actor, j.request_key, j.currency,
       {later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
     FROM {unpack("new_orders", _NEW_ORDER)}
     WHERE j.claim IS NULL OR EXISTS (SELECT * FROM idempotency_keys AS t WHERE {_IS_CLAIMED})"""
@@ -166,7 +172,7 @@ TAKE_STEPS = (
 )
 """SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since."""
 
-_KNOWN_PRODUCT: Columns = (("product_id", NUMBER), ("price", MONEY), ("currency", ascii_text(3)))
+_KNOWN_PRODUCT: Columns = (("product_id", NUMBER), ("price", MONEY), ("currency", CURRENCY))
 REMEMBER_PRODUCTS = f"""
     REPLACE INTO known_products (product_id, price, currency, seen_at)
     SELECT j.product_id, j.price, j.currency, NOW(6) FROM {unpack("products", _KNOWN_PRODUCT)}"""
@@ -196,7 +202,7 @@ WRITES = {
             ("updated_at", INSTANT),
         ),
     ),
-    "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT))),
+    "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT), ("payment_provider", WORD))),
     "refusals": _set("refusals", (("refusal", JSON),)),
     "actors": _set("actors", (("actor", LABEL),)),
     "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
@@ -208,13 +214,39 @@ WRITES = {
     "payments": insert(
         "payments",
         "payments",
-        (("order_id", NUMBER), ("amount", MONEY), ("method", LABEL), ("reference", TEXT), ("created_at", INSTANT)),
+        (
+            ("order_id", NUMBER),
+            ("amount", MONEY),
+            ("currency", CURRENCY),
+            ("provider", WORD),
+            ("method", LABEL),
+            ("reference", TEXT),
+            ("created_at", INSTANT),
+        ),
     ),
     "charged": (
         f"UPDATE {unpack('charged', _AT_ORDER)} {_PAYMENT_OF_ORDER} "
         f"SET t.charged_at = {_AT}, t.provider_reference = j.provider_reference"
     ),
     "refunded": f"UPDATE {unpack('refunded', _AT_ORDER[:2])} {_PAYMENT_OF_ORDER} SET t.refunded_at = {_AT}",
+    "refunds": insert(
+        "refunds",
+        "refunds",
+        (
+            ("order_id", NUMBER),
+            ("amount", MONEY),
+            ("currency", CURRENCY),
+            ("payment_method", LABEL),
+            ("payment_reference", TEXT),
+            ("reason", WORD),
+            ("requested_at", INSTANT),
+        ),
+    ),
+    "confirmed": (
+        f"UPDATE {unpack('confirmed', (*_AT_ORDER[:2], ('actor', LABEL), ('reference', TEXT)))} "
+        f"{join('refunds')} ON t.order_id = j.order_id "
+        f"SET t.confirmed_at = {_AT}, t.confirmed_by = j.actor, t.refund_reference = j.reference"
+    ),
     "history": insert(
         "history",
         "history",

@@ -5,6 +5,7 @@ What comes at the same time shares a transaction: new orders, changes, and reads
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from order_gateway import tables
 from order_gateway.allocation import Places, placed, places_of
 from order_gateway.changing import Applied, Changes, Changing, Work
 from order_gateway.gateway import Hold
+from order_gateway.identity import OrderName, name_of, new_request_key
 from order_gateway.orders import (
     Event,
     Illegal,
@@ -39,7 +41,6 @@ from order_gateway.records import reservations_after, to_instant
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
 from service_kit.tracing import current_traceparent
-from service_kit.unique_ids import sortable_hex
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
@@ -50,6 +51,8 @@ class Change(msgspec.Struct, frozen=True):
     """An event of an order and what it brings along.
 
     Attributes:
+        payment_provider: who is asked to take the money of a PAY.
+        provider_reference: their number for the payment; of a REFUND_CONFIRMED, for the refund.
         lease_seconds: how long the steps that begin with it are left to the caller, before the relay takes over.
         places: the warehouses of the order's lines from now on.
         about: the warehouses that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by now,
@@ -64,6 +67,7 @@ class Change(msgspec.Struct, frozen=True):
     refusal: Mapping[str, Any] | None = None
     payment_method: str | None = None
     payment_reference: str | None = None
+    payment_provider: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
     places: Places | None = None
@@ -101,6 +105,10 @@ class Store:
                     self._token = await self._database.run_in_transaction(_read_token)
         return self._token
 
+    async def name(self, order: Order) -> OrderName:
+        """What an order is called outside."""
+        return name_of(await self.token(), order)
+
     async def create(self, new: NewOrder, lease_seconds: float, key: Claimed | None = None) -> Order:
         """Write a new order, in pending_reservation, with its RESERVE step.
 
@@ -110,7 +118,12 @@ class Store:
         Raises: ClaimLost, DatabaseFault, BatcherFull.
         """
         self._start()
-        return await self._placements.submit(Placement(new, sortable_hex(), lease_seconds, key, current_traceparent()))
+        request_key = new_request_key()
+        # It begins with the time: what is made together stands together in an index.
+        token = f"{time.time_ns() // 1_000_000:012x}{request_key}"
+        return await self._placements.submit(
+            Placement(new, token, request_key, lease_seconds, key, current_traceparent())
+        )
 
     async def read(self, order_id: int) -> Order:
         """One order. Raises: OrderNotFound, DatabaseFault, BatcherFull."""
@@ -215,6 +228,7 @@ class Store:
         if change.event is Event.PAY:
             values["payment_method"] = change.payment_method or order.payment_method
             values["payment_reference"] = change.payment_reference
+            values["payment_provider"] = change.payment_provider
         return replace(order, **values)
 
 
@@ -240,6 +254,10 @@ def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> No
         changes.note_charge(order.id, now, change.provider_reference)
     elif change.event is Event.REFUNDED:
         changes.note_refund(order.id, now)
+    elif change.event is Event.REFUND_REQUESTED:
+        changes.request_refund(order, now)
+    elif change.event is Event.REFUND_CONFIRMED:
+        changes.confirm_refund(order.id, now, change.actor, change.provider_reference)
 
 
 __all__ = ["Applied", "Change", "OrderNotFound", "Store", "StoreSettings"]

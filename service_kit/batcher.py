@@ -36,7 +36,7 @@ class BatcherClosed(Exception):
     """The batcher is shutting down and takes no more items."""
 
 
-class BatcherSettings(BaseModel):
+class BatcherSettings(BaseModel, extra="forbid"):
     """Bounds of a batcher."""
 
     batch_size_max: int = Field(256, ge=1, le=4000, description="items processed together")

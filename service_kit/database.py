@@ -21,11 +21,12 @@ import sqlalchemy
 import structlog
 import tenacity
 from pydantic import BaseModel, Field
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from service_kit.database_flavour import SHOW_VARIABLES, causal_reads, is_mariadb
+from service_kit.database_url import DatabaseAddress, encrypt_connections, read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)
@@ -69,7 +70,7 @@ class RaceLost(Exception):
     """Raised inside a transaction that must start over because another one was first (a duplicate key, say)."""
 
 
-class DatabaseSettings(BaseModel):
+class DatabaseSettings(BaseModel, extra="forbid"):
     """Bounds of the database door."""
 
     pool_size: int = Field(8, ge=1, le=200, description="connections kept open per process")
@@ -82,13 +83,21 @@ class DatabaseSettings(BaseModel):
         10, gt=0, le=300, description="a try that takes longer is given up, for good if retry_for_seconds are over then"
     )
 
+    def too_few_connections(self, setting: str, pinned: int) -> list[str]:
+        """Why `pool_size` does not do for a process that keeps `pinned` connections for good; [] if it does."""
+        enough = f"a process keeps {pinned} of them for good, and the rest of it needs one; take {pinned + 1} or more"
+        return [] if self.pool_size > pinned else [f"{setting}: {self.pool_size} connections are too few: {enough}"]
+
 
 def service_database_url(url: str, name: str) -> str:
     """The URL of a service's own database on the server `url`.
 
     `mysql://user@host:3306` gives the database `name`; `mysql://user@host:3306/shop` gives `shop_<name>`,
     so that several installations can share a server.
+
+    Raises: BadDatabaseUrl.
     """
+    read_database_url(url, needs_database=False)
     parsed = make_url(url)
     return parsed.set(database=f"{parsed.database}_{name}" if parsed.database else name).render_as_string(False)
 
@@ -120,15 +129,17 @@ class Database:
     """An engine and the only ways to use it.
 
     Args:
-        url: `mysql://user:password@host:port/database`; `?tls=on` (with `&tls_ca=FILE` for a CA that the
-            system does not know) insists on an encrypted connection.
+        url: `mysql://user:password@host:port/database`; `?tls=on` insists on an encrypted connection, and so does
+            `?tls_ca=FILE`, for a CA that the system does not know.
         settings: the bounds.
+
+    Raises: BadDatabaseUrl.
     """
 
     def __init__(self, url: str, settings: DatabaseSettings | None = None) -> None:
         self.settings = settings or DatabaseSettings()
-        self.url = make_url(url).set(drivername="mysql+aiomysql")
-        self.engine: AsyncEngine = _create_engine(self.url, self.settings)
+        self.address = read_database_url(url)
+        self.engine: AsyncEngine = _create_engine(self.address, self.settings)
         self._tries = Histogram(
             "database_transaction_duration_seconds", "The time that each try of a transaction took."
         )
@@ -289,9 +300,7 @@ class DriverSession:
         await self._driver.autocommit(True)
 
 
-def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
-    query = dict(url.query)
-    tls, tls_ca = query.pop("tls", "off"), query.pop("tls_ca", None)
+def _create_engine(address: DatabaseAddress, settings: DatabaseSettings) -> AsyncEngine:
     connect_args: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
@@ -301,12 +310,8 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
             f"group_concat_max_len = {AGGREGATE_SIZE_MAX_BYTES}"
         ),
     }
-    if tls != "off":
-        import ssl
-
-        connect_args["ssl"] = ssl.create_default_context(cafile=str(tls_ca) if tls_ca else None)
     engine = create_async_engine(
-        url.set(query={"charset": "utf8mb4", **query}),
+        address.url.set(drivername="mysql+aiomysql", query={"charset": "utf8mb4"}),
         connect_args=connect_args,
         isolation_level="READ COMMITTED",
         pool_size=settings.pool_size,
@@ -316,7 +321,8 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
     )
     sqlalchemy.event.listen(engine.sync_engine, "do_connect", _connect)
     sqlalchemy.event.listen(engine.sync_engine, "connect", _learn_flavour)
-    if tls != "off":
+    if address.tls:
+        sqlalchemy.event.listen(engine.sync_engine, "do_connect", encrypt_connections(address), insert=True)
         sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
     return engine
 

@@ -46,7 +46,7 @@ _LEVEL: Columns = (
     ("created_at", INSTANT),
     ("updated_at", INSTANT),
 )
-_RESERVATION: Columns = (
+RESERVATION: Columns = (
     ("reservation_id", UUID),
     ("order_id", OPAQUE_ID),
     ("order_sequence", NUMBER),
@@ -57,7 +57,7 @@ _RESERVATION: Columns = (
     ("reason", TEXT),
     ("correlation_id", OPAQUE_ID),
 )
-_LINE: Columns = (
+LINE: Columns = (
     ("product_id", NUMBER),
     ("warehouse_id", NUMBER),
     ("quantity", NUMBER),
@@ -96,7 +96,7 @@ _EVENT: Columns = (
     ("created_at", INSTANT),
     ("traceparent", NAME),
 )
-_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(_LINE)})"
+_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(LINE)})"
 _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
 
 
@@ -123,12 +123,12 @@ moment: no writer, however far it has come, makes a sound level look torn."""
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)
 LOCK_RESERVATIONS = (
-    f"SELECT {row(_RESERVATION, more=', JSON_ARRAY()')} FROM {lockable('reservations', _IDS)} "
+    f"SELECT {row(RESERVATION, more=', JSON_ARRAY()')} FROM {lockable('reservations', _IDS)} "
     f"{join('reservations')} {_BY_RESERVATION} FOR UPDATE"
 )
 """Without their lines: an empty array stands in their place."""
 READ_LINES = (
-    f"SELECT {row((('reservation_id', UUID), *_LINE))} FROM {unpack('reservations', _IDS)} "
+    f"SELECT {row((('reservation_id', UUID), *LINE))} FROM {unpack('reservations', _IDS)} "
     f"{join('reservation_lines')} {_BY_RESERVATION}"
 )
 
@@ -176,15 +176,15 @@ _INSERT_LINES = (
     "INSERT INTO reservation_lines "
     "(reservation_id, product_id, warehouse_id, quantity, requested_quantity, committed_quantity) "
     "SELECT j.reservation_id, j.product_id, j.warehouse_id, j.quantity, j.requested_quantity, j.committed_quantity "
-    f"FROM {unpack('new_reservations', _RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
+    f"FROM {unpack('new_reservations', RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
 )
 _UPDATE_RESERVATIONS = (
-    f"UPDATE {unpack('changed_reservations', _RESERVATION)} {join('reservations')} {_BY_RESERVATION} "
+    f"UPDATE {unpack('changed_reservations', RESERVATION)} {join('reservations')} {_BY_RESERVATION} "
     f"SET t.state = j.state, t.expires_at = {value('expires_at', INSTANT)}, "
     f"t.closed_at = {value('closed_at', INSTANT)}, t.reason = j.reason"
 )
 _UPDATE_LINES = (
-    f"UPDATE {unpack('committed_reservations', _RESERVATION[:1], _NESTED_LINES)} "
+    f"UPDATE {unpack('committed_reservations', RESERVATION[:1], _NESTED_LINES)} "
     f"{join('reservation_lines')} {_BY_RESERVATION} "
     "AND t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id "
     "SET t.committed_quantity = j.committed_quantity"
@@ -193,7 +193,7 @@ _UPDATE_LINES = (
 WRITES = {
     "new_levels": (insert("stock_levels", "new_levels", _LEVEL),),
     "changed_levels": (_UPDATE_LEVELS,),
-    "new_reservations": (insert("reservations", "new_reservations", _RESERVATION), _INSERT_LINES),
+    "new_reservations": (insert("reservations", "new_reservations", RESERVATION), _INSERT_LINES),
     "changed_reservations": (_UPDATE_RESERVATIONS,),
     "committed_reservations": (_UPDATE_LINES,),
     "movements": (insert("movements", "movements", _MOVEMENT),),
@@ -209,7 +209,7 @@ value would cost more.
 """
 _INLINE: dict[str, tuple[tuple[str, Columns], ...]] = {
     "new_levels": (("stock_levels", _LEVEL),),
-    "new_reservations": (("reservations", _RESERVATION), ("reservation_lines", _RESERVATION[:1] + _LINE)),
+    "new_reservations": (("reservations", RESERVATION), ("reservation_lines", RESERVATION[:1] + LINE)),
     "movements": (("movements", _MOVEMENT),),
     "answers": (("request_ids", _STORED_ANSWER),),
     "events": (("outbox", _EVENT),),
@@ -247,4 +247,4 @@ def _inline_text(table: str, columns: Columns, count: int) -> str:
 
 def _lines_of(reservation: Sequence[Any]) -> list[tuple[object, ...]]:
     """The lines of a reservation's row, which stand in its last place."""
-    return [msgspec.structs.astuple(line) for line in reservation[len(_RESERVATION)]]
+    return [msgspec.structs.astuple(line) for line in reservation[len(RESERVATION)]]

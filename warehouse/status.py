@@ -30,6 +30,7 @@ REFUSAL_CODES = {
     Reason.WAREHOUSE_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.STOCK_LEVEL_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.RESERVATION_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.ORDER_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.RESERVATION_EXPIRED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVATION_COMMITTED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVATION_CANCELLED: code_pb2.FAILED_PRECONDITION,
@@ -38,6 +39,7 @@ REFUSAL_CODES = {
     Reason.REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
     Reason.PRODUCT_EXISTS: code_pb2.ALREADY_EXISTS,
     Reason.WAREHOUSE_EXISTS: code_pb2.ALREADY_EXISTS,
+    Reason.INVALID_ARGUMENT: code_pb2.INVALID_ARGUMENT,
 }
 
 
@@ -81,6 +83,9 @@ def status_of_refusal(refusal: Refusal) -> Status:
                 ]
             )
         )
+    if refusal.reason is Reason.INVALID_ARGUMENT:
+        field = BadRequest.FieldViolation(field=details.get("field", ""), description=refusal.message)
+        messages.append(BadRequest(field_violations=[field]))
     info = ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=details)
     return _status(REFUSAL_CODES[refusal.reason], refusal.message, info, *messages)
 
@@ -96,7 +101,8 @@ def status_of_error(error: BaseException) -> Status:
         return _status(code_pb2.INVALID_ARGUMENT, str(error), info, BadRequest(field_violations=violations))
     for kind, code, reason, text, retry_seconds in _FAULTS:
         if isinstance(error, kind):
-            messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN)]
+            metadata = error.metadata if isinstance(error, PermissionDenied) else None
+            messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
             if retry_seconds:
                 messages.append(
                     RetryInfo(retry_delay=Duration(nanos=int(retry_seconds * 1e9) % 10**9, seconds=int(retry_seconds)))

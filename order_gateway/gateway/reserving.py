@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from order_gateway.gateway import Call, GatewayFault, StockLine
-from order_gateway.gateway.translation import call_options, printable
+from order_gateway.gateway.translation import effect_options, printable
 from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings
 from warehouse.client import CallOptions, WarehouseClient, line, warehouse_pb2
 
@@ -66,7 +66,7 @@ class Reserving:
 
     async def _alone(self, wish: _Wish, seconds: float) -> warehouse_pb2.Reservation:
         lines = [line(one.product_id, one.warehouse_id, one.quantity) for one in wish.lines]
-        options = call_options(wish.call)
+        options = effect_options(wish.call)
         options["deadline_seconds"] = seconds
         return await self._client.reserve(wish.order_id, lines, ttl_seconds=wish.ttl_seconds, **options)
 

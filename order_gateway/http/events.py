@@ -17,7 +17,7 @@ from order_gateway.http.errors import ApiError
 from order_gateway.http.limits import TIME_LIMIT
 from order_gateway.http.reading import invalid
 from order_gateway.listing import Happening, Listing
-from order_gateway.orders import Instant, Status, is_settled
+from order_gateway.orders import Instant, Payment, Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching
 from service_kit.background import end, keep
@@ -74,6 +74,8 @@ class Streams:
         if last and await self._is_over(order_id, last):
             # This tells a browser not to connect again.
             return web.Response(status=204)
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS)
         if self._open >= self._settings.event_streams_max:
             raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
         self._open += 1
@@ -107,7 +109,7 @@ class Streams:
     async def _is_over(self, order_id: int, last: int) -> bool:
         """Whether `last` is the last that will ever happen to the order."""
         state = (await self._store.read(order_id)).state
-        if state.status not in ENDED or not is_settled(state):
+        if state.status not in ENDED or not is_settled(state) or state.payment is Payment.REFUND_REQUESTED:
             return False
         return not await self._listing.history(order_id, last, 1)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from order_gateway.payments import Charged, PaymentSimulator
+from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
 from service_kit.server_programs import Flavour
 from tests.faults.cluster_system import ClusterKiller, ClusterSystem
@@ -26,7 +26,7 @@ from tests.faults.customers import Customer, Memory
 from tests.faults.whole_system import Killer, WholeSystem
 from tests.processes import Processes
 from tests.warehouse_kit import scalar, sql
-from warehouse.client import ClientSettings, WarehouseClient
+from warehouse.client import ClientSettings, WarehouseClient, new_request_id
 from warehouse.demo import UNITS, load_demo
 
 pytestmark = pytest.mark.sql
@@ -70,7 +70,8 @@ _UNFINISHED = """
         OR stock IN ('reserving', 'committing', 'releasing', 'returning') OR payment IN ('charging', 'refunding')
         OR (status = 'pending' AND payment_deadline < NOW(6) + INTERVAL 1 MINUTE))"""
 _ORDERS = """
-    SELECT o.id, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount, p.provider_reference,
+    SELECT o.id, o.request_key, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount,
+      p.provider_reference,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'charged') AS charges,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'refunded') AS refunds
     FROM orders AS o LEFT JOIN payments AS p ON p.order_id = o.id ORDER BY o.id"""
@@ -83,6 +84,7 @@ class OrderRow(NamedTuple):
     """An order as the database has it, in the columns' order of `_ORDERS`."""
 
     id: int
+    request_key: str
     address: str
     status: str
     stock: str
@@ -124,7 +126,7 @@ async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], i
     async with WarehouseClient(ClientSettings(target=system.target)) as warehouse:
         for product, place in LEVELS:
             if product != SCARCE_PRODUCT:
-                await warehouse.add_stock(product, place, more)
+                await warehouse.add_stock(product, place, more, request_id=new_request_id())
     return {level: UNITS if level[0] == SCARCE_PRODUCT else UNITS + more for level in LEVELS}
 
 
@@ -255,5 +257,6 @@ async def each_order_was_charged_once(system: WholeSystem, orders: list[OrderRow
         if order.status == "paid":
             assert order.charges == 1, order
         if order.charges:
-            answer = await provider.charge(f"{token}-order-{order.id}-charge", order.amount)
+            key = f"{token}-{order.id}-{order.request_key}-charge"
+            answer = await provider.charge(Bill(order.id, key, order.amount, "USD", "card", None))
             assert answer == Charged(order.provider_reference or ""), order

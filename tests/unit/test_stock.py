@@ -311,7 +311,6 @@ def test_cancel_of_an_overdue_hold_finds_it_expired() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Commit("c", order_id="none"),
         Commit("c", reservation_id="none"),
         Cancel("x", reservation_id="none"),
         Extend("e", "none", TTL),
@@ -319,6 +318,10 @@ def test_cancel_of_an_overdue_hold_finds_it_expired() -> None:
 )
 def test_unknown_reservations_are_not_found(command: Commit | Cancel | Extend) -> None:
     assert reason(stocked().one(command)) is Reason.RESERVATION_NOT_FOUND
+
+
+def test_an_order_of_which_nothing_is_known_is_not_found() -> None:
+    assert reason(stocked().one(Commit("c", order_id="none"))) is Reason.ORDER_NOT_FOUND
 
 
 def test_only_free_units_can_be_removed() -> None:

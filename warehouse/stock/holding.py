@@ -21,6 +21,9 @@ def reserve(draft: Draft, command: Reserve) -> Answer | Refusal:
     order = draft.orders.get(command.order_id, NEW_ORDER)
     if order.cancelled_at is not None:
         return refusals.reserve_cancelled(command.order_id, order.cancelled_at)
+    if command.expires_at is not None and not draft.now < command.expires_at <= draft.now + command.ttl:
+        is_over = command.expires_at <= draft.now
+        return refusals.expires_at_over(draft.now) if is_over else refusals.expires_at_too_far(draft.now + command.ttl)
     for line in command.lines:
         if line.key not in draft.levels:
             return draft.level_not_found(line.key)
@@ -43,7 +46,7 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
         order_id=command.order_id,
         order_sequence=order.last_sequence + 1,
         state=State.RESERVED,
-        expires_at=draft.now + command.ttl,
+        expires_at=draft.now + command.ttl if command.expires_at is None else command.expires_at,
         created_at=draft.now,
         closed_at=None,
         reason="",

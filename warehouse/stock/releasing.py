@@ -36,7 +36,7 @@ def cancel(draft: Draft, command: Cancel) -> Answer | Refusal:
 def _cancel_unseen(draft: Draft, command: Cancel) -> Answer | Refusal:
     if command.reserve_request_id:
         fenced = decode_answer(draft.answers[command.reserve_request_id].answer).fenced_at is not None
-        return Answer() if fenced else refusals.reservation_not_found("", "", command.reserve_request_id)
+        return Answer() if fenced else refusals.reservation_not_found("", command.reserve_request_id)
     if not command.order_id:
         return refusals.reservation_not_found(command.reservation_id)
     tombstone = Reservation(

@@ -18,7 +18,9 @@ def commit(draft: Draft, command: Commit) -> Answer | Refusal:
     """Sell the open holds that are meant; without any, what was sold before, or what expired if that may be."""
     found = draft.targets(command)
     if not found:
-        return refusals.reservation_not_found(command.reservation_id, command.order_id)
+        if command.order_id:
+            return refusals.order_not_found(command.order_id)
+        return refusals.reservation_not_found(command.reservation_id)
     overdue = [item for item in found if draft.is_overdue(item)]
     for item in overdue:
         draft.check_held(item)
