@@ -10,6 +10,7 @@ from order_gateway import statements
 from order_gateway.gateway import Hold
 from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
 from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
+from service_kit import atomic_packet
 from service_kit.batcher import SetAside
 from service_kit.database import Database, DatabaseFault, DriverSession, error_number
 from service_kit.json_table import bounded
@@ -303,7 +304,7 @@ class Changing(Generic[ChangeT]):
         """Write and commit."""
         values: dict[str, Any] = {kind: encode(rows).decode() for kind, rows in changes.rows.items()}
         steps = [statements.WRITES[kind] for kind in changes.rows]
-        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        await atomic_packet.finish(self._session, steps, values)
 
 
 def _unchanged(known: dict[int, Order], rows: Sequence[tuple[str | None]]) -> tuple[dict[int, Order], list[int]]:

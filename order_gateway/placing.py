@@ -10,6 +10,7 @@ import structlog
 from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
 from order_gateway.records import encode, line_id, read_placed, to_instant
+from service_kit import atomic_packet
 from service_kit.batcher import SetAside
 from service_kit.database import Database, DatabaseFault, DriverSession, error_number
 from service_kit.stuck_rows import LOCK_WAITS, HeldUp, StuckRows
@@ -148,9 +149,9 @@ class Placing:
             _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_PLACED}", values)
             made = set(_placed(rows))
         fresh = [one for one in placements if one.token not in made]
-        steps = [statements.BEGIN, *_inserts(fresh, values), statements.READ_PLACED, statements.COMMIT]
-        results = await self._session.execute(";".join(steps), values)
-        placed = _placed(results[-2])
+        steps = [*_inserts(fresh, values), statements.READ_PLACED]
+        *_, rows = await atomic_packet.transact(self._session, steps, values)
+        placed = _placed(rows)
         return [
             _order(one, *placed[one.token], self._window_microseconds)
             if one.token in placed

@@ -30,7 +30,6 @@ LABEL = text(64)
 TEXT = text(1000)
 
 BEGIN = "START TRANSACTION"
-COMMIT = "COMMIT"
 
 _ORDER: Columns = (
     ("id", NUMBER),

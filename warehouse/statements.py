@@ -102,7 +102,6 @@ _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
 
 
 BEGIN = "START TRANSACTION"
-COMMIT = "COMMIT"
 
 CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
 """The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from service_kit import atomic_packet
 from service_kit.batcher import SetAside
 from service_kit.database import (
     DUPLICATE_KEY,
@@ -170,7 +171,7 @@ class StockStore:
             else:
                 steps += statements.WRITES[kind]
                 values[kind] = _encode(rows).decode()
-        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        await atomic_packet.finish(self._session, steps, values)
 
 
 class LevelReader:
