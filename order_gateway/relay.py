@@ -49,6 +49,11 @@ class Relay:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
+
     def nudge(self) -> None:
         """There is work: don't wait for the next look."""
         self._wake.set()
@@ -80,7 +85,7 @@ class Relay:
         free = self._settings.concurrency - len(self._tasks)
         claimed = await self._intents.claim(free, self._settings.lease_seconds) if free else []
         for intent in claimed:
-            task = asyncio.create_task(self.do(intent))
+            task = asyncio.create_task(self.do(intent), name=f"step {intent.step} of order {intent.order_id}")
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         return bool(claimed) and len(self._tasks) < self._settings.concurrency
@@ -175,6 +180,9 @@ class Relay:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its lease runs out, and the step is tried again; it must not go unseen.
+            log.error("step_died", task=task.get_name(), exc_info=error)
         if len(self._tasks) == self._settings.concurrency - 1:
             self.nudge()
 

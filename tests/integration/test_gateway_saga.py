@@ -33,7 +33,7 @@ from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.store import Change, Store, StoreSettings
-from service_kit.database import Database
+from service_kit.database import Database, DatabaseSettings
 from tests.unit.test_orders import REACHABLE
 
 pytestmark = pytest.mark.sql
@@ -107,8 +107,9 @@ class Outside:
 class World:
     """The order service without its HTTP, and the hands of a test on its clock."""
 
-    def __init__(self, url: str, outside: Outside | None = None) -> None:
-        self.database = Database(url)
+    def __init__(self, url: str, outside: Outside | None = None, settings: DatabaseSettings | None = None) -> None:
+        self.url = url
+        self.database = Database(url, settings)
         self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
