@@ -4,7 +4,6 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
-from typing import Annotated
 
 import structlog
 import typer
@@ -12,8 +11,9 @@ import uvloop
 from aiohttp import web
 from alembic.util.exc import CommandError
 
+from order_gateway import examining
 from order_gateway.answers import Answers
-from order_gateway.audit import OrdersAudit, OrdersRepair, OrdersReport
+from order_gateway.audit import OrdersAudit
 from order_gateway.basket import Basket, Catalogue
 from order_gateway.catalogue_reading import CatalogueReading, ReadingSettings
 from order_gateway.gateway import Mode
@@ -30,24 +30,31 @@ from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.inventory import InventoryRoutes
 from order_gateway.http.observing import MetricsRoutes, observe_middleware
+from order_gateway.http.order_holds import OrderHolds
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
+from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
+from order_gateway.http.why import WhyRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
+from order_gateway.metrics import PREFIX as PREFIX_OF_METRICS
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps, standing_gauges
-from order_gateway.payments import Payments, PaymentSimulator
+from order_gateway.payments.callbacks import Callbacks
+from order_gateway.refunds import RefundList
 from order_gateway.relay import Relay
 from order_gateway.retention import Retention
-from order_gateway.saga import Saga, SagaSettings
+from order_gateway.saga import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import SERVICE, failures_explained
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
-from service_kit.background import end, keep
+from order_gateway.why import Explaining
+from order_gateway.wiring import payments, saga_settings
+from service_kit.background import Background, Kept, end
 from service_kit.database import Database
 from service_kit.database_problems import check_database
 from service_kit.database_url import name_of_setting
@@ -69,6 +76,7 @@ cli = typer.Typer(
     help="The order service. Configured by environment variables ORDERS_*.",
     epilog=EXIT_STATUSES,
 )
+examining.add_to(cli)
 
 
 def _settings(*, to_serve: bool = False) -> OrdersSettings:
@@ -99,50 +107,6 @@ def migrate() -> None:
             ) from error
 
 
-@cli.command(epilog=EXIT_STATUSES)
-def audit(repair: Annotated[bool, typer.Option("--repair", help="Finish the orders concerned.")] = False) -> None:
-    """Check every order against the warehouse (invariant 7); exit with status 1 if one does not agree with it."""
-    settings = _settings()
-    with failures_explained(settings):
-        if problems := settings.unusable_client():
-            raise NotStarted("; ".join(problems))
-        is_clean = asyncio.run(_audit(settings, repair=repair))
-    raise typer.Exit(0 if is_clean else 1)
-
-
-async def _audit(settings: OrdersSettings, *, repair: bool) -> bool:
-    async with AsyncExitStack() as stack:
-        database = Database(settings.database_url, settings.database)
-        stack.push_async_callback(database.close)
-        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
-        gateway, holdings = GrpcGateway(client), Holdings(client)
-        stack.push_async_callback(gateway.close)
-        bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
-        store = Store(database, bounds)
-        stack.push_async_callback(store.close)
-        checks = OrdersAudit(database, store, holdings)
-        report = await checks.run()
-        _print_audit(report)
-        if report.findings and repair:
-            saga = Saga(store, gateway, _payments(settings), _saga_settings(settings))
-            relay = Relay(store, Intents(database), saga, settings)
-            typer.echo(f"Finishing {len(report.findings)} orders ...")
-            await OrdersRepair(database, store, relay, gateway, holdings).run(report.findings)
-            report = await checks.run()
-            _print_audit(report)
-        return not report.findings
-
-
-def _print_audit(report: OrdersReport) -> None:
-    for finding in report.findings:
-        order = finding.order
-        typer.echo(f"order {order.id} ({order.state.status}, stock {order.state.stock}): {finding.problem}")
-        for holding in finding.holdings:
-            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
-    wrong = f"{len(report.findings)} don't agree with the warehouse" if report.findings else "clean"
-    typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
-
-
 async def run(settings: OrdersSettings) -> None:
     """Put the service together and run it until a signal comes.
 
@@ -170,7 +134,10 @@ async def run(settings: OrdersSettings) -> None:
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
-        saga = Saga(store, gateway, _payments(settings), _saga_settings(settings), modes.choose)
+        taking = payments(settings)
+        stack.push_async_callback(taking.close)
+        metrics.add(*taking.measures)
+        saga = Saga(store, gateway, taking, saga_settings(settings), modes.choose)
         standing = Standing(
             client, database_clock(database), calls.set_clock_ahead, every_seconds=settings.warehouse_look_seconds
         )
@@ -185,22 +152,32 @@ async def run(settings: OrdersSettings) -> None:
             settings.step_deadline_seconds,
             settings.catalogue_read_seconds,
         )
-        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds)
+        basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds, settings.currency_default)
         listing = Listing(database, settings.list_counted_max, settings.lists_at_once_max)
         watching = Watching(listing, settings.event_poll_seconds)
-        streams = Streams(store, listing, watching, settings)
+        background = Background()
+        background.watch(*store.batchers, *calls.batchers)
+        metrics.add(*background.measures(PREFIX_OF_METRICS))
+        streams = Streams(store, listing, watching, settings, background)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
+        holds = OrderHolds(inventory, store, saga, PREFIX)
         intents = Intents(database)
         relay = Relay(store, intents, saga, settings, observed_steps(metrics, tracing))
+        holdings = Holdings(client, gateway.guarded, settings.step_deadline_seconds)
+        explaining = Explaining(OrdersAudit(database, store, holdings, settings.audit), store, listing)
         operations = [
             *OrderRoutes(store, saga, basket, watching, PREFIX).operations(),
             *OrderListRoutes(store, listing, streams, PREFIX).operations(),
-            *ReservationRoutes(inventory, store, listing, PREFIX).operations(),
-            *InventoryRoutes(inventory, PREFIX).operations(),
+            *_payment_routes(saga, database, settings).operations(),
+            *ReservationRoutes(inventory, holds, listing, PREFIX).operations(),
+            *InventoryRoutes(inventory, holds, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
-            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing).operations(),
+            *HealthRoutes(
+                database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing, background
+            ).operations(),
             *DeadLetterRoutes(intents, relay, PREFIX).operations(),
+            *WhyRoutes(explaining, PREFIX).operations(),
         ]
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
@@ -210,6 +187,7 @@ async def run(settings: OrdersSettings) -> None:
             body_size_max_bytes=settings.body_size_max_bytes,
             routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
+            background=background,
         )
         streams.attach(app)
         saga.nudge = relay.nudge
@@ -220,8 +198,8 @@ async def run(settings: OrdersSettings) -> None:
             ("standing", standing.run),
             ("retention", Retention(database, settings.retention).run),
         ):
-            stack.push_async_callback(end, keep(name, work))
-        relaying = asyncio.create_task(relay.run())
+            stack.push_async_callback(end, background.keep(name, work))
+        relaying = background.keep("relay", relay.run, lambda: relay.is_stopping)
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
         await _listen(app, settings, stack)
@@ -248,9 +226,9 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
     log.info("serving", address=settings.listen, profile=settings.profile, warehouse=settings.warehouse_target)
 
 
-async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
+async def _end(relay: Relay, relaying: Kept) -> None:
     await relay.stop()
-    await relaying
+    await relaying.finish()
 
 
 def _reading_settings(settings: OrdersSettings) -> ReadingSettings:
@@ -262,19 +240,10 @@ def _reading_settings(settings: OrdersSettings) -> ReadingSettings:
     )
 
 
-def _payments(settings: OrdersSettings) -> Payments:
-    return Payments(PaymentSimulator(settings.simulator), settings.payments)
-
-
-def _saga_settings(settings: OrdersSettings) -> SagaSettings:
-    return SagaSettings(
-        hold_grace_seconds=settings.hold_grace_seconds,
-        reserve_deadline_seconds=settings.reserve_deadline_seconds,
-        step_deadline_seconds=settings.step_deadline_seconds,
-        charge_timeout_seconds=settings.charge_timeout_seconds,
-        lease_margin_seconds=settings.lease_margin_seconds,
-        warehouse_changes_max=settings.warehouse_changes_max,
-    )
+def _payment_routes(saga: Saga, database: Database, settings: OrdersSettings) -> PaymentRoutes:
+    http = settings.payments.http
+    callbacks = Callbacks(database, http.callback_tolerance_seconds)
+    return PaymentRoutes(saga, RefundList(database, settings.list_counted_max), callbacks, http, PREFIX)
 
 
 if __name__ == "__main__":

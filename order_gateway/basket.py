@@ -13,8 +13,9 @@ from order_gateway.gateway import Call, GatewayFault, Product, Refusal, Warehous
 from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.known_products import KnownProducts
-from order_gateway.orders import NewItem, Way
+from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
 from order_gateway.recent import Recent
+from service_kit.currencies import WITHOUT_CENTS
 
 log = structlog.get_logger(__name__)
 CATALOGUE_SIZE_MAX = 100_000
@@ -124,32 +125,53 @@ class Basket:
 
     Args:
         deadline_seconds: how long the warehouse is asked for what is free.
+        currency: of prices that a service names without one.
     """
 
-    def __init__(self, gateway: WarehouseGateway, catalogue: Catalogue, deadline_seconds: float = 3) -> None:
+    def __init__(
+        self,
+        gateway: WarehouseGateway,
+        catalogue: Catalogue,
+        deadline_seconds: float = 3,
+        currency: str = CURRENCY_UNLESS_SAID,
+    ) -> None:
         self._gateway = gateway
         self._catalogue = catalogue
         self._deadline_seconds = deadline_seconds
+        self._currency = currency
 
-    async def fill(self, wishes: Sequence[Wish], call: Call, choice: Choice) -> tuple[NewItem, ...] | Refusal:
+    async def fill(
+        self,
+        wishes: Sequence[Wish],
+        call: Call,
+        choice: Choice,
+        said: str | None = None,
+        *,
+        may_name_prices: bool = True,
+    ) -> tuple[NewItem, ...] | Refusal:
         """The lines of an order for `wishes`, or why there can't be one. Raises: GatewayFault.
 
         Args:
             choice: how the order is going to begin. Where it goes by the queue, or may, warehouses may stay open.
+            said: the currency that the caller has named.
+            may_name_prices: whether the caller's `unit_price` counts where the catalogue has none.
         """
         products = await self._catalogue.products({wish.product_id for wish in wishes}, call)
-        prices = [_price(place, wish, products) for place, wish in enumerate(wishes)]
+        prices = [_price(place, wish, products, may_name_prices) for place, wish in enumerate(wishes)]
         refused = [price for price in prices if isinstance(price, Refusal)]
         if refused:
             same = [refusal for refusal in refused if refusal.code == refused[0].code]
             return Refusal(same[0].code, same[0].message, tuple(item for refusal in same for item in refusal.details))
-        if len({products[wish.product_id].currency for wish in wishes if products[wish.product_id].currency}) > 1:
-            return Refusal("PRICE_MISMATCH", "the products of one order must be priced in one currency")
+        currency = _currency(wishes, products, said, self._currency)
+        if isinstance(currency, Refusal):
+            return currency
+        if currency in WITHOUT_CENTS and (details := _with_cents(prices, currency)):
+            return Refusal("INVALID_ARGUMENT", "the request is not valid", details)
         places = await self._choose_warehouses(wishes, call, choice)
         if isinstance(places, Refusal):
             return places
         return tuple(
-            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None)
+            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None, currency)
             for wish, place, price in zip(wishes, places, prices, strict=True)
             if not isinstance(price, Refusal)
         )
@@ -172,11 +194,44 @@ class Basket:
         return allot(wishes, stock)
 
 
-def _price(place: int, wish: Wish, products: dict[int, Product]) -> Decimal | Refusal:
+def _currency(
+    wishes: Sequence[Wish], products: Mapping[int, Product], said: str | None, otherwise: str
+) -> str | Refusal:
+    """The one currency of an order's prices: the catalogue's, and the caller's where that has no price."""
+    named = said or otherwise
+    of_products = {
+        wish.product_id: named
+        if products[wish.product_id].price is None
+        else products[wish.product_id].currency or named
+        for wish in wishes
+    }
+    found = {*of_products.values(), *([said] if said else [])}
+    if len(found) == 1:
+        return found.pop()
+    details = tuple({"product_id": one, "currency": currency} for one, currency in sorted(of_products.items()))
+    own = next((one for one in sorted(of_products) if products[one].price is None), None)
+    hint = "" if own is None or said else f"; unit_price counts as {otherwise} unless the order says its currency"
+    return Refusal("CURRENCY_MISMATCH", f"all prices of one order must be in one currency{hint}", details)
+
+
+def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Mapping[str, str], ...]:
+    """The prices that a currency without cents has no coins for."""
+    message = f"must be a whole number, because {currency} has no cents"
+    return tuple(
+        {"field": f"items.{place}.unit_price", "message": message}
+        for place, price in enumerate(prices)
+        if isinstance(price, Decimal) and price != price.to_integral_value()
+    )
+
+
+def _price(place: int, wish: Wish, products: Mapping[int, Product], may_name_prices: bool) -> Decimal | Refusal:
     product = products.get(wish.product_id)
     field = f"items.{place}.unit_price"
     if product is None:
         return Refusal("PRODUCT_NOT_FOUND", "there is no such product", ({"product_id": wish.product_id},))
+    if product.price is None and not may_name_prices:
+        unknown = ({"field": field, "product_id": wish.product_id},)
+        return Refusal("PRICE_UNKNOWN", "the product has no price; only a service may name one", unknown)
     if product.price is None and wish.unit_price is None:
         missing = {"field": field, "message": "required, because the product has no list price"}
         return Refusal("INVALID_ARGUMENT", "the request is not valid", (missing,))

@@ -1,6 +1,5 @@
 """What can be set from outside, each bound with its unit; read from ORDERS_... environment variables."""
 
-from decimal import Decimal
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
@@ -9,6 +8,11 @@ from pydantic_settings import SettingsConfigDict
 from order_gateway.access import AccessSettings
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import BreakerSettings
+from order_gateway.orders import CURRENCY_UNLESS_SAID
+from order_gateway.payment_settings import Band as Band
+from order_gateway.payment_settings import PaymentSettings as PaymentSettings
+from order_gateway.payment_settings import SimulatorSettings as SimulatorSettings
+from order_gateway.payment_settings import payment_problems
 from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
 from service_kit.database_url import BadDatabaseUrl, read_database_url
@@ -17,34 +21,6 @@ from warehouse.client import ClientSettings
 
 SESSIONS_PINNED = 3
 """Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""
-
-
-class Band(BaseModel, extra="forbid"):
-    """How often the payment simulator accepts amounts below a limit."""
-
-    below: Decimal | None = Field(None, gt=0, description="amounts under this; unset: all others")
-    success_rate: float = Field(ge=0, le=1)
-
-
-class SimulatorSettings(BaseModel, extra="forbid"):
-    """The simulated payment provider."""
-
-    bands: tuple[Band, ...] = (
-        Band(below=Decimal(100), success_rate=1),
-        Band(below=Decimal(1000), success_rate=0.95),
-        Band(below=None, success_rate=0.9),
-    )
-    seed: str = ""
-    delay_seconds: float = Field(0, ge=0, le=600)
-    lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
-
-
-class PaymentSettings(BaseModel, extra="forbid"):
-    """How often the payment provider is asked again at once when its answer did not come; then the relay goes on."""
-
-    tries: int = Field(3, ge=1, le=20, description="calls to the provider for one answer, the first one included")
-    retry_wait_initial_seconds: float = Field(0.1, gt=0, le=60, description="grows with each try, and is jittered")
-    retry_wait_max_seconds: float = Field(1, gt=0, le=60)
 
 
 class RelaySettings(BaseModel, extra="forbid"):
@@ -74,6 +50,20 @@ class RetentionSettings(BaseModel, extra="forbid"):
     every_seconds: float = Field(60, gt=0, le=86_400, description="how often it looks for what is over age")
     batch: int = Field(500, ge=1, le=10_000, description="rows per transaction")
     pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
+
+
+class AuditSettings(BaseModel, extra="forbid"):
+    """The commands that compare orders with the warehouse."""
+
+    page_size: int = Field(1000, ge=1, le=10_000, description="orders compared at once")
+    looks_max: int = Field(5, ge=1, le=100, description="looks at an order that changes while it is compared")
+    clock_tolerance_seconds: float = Field(
+        60, ge=0, le=86_400, description="how far the clocks of the two databases may differ"
+    )
+    findings_max: int = Field(
+        1000, ge=1, le=1_000_000, description="orders kept to be shown and mended in one go; more are only counted"
+    )
+    shown_max: int = Field(20, ge=0, le=10_000, description="unfinished orders named")
 
 
 class MetricsSettings(BaseModel, extra="forbid"):
@@ -124,6 +114,11 @@ class OrdersSettings(AccessSettings):
     idempotency_claim_seconds: float = Field(
         20, gt=0, le=600, description="then a repetition takes over from a request that died under its Idempotency-Key"
     )
+    currency_default: str = Field(
+        CURRENCY_UNLESS_SAID,
+        pattern="^[A-Z]{3}$",
+        description="of a unit_price that a service names without a currency",
+    )
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
     price_deadline_seconds: float = Field(
         0.5, gt=0, le=60, description="what an order waits for prices; then the last known count"
@@ -147,6 +142,7 @@ class OrdersSettings(AccessSettings):
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @field_validator("database_url")
@@ -176,6 +172,7 @@ class OrdersSettings(AccessSettings):
             *super().reasons_not_to_serve(),
             *self.unusable_client(),
             *self.database.too_few_connections("ORDERS_DATABASE__POOL_SIZE", SESSIONS_PINNED),
+            *payment_problems(self.payments, self.profile, self.charge_timeout_seconds),
         ]
 
     def unusable_client(self) -> list[str]:

@@ -270,3 +270,12 @@ async def until_someone_waits_for_a_lock(url: str) -> None:
         assert time.monotonic() < deadline, "nobody waits for a lock"
         # The table is a cache that the server renews only after 0.1 s without readers.
         await asyncio.sleep(0.15)
+
+
+@contextlib.asynccontextmanager
+async def nobody_reads(url: str, table: str) -> AsyncIterator[None]:
+    """Whoever reads the table waits."""
+    with connection(url) as made, made.cursor() as cursor:
+        await asyncio.to_thread(cursor.execute, f"LOCK TABLES {table} WRITE")
+        yield
+        await asyncio.to_thread(cursor.execute, "UNLOCK TABLES")

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database
 from warehouse.paging import Cursor
-from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State
+from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State, uuid7
 from warehouse.tables import movements, products, reservation_lines, reservations, stock_levels, warehouses
 
 T = TypeVar("T")
@@ -59,14 +59,21 @@ class StockQueries:
         return found[0] if found else None
 
     async def reservations_newest_first(
-        self, order_id: str, product_id: int, state: State | None, before: str, size: int
+        self, order_id: str, product_id: int, state: State | None, before: str, size: int, since: int | None = None
     ) -> list[Reservation]:
-        """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty."""
+        """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty.
+
+        Args:
+            since: only those made at or after this instant, to the millisecond.
+        """
         # By product the ids are read from the lines' index, where they stand in order: a page is a few rows of it.
         key = reservation_lines.c.reservation_id if product_id else reservations.c.reservation_id
         ids = _reservation_ids(order_id, product_id, state)
         if before:
             ids = ids.where(key < _as_ascii(before))
+        if since is not None:
+            # An id begins with the instant that it was made at, so that older rows are not even looked at.
+            ids = ids.where(key >= uuid7(max(since, 0), 0, 0)[:13])
         ids = ids.order_by(key.desc()).limit(size)
         return await self.listed(lambda connection: _load_page(connection, ids))
 

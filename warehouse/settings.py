@@ -24,12 +24,27 @@ class Limits(BaseModel, extra="forbid"):
     ttl_default_seconds: float = Field(900, gt=0, description="how long a hold lasts if the caller does not say")
     ttl_max_seconds: float = Field(7 * 86400, gt=0)
     page_size_default: int = Field(100, ge=1, le=1000)
+    outcomes_bytes_max: int = Field(
+        3 * 1024 * 1024,
+        ge=1024,
+        le=60 * 1024 * 1024,
+        description="BatchGetRequests ends an answer that has grown to so much",
+    )
 
     @model_validator(mode="after")
     def _default_within_max(self) -> "Limits":
         if self.ttl_default_seconds > self.ttl_max_seconds:
             raise ValueError("ttl_default_seconds is more than ttl_max_seconds")
         return self
+
+
+class AuditSettings(BaseModel, extra="forbid"):
+    """What the command `audit` may ask of the database."""
+
+    slice_rows: int = Field(200_000, ge=1, le=100_000_000, description="rows that one statement looks at, about")
+    time_limit_seconds: float = Field(
+        3600, gt=0, le=7 * 86_400, description="how long its snapshot, and old versions of rows with it, may last"
+    )
 
 
 class WarehouseSettings(ServiceSettings):
@@ -80,6 +95,7 @@ class WarehouseSettings(ServiceSettings):
     sweep_seconds: float = Field(1, gt=0, le=3600, description="pause between two sweeps for expired holds")
     sweep_size_max: int = Field(500, ge=1, le=10_000, description="holds expired together by a sweep")
 
+    audit: AuditSettings = AuditSettings()
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()
     reader: BatcherSettings = BatcherSettings()

@@ -12,6 +12,7 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.currencies import WITHOUT_CENTS
 from service_kit.tracing import valid_traceparent
 from warehouse.commands import (
     Answer,
@@ -273,6 +274,8 @@ def _price(checks: Checks, money: Money) -> str:
     code = money.currency_code
     if not (len(code) == 3 and code.isascii() and code.isalpha() and code.isupper()):
         checks.fail("list_price.currency_code", "must be three capital letters (ISO 4217)")
+    elif money.nanos and code in WITHOUT_CENTS:
+        checks.fail("list_price.nanos", f"must be 0, because {code} has no cents")
     return f"{money.units}.{abs(money.nanos) // _NANOS_PER_CENT:02d}"
 
 

@@ -10,7 +10,17 @@ import pybreaker
 import structlog
 from pydantic import BaseModel, Field
 
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine, WarehouseGateway
+from order_gateway.gateway import (
+    Call,
+    Done,
+    GatewayFault,
+    Hold,
+    HoldingState,
+    Product,
+    Refusal,
+    StockLine,
+    WarehouseGateway,
+)
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -73,6 +83,10 @@ class GuardedGateway:
     ) -> Hold | Refusal:
         """As the gateway within. Raises: GatewayFault."""
         return await self.guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
+
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._look(lambda: self._gateway.state_of(reservation_id, call))
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""

@@ -6,11 +6,22 @@ from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from order_gateway.gateway import Call, CataloguePage, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.gateway import (
+    Call,
+    CataloguePage,
+    Done,
+    GatewayFault,
+    Hold,
+    HoldingState,
+    Product,
+    Refusal,
+    StockLine,
+)
 from order_gateway.gateway.reserving import Reserving
-from order_gateway.gateway.translation import call_options, effect_options, or_refusal, translating
+from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
+from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
-from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
+from warehouse.client import ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000
@@ -30,6 +41,11 @@ class GrpcGateway:
         self.clock_ahead = timedelta(0)
         self._reserving = Reserving(client, batches)
 
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._reserving.batcher,)
+
     async def reserve(
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
@@ -43,6 +59,14 @@ class GrpcGateway:
             _instant(answer.created_at) - self.clock_ahead,
             tuple(StockLine(held.product_id, held.warehouse_id, held.quantity) for held in answer.lines),
         )
+
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+        """Where a reservation stands now; None: the warehouse does not know it. Raises: GatewayFault."""
+        try:
+            with translating():
+                return holding_state(await self._client.get_reservation(reservation_id, **call_options(call)))
+        except ReservationNotFound:
+            return None
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """Sell what is held, taking it again where the hold has expired. Raises: GatewayFault."""

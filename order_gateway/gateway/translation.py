@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from order_gateway.gateway import Call, GatewayFault, Refusal
+from order_gateway.gateway import Call, GatewayFault, HoldingState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
@@ -17,11 +17,13 @@ from warehouse.client import (
     PermissionDenied,
     Refused,
     RequestIdReused,
+    ReservationState,
     Unauthenticated,
     WarehouseBusy,
     WarehouseError,
     WarehouseOverloaded,
     WarehouseUnavailable,
+    warehouse_pb2,
 )
 
 log = structlog.get_logger(__name__)
@@ -29,6 +31,8 @@ T = TypeVar("T")
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
 DENIED_RETRY_AFTER_SECONDS = 30.0
 """A person has to do something first."""
+_PREFIX = "RESERVATION_STATE_"
+_STATES = {number: HoldingState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -101,6 +105,11 @@ def denial(error: PermissionDenied | Unauthenticated) -> str:
         f"the warehouse does not let this service do this: its key {known.get('key', '')!r} has the role "
         f"{known.get('role', 'of less')}, and this needs {known.get('needed', 'more')} (ORDERS_WAREHOUSE_API_KEY)"
     )
+
+
+def holding_state(reservation: warehouse_pb2.Reservation) -> HoldingState:
+    """Where a reservation stands."""
+    return _STATES[reservation.state]
 
 
 def printable(actor: str) -> str:

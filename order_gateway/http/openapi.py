@@ -112,7 +112,7 @@ def _as_sent(schema: Any) -> Any:
 
 
 def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
-    parameters = [_CORRELATION]
+    parameters = [_CORRELATION, *(dict(parameter) for parameter in operation.parameters)]
     for place in ("path", "query"):
         if kind := operation.inputs.get(place):
             parameters += _parameters(place, kind)
@@ -125,6 +125,7 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
     described: Schema = {
         "operationId": _id(operation),
         "summary": operation.summary,
+        **({"description": operation.description} if operation.description else {}),
         "tags": [operation.tag],
         "parameters": parameters,
         "responses": _responses(operation, schemas.get((id(operation), _ANSWER))),

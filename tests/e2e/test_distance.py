@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,10 +18,14 @@ from tests.e2e.test_order_flow import order, until
 from tests.processes import DEVELOPMENT_API_KEY, Processes
 from tests.tcp_proxy import proxied
 from tests.warehouse_kit import scalar, sql
+from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
 ONE_WAY_SECONDS = 0.3
+ORDERS = int(os.environ.get("DISTANCE_ORDERS", "40"))
+TOGETHER = 10
+PLACED_SHARE_MIN = 0.99
 RECOVERY_SECONDS_MAX = 10
 CLOCK_OFF_SECONDS = 360
 ADMIN_KEY = "admin key"
@@ -54,6 +59,8 @@ class Place:
         start = self.processes.warehouse
         _process, self.target = await asyncio.to_thread(lambda: start(self.warehouse_url, settings=settings))
         await load_demo(self.target, ADMIN_KEY if settings else "")
+        async with WarehouseClient(ClientSettings(target=self.target, api_key=ADMIN_KEY)) as client:
+            await client.add_stock(1, 1, ORDERS, request_id="more-of-1")
 
     async def gateway(self, target: str = "", **settings: str) -> Gateway:
         start, to = self.processes.order_gateway, target or self.target
@@ -74,15 +81,18 @@ async def place(processes: Processes, warehouse_database_url: str, orders_databa
 
 
 async def test_a_slow_warehouse_is_not_a_dead_one(place: Place) -> None:
-    """600 ms from question to answer: more than the look at prices waits, less than an order does."""
+    """600 ms from question to answer: more than the look at prices waits, less than an order does.
+
+    DISTANCE_ORDERS=500 measures it.
+    """
     await place.start_warehouse()
     async with proxied(place.target, ONE_WAY_SECONDS) as proxy:
         gateway = await place.gateway(proxy.target)
         statuses: Counter[int] = Counter()
-        for _ in range(4):
-            answers = await asyncio.gather(*(gateway.place(1, 1 if one % 2 else None) for one in range(10)))
+        for _ in range(ORDERS // TOGETHER):
+            answers = await asyncio.gather(*(gateway.place(1, 1 if one % 2 else None) for one in range(TOGETHER)))
             statuses.update(status for status, _ in answers)
-        assert statuses == {201: 40}
+        assert statuses[201] >= PLACED_SHARE_MIN * ORDERS, statuses
         assert (await gateway.call("GET", "/warehouse/health"))[1]["breaker"] == "closed"
         assert (await gateway.call("GET", "/ready"))[0] == 200
         assert proxy.accepted <= 2
@@ -149,7 +159,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
     assert (await gateway.call("GET", "/ready"))[0] == 200
 
     async def is_given_back() -> bool:
-        return (await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98
+        return bool((await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98 + ORDERS)
 
     await until(is_given_back)
 

@@ -236,4 +236,4 @@ async def test_the_audit_names_the_orders_concerned_and_finishes_them(shop: Shop
     assert (await shop.call("GET", f"/orders/{lost['id']}", status=200))["cancellation_reason"] == "admin"
     assert (await audit_orders(shop))[0] == 0
     shop.warehouse_process.kill()
-    assert (await audit_orders(shop))[0] == 2
+    assert (await audit_orders(shop))[0] == 3

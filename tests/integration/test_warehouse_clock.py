@@ -1,5 +1,6 @@
-"""Holds that end at an instant of the caller's, and lists of what has changed: the database's clock decides."""
+"""Holds that end at an instant of the caller's, lists of what has changed, by the database's clock; lists that wait."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from tests.warehouse_kit import assert_clean, fresh, refused, reserve, scalar, serving, sql
+from tests.warehouse_kit import assert_clean, fresh, nobody_reads, refused, reserve, scalar, serving, sql
 
 pytestmark = pytest.mark.sql
 
@@ -90,3 +91,19 @@ async def test_the_catalogue_tells_what_has_changed_since(warehouse_database_url
         assert [product.product_id for product in (await calls.stock.ListProducts(asked)).products] == [9]
         asked.ClearField("changed_since")
         assert (await refused(calls.stock.ListProducts(asked))).fields == ("page_token",)
+
+
+async def test_the_warehouse_works_while_lists_wait(warehouse_database_url: str) -> None:
+    """Lists that don't get on leave connections for others."""
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 10})
+        async with nobody_reads(warehouse_database_url, "movements"):
+            request = stock.ListMovementsRequest(product_id=1, warehouse_id=1)
+            lists = [asyncio.ensure_future(calls.stock.ListMovements(request)) for _ in range(20)]
+            await asyncio.wait(lists, timeout=0.5)
+            async with asyncio.timeout(2):
+                assert (await calls.holds.GetCaller(pb.GetCallerRequest())).role == "admin"
+                assert (await calls.stock.BatchGetProducts(stock.BatchGetProductsRequest(product_ids=[1]))).products
+            assert not any(task.done() for task in lists)
+        answers = await asyncio.gather(*lists)
+        assert {len(answer.movements) for answer in answers} == {1}

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELOPMENT_USERS, ApiKey
+from order_gateway.http.app import ids_middleware
 from order_gateway.http.auth import Access, Caller
 from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
@@ -30,6 +31,7 @@ from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, 
 from order_gateway.http.following import follow
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
+from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
 from order_gateway.http.reading import decode
 from order_gateway.http.tokens import Person, Tokens
@@ -46,7 +48,14 @@ def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service
 
 
 def settings(**changes: Any) -> OrdersSettings:
-    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **changes})
+    return OrdersSettings.model_validate(
+        {
+            "database_url": "mysql://u:p@127.0.0.1/x",
+            "api_keys": [entry()],
+            "payments": {"provider": "external"},
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,3 +341,33 @@ def test_an_origin_that_is_no_text_is_not_sent_back(origin: str, allowed: bool) 
     headers = cors_headers(make_mocked_request("GET", "/", headers={"Origin": origin}), ["*"])
     assert ("Access-Control-Allow-Origin" in headers) == allowed
     assert headers["Vary"] == "Origin"
+
+
+async def test_attempts_to_log_in_are_counted_by_client_and_not_by_proxy() -> None:
+    """One customer who tries passwords does not lock out the others, nor gets further by making up addresses."""
+
+    async def attempts(trusted: list[str], *forwarded: str) -> list[int]:
+        made = settings(
+            jwt_secret=SECRET,
+            users=[{"name": "x", "user_id": "x", "password_hash": DEVELOPMENT_USERS[0].password_hash[:-1] + "x"}],
+            logins_per_minute_max=1,
+            trusted_proxies=trusted,
+        )
+        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), 60, "", made.trusted_proxies)
+        [operation] = routes.operations()
+        app = web.Application(middlewares=[ids_middleware, error_middleware])
+        app.add_routes([operation.route()])
+        body = {"username": "nobody", "password": "x"}
+        async with TestClient(TestServer(app)) as client:
+            found = []
+            for address in forwarded:
+                headers = {"X-Forwarded-For": address}
+                async with client.post("/auth/token", json=body, headers=headers) as response:
+                    found.append(response.status)
+            return found
+
+    assert await attempts(["127.0.0.0/8"], "203.0.113.5", "203.0.113.5", "203.0.113.6") == [401, 429, 401]
+    spoofed = ("198.51.100.1, 203.0.113.5", "198.51.100.2, 203.0.113.5", "203.0.113.6, 127.0.0.1")
+    assert await attempts(["127.0.0.0/8"], *spoofed) == [401, 429, 401]
+    # Nobody is trusted unless it is said: what comes in the header is the client's own.
+    assert await attempts([], "203.0.113.5", "203.0.113.6", "203.0.113.7") == [401, 429, 429]

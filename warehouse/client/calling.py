@@ -78,8 +78,15 @@ class Calling:
         """Hang up; calls in flight end as cancelled."""
         await self._connections.close()
 
-    async def is_serving(self, service: str = "warehouse.v1.WarehouseService", *, timeout_seconds: float = 1) -> bool:
-        """Whether the server is there and says that it serves, over any connection; never raises WarehouseError."""
+    async def is_serving(
+        self, service: str = "warehouse.v1.WarehouseService", *, timeout_seconds: float | None = None
+    ) -> bool:
+        """Whether the server is there and says that it serves, over any connection; never raises WarehouseError.
+
+        Args:
+            timeout_seconds: None: the setting for signs of life.
+        """
+        timeout_seconds = timeout_seconds or self.settings.probe_timeout_seconds
         answer = await self._connections.health(service, timeout_seconds)
         return answer is not None and bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 

@@ -1,6 +1,6 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -10,7 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
 from warehouse.client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
-from warehouse.client.errors import WarehouseError, from_status
+from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_status
+
+REQUESTS_MAX = 1000
+"""What the contract allows in one BatchGetRequests."""
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -58,9 +61,15 @@ class HoldCalls(Calling):
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
     ) -> list[Reservation | WarehouseError]:
-        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id."""
+        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id.
+
+        Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
+        """
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
         response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
+        if len(response.results) != len(request.requests):
+            told, asked = len(response.results), len(request.requests)
+            raise WarehouseUnavailable(f"the answer tells of {told} requests, {asked} were sent", reason="UNAVAILABLE")
         return [
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results
@@ -139,6 +148,23 @@ class HoldCalls(Calling):
     async def get_caller(self, **call: Unpack[CallOptions]) -> warehouse_pb2.GetCallerResponse:
         """The name and the role of this client's key, and the time by which holds expire."""
         return await self._call(lambda to: to.warehouse.GetCaller, warehouse_pb2.GetCallerRequest(), call)
+
+    async def get_requests(
+        self, request_ids: Sequence[str], **call: Unpack[CallOptions]
+    ) -> list[warehouse_pb2.RequestOutcome]:
+        """What became of the calls with these request ids (different ones, of any number), in the order asked for.
+
+        At most 1,000 are asked for at once; what is in one answer of the server is as of one moment.
+        """
+        outcomes: list[warehouse_pb2.RequestOutcome] = []
+        while len(outcomes) < len(request_ids):
+            wanted = request_ids[len(outcomes) : len(outcomes) + REQUESTS_MAX]
+            request = warehouse_pb2.BatchGetRequestsRequest(request_ids=wanted)
+            found = (await self._call(lambda to: to.warehouse.BatchGetRequests, request, call)).outcomes
+            if not found:
+                raise WarehouseError("the server answered with no outcome at all")
+            outcomes += found
+        return outcomes
 
     async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
         """Expire overdue holds now; how many there were."""

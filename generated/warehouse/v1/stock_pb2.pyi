@@ -342,7 +342,9 @@ class CreateProductRequest(_message.Message):
     """At most 4,000 characters."""
     @_builtins.property
     def list_price(self) -> _money_pb2.Money:
-        """Not negative, to the cent, at most 9,999,999,999.99; currency_code is required with it."""
+        """Not negative, to the cent, at most 9,999,999,999.99; currency_code is required with it. In a currency without cents
+        (JPY) it is whole.
+        """
 
     def __init__(
         self,

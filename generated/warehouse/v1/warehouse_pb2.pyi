@@ -735,6 +735,96 @@ class GetReservationResponse(_message.Message):
 Global___GetReservationResponse: _TypeAlias = GetReservationResponse  # noqa: Y015
 
 @_typing.final
+class BatchGetRequestsRequest(_message.Message):
+    """Names calls that were made, or may have been."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their request ids, 1 to 1,000, each once."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetRequestsRequest: _TypeAlias = BatchGetRequestsRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetRequestsResponse(_message.Message):
+    """What became of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestOutcome]:
+        """One per request id, in the order asked for, as many as fit into an answer (at least one, unless the server's limit
+        is smaller than a reservation): ask again for the others.
+        """
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___RequestOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetRequestsResponse: _TypeAlias = BatchGetRequestsResponse  # noqa: Y015
+
+@_typing.final
+class RequestOutcome(_message.Message):
+    """What became of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    FENCED_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its request id."""
+    fenced: _builtins.bool
+    """Whether a Cancel came instead of it, so that it is refused from now on."""
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was answered, by the database's clock; unset if it never had an effect: it was not made, was refused, or
+        is still under way.
+        """
+
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]:
+        """The reservations that it was answered, as they are now, not as they were then. Empty for a call about stock."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+        fenced: _builtins.bool = ...,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "fenced", b"fenced", "request_id", b"request_id", "reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestOutcome: _TypeAlias = RequestOutcome  # noqa: Y015
+
+@_typing.final
 class ListReservationsRequest(_message.Message):
     """Which reservations to list; at least one filter is required, several must all hold."""
 
@@ -745,6 +835,7 @@ class ListReservationsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CREATED_SINCE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Only this order's; unset: any."""
     product_id: _builtins.int
@@ -755,6 +846,10 @@ class ListReservationsRequest(_message.Message):
     """At most this many, 1 to 1,000; 0: 100."""
     page_token: _builtins.str
     """next_page_token of the page before, with the same filters; empty: the first page."""
+    @_builtins.property
+    def created_since(self) -> _timestamp_pb2.Timestamp:
+        """Only those made at or after this instant, to the millisecond; unset: of any age."""
+
     def __init__(
         self,
         *,
@@ -763,10 +858,11 @@ class ListReservationsRequest(_message.Message):
         state: Global___ReservationState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        created_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_since", b"created_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "product_id", b"product_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_since", b"created_since", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "product_id", b"product_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,6 +78,11 @@ class WarehouseServiceStub:
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
                 response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
                 _registered_method=True)
+        self.BatchGetRequests = channel.unary_unary(
+                '/warehouse.v1.WarehouseService/BatchGetRequests',
+                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+                _registered_method=True)
         self.GetCaller = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/GetCaller',
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
@@ -173,6 +178,14 @@ class WarehouseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetRequests(self, request, context):
+        """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+        carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCaller(self, request, context):
         """Who the caller is to this server, and what time it is for its holds. Role: reader.
         """
@@ -230,6 +243,11 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
                     servicer.ListReservations,
                     request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
                     response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'BatchGetRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetRequests,
+                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.FromString,
+                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.SerializeToString,
             ),
             'GetCaller': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCaller,
@@ -462,6 +480,33 @@ class WarehouseService:
             '/warehouse.v1.WarehouseService/ListReservations',
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warehouse.v1.WarehouseService/BatchGetRequests',
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

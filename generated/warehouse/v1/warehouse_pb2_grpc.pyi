@@ -91,6 +91,10 @@ class WarehouseServiceStub:
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]
     """Reservations by order, product or state, in pages. Role: reader."""
+    BatchGetRequests: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.BatchGetRequestsRequest, _warehouse_pb2.BatchGetRequestsResponse]
+    """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+    carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+    """
     GetCaller: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]
     """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]
@@ -149,6 +153,10 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]  # type: ignore[assignment]
     """Reservations by order, product or state, in pages. Role: reader."""
+    BatchGetRequests: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.BatchGetRequestsRequest, _warehouse_pb2.BatchGetRequestsResponse]  # type: ignore[assignment]
+    """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+    carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+    """
     GetCaller: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]  # type: ignore[assignment]
     """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]  # type: ignore[assignment]
@@ -252,6 +260,16 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_warehouse_pb2.ListReservationsResponse, _abc.Awaitable[_warehouse_pb2.ListReservationsResponse]]:
         """Reservations by order, product or state, in pages. Role: reader."""
+
+    @_abc_1.abstractmethod
+    def BatchGetRequests(
+        self,
+        request: _warehouse_pb2.BatchGetRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.BatchGetRequestsResponse, _abc.Awaitable[_warehouse_pb2.BatchGetRequestsResponse]]:
+        """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+        carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+        """
 
     @_abc_1.abstractmethod
     def GetCaller(
