@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
+from service_kit.database_flavour import SHOW_VARIABLES, causal_reads, is_mariadb
 from service_kit.database_url import DatabaseAddress, encrypt_connections, read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
 
@@ -32,8 +33,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/ and MySQL's own reference agree on these.
-LOCK_ERRORS = frozenset({1205, 1213, 3572})
-"""Lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), NOWAIT on MySQL."""
+LOCK_ERRORS = frozenset({1180, 1205, 1213, 3101, 3572})
+"""COMMIT failed, lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), the same on MySQL group
+replication, NOWAIT on MySQL."""
 CONNECTION_ERRORS = frozenset(
     {1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 )
@@ -73,7 +75,14 @@ class DatabaseSettings(BaseModel, extra="forbid"):
 
     pool_size: int = Field(8, ge=1, le=200, description="connections kept open per process")
     connect_timeout_seconds: float = Field(5, gt=0, le=60)
-    lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_wait_timeout_seconds: int = Field(1, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_patience_seconds: float = Field(
+        0.3, ge=0.001, le=60, description="a batch waits so long for locked rows, then goes on with those that are free"
+    )
+    locked_look_seconds: float = Field(
+        0.1, ge=0.001, le=10, description="how often rows that were found locked are looked at again"
+    )
+    locked_rows_max: int = Field(10_000, ge=1, le=1_000_000, description="locked rows that are remembered")
     tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
     retry_wait_max_seconds: float = Field(0.25, gt=0, le=10, description="longest wait between two tries")
     retry_for_seconds: float = Field(8, gt=0, le=300, description="no new try this long after the first one began")
@@ -249,6 +258,12 @@ class DriverSession:
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
 
+    async def is_mariadb(self) -> bool:
+        """Whether this session's server is a MariaDB; connects if need be."""
+        if self._driver is None:
+            await self._connect()
+        return bool(self._connection is not None and self._connection.info["is_mariadb"])
+
     async def execute(self, statements: str, values: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
         """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none.
 
@@ -312,6 +327,7 @@ def _create_engine(address: DatabaseAddress, settings: DatabaseSettings) -> Asyn
         pool_use_lifo=True,
     )
     sqlalchemy.event.listen(engine.sync_engine, "do_connect", _connect)
+    sqlalchemy.event.listen(engine.sync_engine, "connect", _learn_flavour)
     if address.tls:
         sqlalchemy.event.listen(engine.sync_engine, "do_connect", encrypt_connections(address), insert=True)
         sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
@@ -324,6 +340,17 @@ def _connect(dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any],
         return dialect.connect(*arguments, **options)
     except RuntimeError as error:
         raise pymysql.err.OperationalError(SERVER_LOST, "the server hung up at once") from error
+
+
+def _learn_flavour(connection: Any, record: Any) -> None:
+    """Note what the server is; see to it that reads on a cluster are never out of date."""
+    cursor = connection.cursor()
+    cursor.execute(SHOW_VARIABLES)
+    variables = dict(cursor.fetchall())
+    if statement := causal_reads(variables):
+        cursor.execute(statement)
+    cursor.close()
+    record.info["is_mariadb"] = is_mariadb(variables)
 
 
 def _insist_on_tls(connection: Any, _record: object) -> None:

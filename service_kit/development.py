@@ -18,11 +18,11 @@ from typing import Annotated, Literal, NoReturn
 import pymysql
 import typer
 from alembic.util.exc import CommandError
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service_kit.child_process import start_tethered, stop
 from service_kit.database import service_database_url
+from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
 from service_kit.migrating import Service, upgrade
 from service_kit.server_programs import Flavour, ServerNotInstalled
@@ -252,13 +252,14 @@ def _publish_url(data_dir: Path, url: str) -> None:
 def _check_server(url: str) -> None:
     """Raises: Failure if nobody answers at `url`."""
     try:
-        parsed = make_url(url)
+        address = read_database_url(url, needs_database=False)
         pymysql.connect(
-            host=parsed.host or HOST,
-            port=parsed.port or 3306,
-            user=parsed.username,
-            password=str(parsed.password or ""),
+            host=address.url.host or HOST,
+            port=address.url.port or 3306,
+            user=address.url.username,
+            password=str(address.url.password or ""),
             connect_timeout=5,
+            ssl=address.tls_context(),
         ).close()
     except Exception as error:
         raise Failure(
@@ -274,7 +275,7 @@ def _migrate(plan: Plan, database_url: str) -> None:
     for name, service in services.items():
         try:
             upgrade(environment[name], service)
-        except (SQLAlchemyError, CommandError) as error:
+        except (BadDatabaseUrl, SQLAlchemyError, CommandError) as error:
             raise Failure(f"The database of {name} can't be brought to the newest schema: {error}") from error
 
 

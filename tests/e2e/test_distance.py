@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_order_flow import order, until
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.shop_processes import order, until
 from tests.tcp_proxy import proxied
 from tests.warehouse_kit import scalar, sql
 from warehouse.client import ClientSettings, WarehouseClient
@@ -60,7 +60,7 @@ class Place:
         _process, self.target = await asyncio.to_thread(lambda: start(self.warehouse_url, settings=settings))
         await load_demo(self.target, ADMIN_KEY if settings else "")
         async with WarehouseClient(ClientSettings(target=self.target, api_key=ADMIN_KEY)) as client:
-            await client.add_stock(1, 1, ORDERS)
+            await client.add_stock(1, 1, ORDERS, request_id="more-of-1")
 
     async def gateway(self, target: str = "", **settings: str) -> Gateway:
         start, to = self.processes.order_gateway, target or self.target
@@ -159,7 +159,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
     assert (await gateway.call("GET", "/ready"))[0] == 200
 
     async def is_given_back() -> bool:
-        return (await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98 + ORDERS
+        return bool((await gateway.call("GET", "/inventory/1/1"))[1]["quantity"] == 98 + ORDERS)
 
     await until(is_given_back)
 

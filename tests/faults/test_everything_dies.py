@@ -21,6 +21,7 @@ import pytest
 from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
 from service_kit.server_programs import Flavour
+from tests.faults.cluster_system import ClusterKiller, ClusterSystem
 from tests.faults.customers import Customer, Memory
 from tests.faults.whole_system import Killer, WholeSystem
 from tests.processes import Processes
@@ -110,6 +111,14 @@ def system(hands: Executor, database_flavour: Flavour, processes: Processes) -> 
         hands.submit(made.close).result()
 
 
+@pytest.fixture
+def cluster_system(hands: Executor, processes: Processes) -> Iterator[ClusterSystem]:
+    with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
+        made = hands.submit(ClusterSystem, Path(folder), processes).result()
+        yield made
+        hands.submit(made.close).result()
+
+
 async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], int]:
     """Load the shop; the units in each stock level."""
     await load_demo(system.target, "")
@@ -122,11 +131,30 @@ async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], i
 
 
 async def test_everything_dies(system: WholeSystem, hands: Executor) -> None:
+    seed, seconds = chaos()
+    await shop_while_it_dies(system, Killer(system, Random(seed)), hands, seed, seconds)
+
+
+@pytest.mark.galera
+async def test_everything_dies_on_a_cluster(cluster_system: ClusterSystem, hands: Executor) -> None:
+    """Also each node of the database, one at a time; what it has taken is at the others, on which the shop goes on."""
+    seed, seconds = chaos()
+    await shop_while_it_dies(cluster_system, ClusterKiller(cluster_system, Random(seed)), hands, seed, seconds)
+
+
+def chaos() -> tuple[str, float]:
+    """What to do, and for how long."""
     seed = os.environ.get("CHAOS_SEED") or str(Random().getrandbits(32))
     seconds = float(os.environ.get("CHAOS_SECONDS") or CHAOS_SECONDS)
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:g}")
+    return seed, seconds
+
+
+async def shop_while_it_dies(
+    system: WholeSystem, killer: Killer | ClusterKiller, hands: Executor, seed: str, seconds: float
+) -> None:
     units = await put_in(system, seconds)
-    loop, killer, memory, is_over = asyncio.get_running_loop(), Killer(system, Random(seed)), Memory(), asyncio.Event()
+    loop, memory, is_over = asyncio.get_running_loop(), Memory(), asyncio.Event()
     customers = [
         asyncio.create_task(
             Customer(f"customer-{number}", system.gateways, LEVELS, memory, Random(f"{seed} {number}")).shop(is_over)
@@ -151,7 +179,7 @@ async def test_everything_dies(system: WholeSystem, hands: Executor) -> None:
     assert all(killer.deaths[name] for name in system.parts)
 
 
-def tell(killer: Killer, memory: Memory) -> None:
+def tell(killer: Killer | ClusterKiller, memory: Memory) -> None:
     """For those who look at the test's output."""
     print("killed:", dict(killer.deaths), "frozen:", dict(killer.freezes))
     for (what, status, code), count in sorted(memory.answers.items()):

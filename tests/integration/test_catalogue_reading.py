@@ -7,13 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from generated.warehouse.v1 import stock_pb2 as stock
 from order_gateway.catalogue_reading import OVERLAP, CatalogueReading, ReadingSettings
 from order_gateway.gateway import CataloguePage, GatewayFault, Product
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.known_products import REMEMBERED_MAX, KnownProducts
 from service_kit.database import Database
 from tests.processes import free_port
-from tests.warehouse_kit import fresh, serving, sql, stock
+from tests.warehouse_kit import fresh, serving, sql
 from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = pytest.mark.sql

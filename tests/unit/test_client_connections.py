@@ -142,3 +142,17 @@ async def test_what_is_under_way_on_a_replaced_connection_is_sent_again() -> Non
             await client.reserve("17", LINES, deadline_seconds=0.2, request_id=new_request_id())
         assert [hold.order_id for hold in await asyncio.gather(*waiting)] == ["17"] * 3
         assert client.connections_replaced == 1
+
+
+async def test_one_dead_address_of_several_is_found() -> None:
+    """Behind one channel two servers take turns: half of what is sent is swallowed, half of the signs of life come."""
+    async with behind_a_proxy() as first, behind_a_proxy() as second:
+        both = f"{first.target},{second.target}"
+        async with connect(first, target=both) as client:
+            deadline = time.monotonic() + RECOVERED_WITHIN_SECONDS
+            while not (first.passing and second.passing):
+                assert time.monotonic() < deadline, "only one of them is connected to"
+                await client.reserve("17", LINES, request_id=new_request_id())
+            first.swallow()
+            assert await until_answered(client, 10) >= 1
+            assert (client.connections_replaced, first.accepted) == (1, 2)
