@@ -41,6 +41,7 @@ from order_gateway.http.why import WhyRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
+from order_gateway.metrics import PREFIX as PREFIX_OF_METRICS
 from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps, standing_gauges
 from order_gateway.payments.callbacks import Callbacks
 from order_gateway.refunds import RefundList
@@ -53,7 +54,7 @@ from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
 from order_gateway.why import Explaining
 from order_gateway.wiring import payments, saga_settings
-from service_kit.background import end, keep
+from service_kit.background import Background, Kept, end
 from service_kit.database import Database
 from service_kit.database_problems import check_database
 from service_kit.database_url import name_of_setting
@@ -154,7 +155,10 @@ async def run(settings: OrdersSettings) -> None:
         basket = Basket(gateway, catalogue, settings.reserve_deadline_seconds, settings.currency_default)
         listing = Listing(database, settings.list_counted_max, settings.lists_at_once_max)
         watching = Watching(listing, settings.event_poll_seconds)
-        streams = Streams(store, listing, watching, settings)
+        background = Background()
+        background.watch(*store.batchers, *calls.batchers)
+        metrics.add(*background.measures(PREFIX_OF_METRICS))
+        streams = Streams(store, listing, watching, settings, background)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
         holds = OrderHolds(inventory, store, saga, PREFIX)
         intents = Intents(database)
@@ -169,7 +173,9 @@ async def run(settings: OrdersSettings) -> None:
             *InventoryRoutes(inventory, holds, PREFIX).operations(),
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
-            *HealthRoutes(database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing).operations(),
+            *HealthRoutes(
+                database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing, background
+            ).operations(),
             *DeadLetterRoutes(intents, relay, PREFIX).operations(),
             *WhyRoutes(explaining, PREFIX).operations(),
         ]
@@ -181,6 +187,7 @@ async def run(settings: OrdersSettings) -> None:
             body_size_max_bytes=settings.body_size_max_bytes,
             routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
+            background=background,
         )
         streams.attach(app)
         saga.nudge = relay.nudge
@@ -191,8 +198,8 @@ async def run(settings: OrdersSettings) -> None:
             ("standing", standing.run),
             ("retention", Retention(database, settings.retention).run),
         ):
-            stack.push_async_callback(end, keep(name, work))
-        relaying = asyncio.create_task(relay.run())
+            stack.push_async_callback(end, background.keep(name, work))
+        relaying = background.keep("relay", relay.run, lambda: relay.is_stopping)
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
         await _listen(app, settings, stack)
@@ -219,9 +226,9 @@ async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncEx
     log.info("serving", address=settings.listen, profile=settings.profile, warehouse=settings.warehouse_target)
 
 
-async def _end(relay: Relay, relaying: asyncio.Task[None]) -> None:
+async def _end(relay: Relay, relaying: Kept) -> None:
     await relay.stop()
-    await relaying
+    await relaying.finish()
 
 
 def _reading_settings(settings: OrdersSettings) -> ReadingSettings:

@@ -13,8 +13,10 @@ from order_gateway.orders import Instant, Step
 from service_kit.database import Database
 
 ERROR_LENGTH_MAX = 500
+# Who did it has a lease; if it is due all the same, there is news of it since, for the next try.
 _POSTPONE = text(
-    "UPDATE intents SET due_at = TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6)), last_error = :error, "
+    "UPDATE intents SET due_at = IF(due_at <= SYSDATE(6), due_at, TIMESTAMPADD(MICROSECOND, :delay, SYSDATE(6))), "
+    "last_error = :error, "
     "parked_at = IF(:is_parked, COALESCE(parked_at, SYSDATE(6)), NULL) WHERE order_id = :order_id AND step = :step"
 )
 _UNPARK = text(

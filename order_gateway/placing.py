@@ -11,11 +11,20 @@ from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
 from order_gateway.records import encode, line_id, read_placed, to_instant
 from service_kit import atomic_packet
-from service_kit.database import Database, DatabaseFault, DriverSession
+from service_kit.batcher import SetAside
+from service_kit.database import Database, DatabaseFault, DriverSession, error_number
+from service_kit.stuck_rows import LOCK_WAITS, HeldUp, StuckRows
 
 log = structlog.get_logger(__name__)
 Claimed = tuple[str, str, str]
 """The owner of an Idempotency-Key, the key, and what the request has claimed it with."""
+
+
+Key = tuple[str, str]
+"""The owner of an Idempotency-Key, and the key."""
+WHY = "another session keeps this Idempotency-Key locked, ask again"
+WRITE_HELD_UP_SECONDS = 10.0
+"""How long an order is told to come again that could not be written because of somebody else's locks."""
 
 
 class ClaimLost(Exception):
@@ -47,22 +56,70 @@ class Placing:
         self._database = database
         self._session = DriverSession(database)
         self._window_microseconds = round(payment_window_seconds * 1e6)
+        self._stuck: StuckRows[Key] = StuckRows(database.settings)
 
-    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception]:
+    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception | SetAside]:
         """The orders, in pending_reservation, each with its RESERVE step; ClaimLost in the place of one not to be made.
 
-        A batch that fails on its data is halved, until the culprit stands alone. Raises: DatabaseFault.
+        SetAside stands in the place of one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
         """
+        aside = await self._database.retry(lambda: self._look_at_keys(placements)) if self._stuck else {}
+        going = [one for place, one in enumerate(placements) if place not in aside]
+        made = iter(await self._carry_out(going) if going else ())
+        return [aside[place] if place in aside else next(made) for place in range(len(placements))]
+
+    async def _carry_out(
+        self, placements: Sequence[Placement], *, is_again: bool = False
+    ) -> list[Order | Exception | SetAside]:
+        """A batch that fails on its data, or on locks that last, is halved, until the culprit stands alone."""
         try:
-            return await self._together(placements)
+            return [*await self._together(placements)]
         except DatabaseFault:
             raise
         except Exception as error:
-            if len(placements) == 1:
+            if isinstance(error, HeldUp):
+                if await self._database.retry(lambda: self._look_at_keys(placements)):
+                    return await self.process(placements)
+                if len(placements) == 1 and not is_again:
+                    return await self._carry_out(placements, is_again=True)
+                if len(placements) == 1:
+                    log.warning("order_held_up", error=repr(error.__cause__))
+                    names = [placements[0].token]
+                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+            elif len(placements) == 1:
                 log.exception("order_not_written")
                 return [error]
         middle = len(placements) // 2
-        return [*await self.process(placements[:middle]), *await self.process(placements[middle:])]
+        return [*await self._carry_out(placements[:middle]), *await self._carry_out(placements[middle:])]
+
+    async def _look_at_keys(self, placements: Sequence[Placement]) -> dict[int, SetAside]:
+        """What stands in the place of those whose Idempotency-Keys somebody else has locked, by their places."""
+        now = self._stuck.now()
+        self._stuck.forget_followed(now)
+        keyed = {place: (one.key[0], one.key[1]) for place, one in enumerate(placements) if one.key is not None}
+        keys = self._stuck.sort(keyed.values(), now)
+        wanted = [(one.token, *one.key) for one in placements if one.key and one.key[:2] not in keys.left_alone]
+        document = encode(sorted(wanted, key=lambda key: key[1:])).decode()
+        steps = (statements.BEGIN, statements.LOCK_FREE_KEYS, statements.READ_CLAIMED_KEYS)
+        try:
+            _, free, there = await self._session.execute(";".join(steps), {"keys": document})
+        finally:
+            await self._session.rollback()
+        locked = {(row[0], row[1]) for row in there} - {(row[0], row[1]) for row in free}
+        if fresh := [key for key in locked if key not in self._stuck]:
+            log.warning("rows_locked", count=len(fresh), table="idempotency_keys")
+        self._stuck.found_locked(dict.fromkeys(locked), now)
+        self._stuck.found_free((keys.waited_for | keys.looked_at) - locked)
+        stuck = locked | keys.left_alone
+        aside = {
+            place: self._stuck.set_aside([key], [placements[place].token], now, WHY)
+            for place, key in keyed.items()
+            if key in stuck
+        }
+        for place, one in enumerate(placements):
+            if place not in aside and (until := self._stuck.follows([one.token], now)) is not None:
+                aside[place] = self._stuck.follow([one.token], until, WHY)
+        return aside
 
     async def _together(self, placements: Sequence[Placement]) -> list[Order | Exception]:
         tries = itertools.count()
@@ -70,8 +127,10 @@ class Placing:
         async def attempt() -> list[Order | Exception]:
             try:
                 return await self._write(placements, is_repeated=next(tries) > 0)
-            except BaseException:
+            except BaseException as error:
                 await self._session.rollback()
+                if error_number(error) in LOCK_WAITS:
+                    raise HeldUp from error
                 raise
 
         return await self._database.retry(attempt)

@@ -17,7 +17,7 @@ import structlog
 from order_gateway.intents import Intent, Intents
 from order_gateway.orders import Order, Step, Way, is_open
 from order_gateway.parking import is_parked
-from order_gateway.saga import Saga, StepFault
+from order_gateway.saga import PaymentAwaited, Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store
 from service_kit.database import Fault
@@ -48,6 +48,11 @@ class Relay:
         self._sweep_at = 0.0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
 
     def nudge(self) -> None:
         """There is work: don't wait for the next look."""
@@ -80,7 +85,7 @@ class Relay:
         free = self._settings.concurrency - len(self._tasks)
         claimed = await self._intents.claim(free, self._settings.lease_seconds) if free else []
         for intent in claimed:
-            task = asyncio.create_task(self.do(intent))
+            task = asyncio.create_task(self.do(intent), name=f"step {intent.step} of order {intent.order_id}")
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         return bool(claimed) and len(self._tasks) < self._settings.concurrency
@@ -92,7 +97,9 @@ class Relay:
                 with self._observe(intent):
                     await self._carry_out(intent)
             except Exception as error:
-                if isinstance(error, StepFault):
+                if isinstance(error, PaymentAwaited):
+                    log.info("payment_awaited", attempts=intent.attempts, note=str(error))
+                elif isinstance(error, StepFault):
                     log.warning("step_failed", attempts=intent.attempts, error=str(error))
                 else:
                     log.exception("step_failed", attempts=intent.attempts)
@@ -173,6 +180,9 @@ class Relay:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its lease runs out, and the step is tried again; it must not go unseen.
+            log.error("step_died", task=task.get_name(), exc_info=error)
         if len(self._tasks) == self._settings.concurrency - 1:
             self.nudge()
 

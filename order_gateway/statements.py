@@ -4,6 +4,7 @@ How, says `service_kit.json_table`. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
 from service_kit.json_table import (
+    FREE_ONLY,
     INSTANT,
     JSON,
     NUMBER,
@@ -79,6 +80,9 @@ _ORDERS_BY_ID = f"{join('orders')} ON t.id = j.id"
 
 READ_ORDERS = f"SELECT {row(_ORDER)} FROM {lockable('ids', _IDS)} {_ORDERS_BY_ID}"
 LOCK_ORDERS = f"{READ_ORDERS} FOR UPDATE"
+LOCK_FREE_ORDERS = f"{READ_ORDERS}{FREE_ONLY}"
+READ_ORDER_IDS = f"SELECT t.id FROM {unpack('ids', _IDS)} {_ORDERS_BY_ID}"
+"""Without locks, right after LOCK_FREE_ORDERS: what is there and was not locked is in somebody else's hands."""
 LOCK_VERSIONS = (
     f"SELECT JSON_ARRAYAGG(JSON_ARRAY(t.id, t.version)) FROM {lockable('known_ids', _IDS)} {_ORDERS_BY_ID} FOR UPDATE"
 )
@@ -150,6 +154,10 @@ INSERT_RESERVE_STEPS = f"""
     SELECT o.id, 'reserve', {later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
     FROM {_BEGINNINGS} {_PLACED}"""
 LOCK_KEYS = f"SELECT COUNT(*) FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND} FOR UPDATE"
+LOCK_FREE_KEYS = (
+    f"SELECT t.owner, t.idempotency_key FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}{FREE_ONLY}"
+)
+READ_CLAIMED_KEYS = f"SELECT t.owner, t.idempotency_key FROM {unpack('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}"
 LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_PLACEMENT)} {_PLACED} {_CLAIM_FOUND} SET t.order_id = o.id"
 DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY)} {_KEY_FOUND}"
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)

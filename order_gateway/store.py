@@ -37,7 +37,8 @@ from order_gateway.orders import (
     is_open,
 )
 from order_gateway.placing import Claimed, Placement, Placing
-from order_gateway.records import reservations_after, to_instant
+from order_gateway.records import reservations_after, to_instant, to_microseconds
+from service_kit.background import Watched
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
 from service_kit.tracing import current_traceparent
@@ -92,10 +93,17 @@ class Store:
         self._token_lock = asyncio.Lock()
         self._placing = Placing(database, settings.payment_window_seconds)
         self._changing = Changing(database, self._happen)
-        self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches)
-        self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(self._changing.process, batches)
-        self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches)
+        self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches, "placing batcher")
+        self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(
+            self._changing.process, batches, "changing batcher"
+        )
+        self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches, "reading batcher")
         self._is_started = False
+
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._placements, self._changes, self._reads)
 
     async def token(self) -> str:
         """What makes this installation's request ids its own."""
@@ -183,11 +191,13 @@ class Store:
             return Applied(order, result)
         if change.event is Event.DEFERRED:
             changes.make_due(order.id, Step.RESERVE, now)
-        after = self._after(order, change, result, now)
+        # Also where the database's clock has stepped back, nothing is written to be before what it follows.
+        at = max(now, to_microseconds(order.updated_at) + 1)
+        after = self._after(order, change, result, now, at)
         changes.note(order, after)
-        _add_payment(changes, after, change, now)
+        _add_payment(changes, after, change, at)
         note = change.note[:NOTE_LENGTH_MAX] if change.note else None
-        changes.add_history(order, after, change.event, change.actor, note, now)
+        changes.add_history(order, after, change.event, change.actor, note, at)
         for step in result.begins:
             changes.begin(order.id, step, now, change.lease_seconds, traceparent)
         if change.hold is not None:
@@ -204,12 +214,12 @@ class Store:
             return Transition(order.state)
         return advance(order.state, change.event, change.reason)
 
-    def _after(self, order: Order, change: Change, result: Transition, now: int) -> Order:
-        """The order after an event."""
+    def _after(self, order: Order, change: Change, result: Transition, now: int, at: int) -> Order:
+        """The order after an event that is written to have happened `at`, while the clock says `now`."""
         values: dict[str, Any] = {
             "version": order.version + 1,
             "state": result.state,
-            "updated_at": to_instant(now),
+            "updated_at": to_instant(at),
             "reservations": reservations_after(order, change.hold, result.state, now),
         }
         if change.event is Event.DEFERRED:

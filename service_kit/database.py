@@ -75,7 +75,14 @@ class DatabaseSettings(BaseModel, extra="forbid"):
 
     pool_size: int = Field(8, ge=1, le=200, description="connections kept open per process")
     connect_timeout_seconds: float = Field(5, gt=0, le=60)
-    lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_wait_timeout_seconds: int = Field(1, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_patience_seconds: float = Field(
+        0.3, ge=0.001, le=60, description="a batch waits so long for locked rows, then goes on with those that are free"
+    )
+    locked_look_seconds: float = Field(
+        0.1, ge=0.001, le=10, description="how often rows that were found locked are looked at again"
+    )
+    locked_rows_max: int = Field(10_000, ge=1, le=1_000_000, description="locked rows that are remembered")
     tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
     retry_wait_max_seconds: float = Field(0.25, gt=0, le=10, description="longest wait between two tries")
     retry_for_seconds: float = Field(8, gt=0, le=300, description="no new try this long after the first one began")

@@ -77,7 +77,8 @@ class Reservations(WarehouseServiceServicer):
 
     def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
         try:
-            return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline)
+            # One that had to wait for somebody else's locks would let all the others of the call wait with it.
+            return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline, is_patient=False)
         except Exception as error:
             return error
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.batcher import Batcher
 from service_kit.database import Database, DatabaseAway
 from service_kit.database_problems import check_database
@@ -27,7 +27,7 @@ from warehouse.auth import Keyring
 from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
 from warehouse.expiry import Sweeper
-from warehouse.metrics import BatchMetrics, CallMetrics, warehouse_metrics
+from warehouse.metrics import BatchMetrics, CallMetrics, stuck_gauges, warehouse_metrics
 from warehouse.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.queries import StockQueries
 from warehouse.requests import RequestReader
@@ -78,8 +78,8 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     database = Database(settings.database_url, settings.database)
     store, reader = StockStore(database), LevelReader(database)
     calls, batches = CallMetrics(), BatchMetrics()
-    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher)
-    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader)
+    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher, "stock batcher")
+    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * settings.calls_max
     server = grpc.aio.server(
@@ -108,13 +108,16 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         raise
     batcher.start()
     levels.start()
-    await _tell_health(known, database)
+    background = Background()
+    background.watch(batcher, levels)
+    await _tell_health(known, database, background)
     await server.start()
     tasks = [
-        keep("health", partial(_watch_health, known, database, settings.health_check_seconds)),
-        keep("sweeper", sweeper.run),
+        background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
+        background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
+    metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher))
     try:
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
@@ -218,19 +221,22 @@ def _bind(server: grpc.aio.Server, settings: WarehouseSettings) -> int:
         raise NotStarted(f"WAREHOUSE_LISTEN: can't listen on {settings.listen}; set another port") from error
 
 
-async def _watch_health(known: Health, database: Database, pause_seconds: float) -> None:
+async def _watch_health(known: Health, database: Database, background: Background, pause_seconds: float) -> None:
     while True:
         await asyncio.sleep(pause_seconds)
-        await _tell_health(known, database)
+        await _tell_health(known, database, background)
 
 
-async def _tell_health(known: Health, database: Database) -> None:
-    """SERVING while the database answers, for the server as a whole ("") and for each service."""
+async def _tell_health(known: Health, database: Database, background: Background) -> None:
+    """SERVING while the database answers and all goes on, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING
     except DatabaseAway as error:
         log.warning("database_away", error=repr(error.__cause__))
+        status = NOT_SERVING
+    if ill := background.ill:
+        log.warning("background_task_ill", tasks=ill)
         status = NOT_SERVING
     for name in ("", *SERVICES):
         known.set(name, status)

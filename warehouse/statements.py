@@ -12,6 +12,7 @@ import msgspec
 
 from service_kit.json_table import (
     DOCUMENT,
+    FREE_ONLY,
     HEX,
     INSTANT,
     NUMBER,
@@ -108,6 +109,10 @@ CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
 READ_LEVELS = f"SELECT {row(_LEVEL)} FROM {lockable('levels', _KEY)} {join('stock_levels')} {_BY_KEY}"
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
+_LOOKED_AT = lockable("looked_at", _KEY)
+LOCK_FREE_LEVELS = f"SELECT {row(_LEVEL)} FROM {_LOOKED_AT} {join('stock_levels')} {_BY_KEY}{FREE_ONLY}"
+READ_VERSIONS = f"SELECT t.product_id, t.warehouse_id, t.version FROM {_LOOKED_AT} {join('stock_levels')} {_BY_KEY}"
+"""Without locks, right after LOCK_FREE_LEVELS: what is there and was not locked is in somebody else's hands."""
 
 READ_TORN_LEVELS = f"""
     SELECT product_id, warehouse_id
@@ -127,6 +132,10 @@ LOCK_RESERVATIONS = (
     f"{join('reservations')} {_BY_RESERVATION} FOR UPDATE"
 )
 """Without their lines: an empty array stands in their place."""
+LOCK_FREE_RESERVATIONS = f"{LOCK_RESERVATIONS.removesuffix(' FOR UPDATE')}{FREE_ONLY}"
+READ_RESERVATION_IDS = (
+    f"SELECT t.reservation_id FROM {unpack('reservations', _IDS)} {join('reservations')} {_BY_RESERVATION}"
+)
 READ_LINES = (
     f"SELECT {row((('reservation_id', UUID), *LINE))} FROM {unpack('reservations', _IDS)} "
     f"{join('reservation_lines')} {_BY_RESERVATION}"
@@ -158,14 +167,19 @@ READ_LINES_OF_ORDERS = f"""
     {join("reservations", "reservations_order")} ON t.order_id = j.order_id
     {join("reservation_lines", alias="l")} ON l.reservation_id = t.reservation_id"""
 
-READ_PRODUCTS = (
-    f"SELECT t.product_id FROM {unpack('products', (('product_id', NUMBER),))} "
-    f"{join('products')} ON t.product_id = j.product_id"
+_PRODUCTS: Columns = (("product_id", NUMBER),)
+_WAREHOUSES: Columns = (("warehouse_id", NUMBER),)
+_PRODUCT_FOUND = f"{join('products')} ON t.product_id = j.product_id"
+_WAREHOUSE_FOUND = f"{join('warehouses')} ON t.warehouse_id = j.warehouse_id"
+READ_PRODUCTS = f"SELECT t.product_id FROM {unpack('products', _PRODUCTS)} {_PRODUCT_FOUND}"
+READ_WAREHOUSES = f"SELECT t.warehouse_id FROM {unpack('warehouses', _WAREHOUSES)} {_WAREHOUSE_FOUND}"
+_SHARE_FREE_ONLY = "/*M! LOCK IN SHARE MODE SKIP LOCKED */ /*!80000 FOR SHARE SKIP LOCKED */"
+"""Each server runs its own half, and takes the other for a comment."""
+SHARE_PRODUCTS = f"SELECT t.product_id FROM {lockable('products', _PRODUCTS)} {_PRODUCT_FOUND} {_SHARE_FREE_ONLY}"
+SHARE_WAREHOUSES = (
+    f"SELECT t.warehouse_id FROM {lockable('warehouses', _WAREHOUSES)} {_WAREHOUSE_FOUND} {_SHARE_FREE_ONLY}"
 )
-READ_WAREHOUSES = (
-    f"SELECT t.warehouse_id FROM {unpack('warehouses', (('warehouse_id', NUMBER),))} "
-    f"{join('warehouses')} ON t.warehouse_id = j.warehouse_id"
-)
+"""What a new level belongs to; its foreign keys would otherwise wait for them while it is written."""
 
 _UPDATE_LEVELS = (
     f"UPDATE {unpack('changed_levels', _LEVEL)} {join('stock_levels')} {_BY_KEY} "

@@ -13,8 +13,9 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from service_kit.batcher import BatcherClosed, BatcherFull
+from service_kit.batcher import BatcherClosed, BatcherFull, BatchFailed
 from service_kit.database import DatabaseAway, LockRetriesSpent
+from service_kit.stuck_rows import RowsLocked
 from warehouse.auth import PermissionDenied, Unauthenticated
 from warehouse.refusals import Reason, Refusal
 from warehouse.validation import InvalidRequest
@@ -54,8 +55,10 @@ _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (TooManyCalls, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many calls are in flight", 0.1),
     (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
     (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
+    (RowsLocked, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "", 1),
     (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),
     (DatabaseAway, code_pb2.UNAVAILABLE, "DATABASE_AWAY", "the database does not answer, ask again", 1),
+    (BatchFailed, code_pb2.UNAVAILABLE, "OUTCOME_UNKNOWN", "", 0.1),
     (TimeoutError, code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "there was no time left for this call", 0),
 )
 

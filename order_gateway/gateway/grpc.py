@@ -19,6 +19,7 @@ from order_gateway.gateway import (
 )
 from order_gateway.gateway.reserving import Reserving
 from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
+from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
 from warehouse.client import ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
@@ -39,6 +40,11 @@ class GrpcGateway:
         self._client = client
         self.clock_ahead = timedelta(0)
         self._reserving = Reserving(client, batches)
+
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._reserving.batcher,)
 
     async def reserve(
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call

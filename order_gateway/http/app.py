@@ -19,6 +19,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.background import Background
 from service_kit.logging import begin_call
 from service_kit.unique_ids import random_hex
 
@@ -36,12 +37,14 @@ def make_app(
     body_size_max_bytes: int,
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
+    background: Background | None = None,
 ) -> web.Application:
     """The application.
 
     Args:
         operations: what the API can do; tokens and its own document are added here.
         routes: what is not part of the API's document.
+        background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
@@ -62,7 +65,7 @@ def make_app(
     app.add_routes(DocumentRoutes(document(every, PREFIX), PREFIX).routes())
     app.on_response_prepare.append(_common_headers(settings.cors_origins))
     files = [file for file in (keyring.file, tokens.file) if file is not None]
-    app.cleanup_ctx.append(follow(files, settings.api_keys_check_seconds))
+    app.cleanup_ctx.append(follow(files, settings.api_keys_check_seconds, background))
     return app
 
 

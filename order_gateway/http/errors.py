@@ -12,8 +12,8 @@ from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal, OrderNotFound
 from order_gateway.placing import ClaimLost
 from order_gateway.saga import StepFault
-from service_kit.batcher import BatcherFull
-from service_kit.database import DatabaseFault
+from service_kit.batcher import BatcherClosed, BatcherFull
+from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -159,7 +159,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(
             request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
         )
-    except DatabaseFault as fault:
+    except (Fault, BatcherClosed) as fault:
         log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
         message = "the service can't reach its data; try again shortly"
         return failure(

@@ -20,7 +20,7 @@ from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Payment, Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,15 @@ class EventView:
 class Streams:
     """The open streams of this process."""
 
-    def __init__(self, store: Store, listing: Listing, watching: Watching, settings: AccessSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        listing: Listing,
+        watching: Watching,
+        settings: AccessSettings,
+        background: Background | None = None,
+    ) -> None:
+        self._background = background or Background()
         self._store = store
         self._listing = listing
         self._watching = watching
@@ -58,7 +66,7 @@ class Streams:
         """Look at the watched orders while the application runs, and end the streams when it stops."""
 
         async def watch(_app: web.Application) -> AsyncIterator[None]:
-            task = keep("watching", self._watching.run)
+            task = self._background.keep("watching", self._watching.run)
             yield
             await end(task)
 

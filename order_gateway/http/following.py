@@ -7,12 +7,15 @@ from typing import Any
 
 from aiohttp import web
 
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.followed import Followed
 
 
-def follow(files: Sequence[Followed[Any]], every_seconds: float) -> Callable[[web.Application], AsyncIterator[None]]:
-    """For aiohttp's cleanup_ctx."""
+def follow(
+    files: Sequence[Followed[Any]], every_seconds: float, background: Background | None = None
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """For aiohttp's cleanup_ctx; `background` watches it."""
+    watching = background or Background()
 
     def look() -> None:
         for file in files:
@@ -29,7 +32,7 @@ def follow(files: Sequence[Followed[Any]], every_seconds: float) -> Callable[[we
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, look)
-        task = keep("files of keys", look_on)
+        task = watching.keep("files of keys", look_on)
         yield
         loop.remove_signal_handler(signal.SIGHUP)
         await end(task)

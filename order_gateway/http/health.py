@@ -13,6 +13,7 @@ from order_gateway.gateway.standing import Standing
 from order_gateway.http.auth import Access
 from order_gateway.http.errors import ApiError, success
 from order_gateway.http.operations import Operation
+from service_kit.background import Background
 from service_kit.database import Database, DatabaseAway
 
 
@@ -51,6 +52,7 @@ class HealthRoutes:
     Args:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
         standing: whether the warehouse takes this service's key; needed in every mode, as no waiting mends it.
+        background: what has to go on for the service to work.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class HealthRoutes:
         prefix: str,
         needs_warehouse: Callable[[], bool] = lambda: True,
         standing: Standing | None = None,
+        background: Background | None = None,
     ) -> None:
         self._standing = standing
+        self._background = background or Background()
         self._database = database
         self._gateway = gateway
         self._prefix = prefix
@@ -90,7 +94,10 @@ class HealthRoutes:
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
             self._key(),
         )
-        checks = {"database": database, "warehouse": warehouse, **key}
+        ill = self._background.ill
+        problem = f"not at work: {', '.join(ill)}" if ill else None
+        at_work = Check(not ill, 0.0, needed=True, problem=problem)
+        checks = {"database": database, "warehouse": warehouse, "background": at_work, **key}
         away = [name for name, check in checks.items() if check.needed and not check.ok]
         if away:
             details = [{"check": name, **asdict(check)} for name, check in checks.items()]

@@ -109,6 +109,7 @@ class World:
     """The order service without its HTTP, and the hands of a test on its clock."""
 
     def __init__(self, url: str, outside: Outside | None = None, settings: DatabaseSettings | None = None) -> None:
+        self.url = url
         self.database = Database(url, settings)
         self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})

@@ -11,7 +11,7 @@ from order_gateway.answers import Answer, Answers, Begun
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.retention import Retention
 from order_gateway.settings import RetentionSettings
-from service_kit.background import end
+from service_kit.background import end, keep
 from tests.e2e.test_order_flow import until
 from tests.orders_kit import Shop, shop
 
@@ -82,7 +82,7 @@ async def test_several_processes_delete_each_row_once(at: Shop) -> None:
 async def test_it_sweeps_again_and_again(at: Shop) -> None:
     answers = Answers(at.database, lease_seconds=0)
     often = SETTINGS.model_copy(update={"every_seconds": 0.01})
-    task = asyncio.create_task(Retention(at.database, often).run())
+    kept = keep("retention", Retention(at.database, often).run)
 
     async def is_gone() -> bool:
         return await scalars(at, "SELECT 1 FROM idempotency_keys") == []
@@ -91,8 +91,8 @@ async def test_it_sweeps_again_and_again(at: Shop) -> None:
         await answers.begin("shop", f"k-{number}", HASH)
         await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
         await until(is_gone)
-    await end(task)
-    assert task.cancelled()
+    await end(kept)
+    assert kept.failures == 0
 
 
 async def test_old_keys_are_found_by_their_index(at: Shop) -> None:

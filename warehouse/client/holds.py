@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
 from warehouse.client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
-from warehouse.client.errors import WarehouseError, from_status
+from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_status
 
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchGetRequests."""
@@ -61,9 +61,15 @@ class HoldCalls(Calling):
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
     ) -> list[Reservation | WarehouseError]:
-        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id."""
+        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id.
+
+        Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
+        """
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
         response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
+        if len(response.results) != len(request.requests):
+            told, asked = len(response.results), len(request.requests)
+            raise WarehouseUnavailable(f"the answer tells of {told} requests, {asked} were sent", reason="UNAVAILABLE")
         return [
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results

@@ -46,8 +46,9 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
         order_id=command.order_id,
         order_sequence=order.last_sequence + 1,
         state=State.RESERVED,
-        expires_at=draft.now + command.ttl if command.expires_at is None else command.expires_at,
-        created_at=draft.now,
+        # Also where the clock has stepped back: only a tombstone expires as it is made.
+        expires_at=max(_expiry(draft, command), draft.instant + 1),
+        created_at=draft.instant,
         closed_at=None,
         reason="",
         correlation_id=command.correlation_id,
@@ -55,6 +56,10 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
     )
     draft.add(reservation)
     return reservation
+
+
+def _expiry(draft: Draft, command: Reserve) -> int:
+    return draft.now + command.ttl if command.expires_at is None else command.expires_at
 
 
 def _fill(draft: Draft, wanted: Iterable[Line]) -> tuple[tuple[HeldLine, ...], tuple[Shortage, ...]]:
@@ -79,6 +84,7 @@ def extend(draft: Draft, command: Extend) -> Answer | Refusal:
         reservation = release(draft, reservation, State.EXPIRED, "", command)
     if reservation.state is not State.RESERVED:
         return refusals.closed(reservation)
+    draft.follow_reservation(reservation)
     extended = _replace(reservation, expires_at=max(reservation.expires_at, draft.now + command.ttl))
     draft.reservations[extended.reservation_id] = extended
     draft.tell_reservation(draft.cause(command, extended), "extended", extended)
