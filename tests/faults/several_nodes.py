@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.batcher import SetAside
 from tests.warehouse_kit import Calls, assert_clean, serving, sql
 from warehouse.commands import Answer, Outcome
 from warehouse.records import State
@@ -27,10 +28,11 @@ class Told:
     states: defaultdict[str, set[State]] = field(default_factory=lambda: defaultdict(set))
     refusals: Counter[str] = field(default_factory=Counter)
 
-    def note(self, outcome: Outcome | Exception) -> list[str]:
+    def note(self, outcome: Outcome | Exception | SetAside) -> list[str]:
         """Remember an outcome; the reservations in it."""
         if isinstance(outcome, Exception):
             raise outcome
+        assert not isinstance(outcome, SetAside), outcome
         if not isinstance(outcome, Answer):
             self.refusals[outcome.reason] += 1
             return []
