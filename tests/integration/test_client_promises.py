@@ -17,7 +17,7 @@ from tests.processes import ROOT, free_port
 from tests.warehouse_kit import connection, make_overdue, plain_logs, scalar, sql
 from warehouse import client
 from warehouse.auth import ApiKey, Role
-from warehouse.client import ClientSettings, WarehouseClient, WarehouseError, calling, line
+from warehouse.client import ClientSettings, WarehouseClient, WarehouseError, line
 from warehouse.demo import load_demo
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
@@ -113,7 +113,7 @@ async def test_every_exception_is_raised_by_a_real_server(
     warehouse_database_url: str, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The pauses between repetitions are as long as they may be: what a call ends with is its first answer.
-    monkeypatch.setattr(calling.random, "random", lambda: 1.0)
+    monkeypatch.setattr("warehouse.client.calling.random.random", lambda: 1.0)
     promised = {one for one in vars(client).values() if isinstance(one, type) and issubclass(one, WarehouseError)}
     seen: set[type[WarehouseError]] = set()
     async with warehouse_at(warehouse_database_url, api_keys=KEYS) as target:

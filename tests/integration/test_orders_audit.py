@@ -69,7 +69,8 @@ async def test_a_strangers_hold_for_the_same_number_harms_no_order(at: Shop) -> 
 
 async def test_a_strangers_tombstone_for_the_number_stops_no_order(at: Shop) -> None:
     await at.calls.holds.Cancel(cancel(order_id="1"))
-    assert (await at.place()).id == 1
+    order = await at.place()
+    assert (order.id, order.state.status) == (1, Status.PENDING)
     assert await at.problems() == []
 
 
