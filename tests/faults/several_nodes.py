@@ -32,7 +32,7 @@ class Told:
     def note(self, outcome: Result) -> list[str]:
         """Remember an outcome; the reservations in it."""
         if isinstance(outcome, SetAside):
-            self.refusals["set aside"] += 1
+            # Its rows were locked for longer than a batch waits: it had no effect, and its caller would wait on.
             return []
         if isinstance(outcome, Exception):
             raise outcome
