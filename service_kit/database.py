@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import structlog
 import tenacity
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -32,12 +31,14 @@ from service_kit.database_errors import (
     cause_of,
     error_number,
     fault_of,
+    is_connection_failure,
     is_worth_retrying,
 )
 from service_kit.database_pulse import Pulse
 from service_kit.database_session import DriverSession
 from service_kit.database_settings import DatabaseSettings, service_database_url
 from service_kit.database_trust import Trust
+from service_kit.database_url import read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)
@@ -50,20 +51,22 @@ class Database:
     """An engine and the only ways to use it.
 
     Args:
-        url: `mysql://user:password@host:port/database`; `?tls=on` (with `&tls_ca=FILE` for a CA that the
-            system does not know) insists on an encrypted connection.
+        url: `mysql://user:password@host:port/database`; `?tls=on` insists on an encrypted connection, and so does
+            `?tls_ca=FILE`, for a CA that the system does not know.
         settings: the bounds.
 
     Attributes:
         trust: which of its connections are still good.
         sessions_pinned: how many connections of the pool are held for good once they are used.
+
+    Raises: BadDatabaseUrl.
     """
 
     def __init__(self, url: str, settings: DatabaseSettings | None = None) -> None:
         self.settings = settings or DatabaseSettings()
-        self.url = make_url(url).set(drivername="mysql+aiomysql")
+        self.address = read_database_url(url)
         self.trust = Trust(self.settings)
-        connector = Connector(self.url, self.settings, self.trust)
+        connector = Connector(self.address, self.settings, self.trust)
         self.engine: AsyncEngine = connector.engine
         self.sessions_pinned = 0
         self._pulse = Pulse(connector, self.settings, self.trust)
@@ -211,6 +214,7 @@ __all__ = [
     "LockRetriesSpent",
     "RaceLost",
     "error_number",
+    "is_connection_failure",
     "is_worth_retrying",
     "service_database_url",
 ]

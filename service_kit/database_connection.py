@@ -26,6 +26,7 @@ from service_kit.database_errors import (
     ConnectFailed,
     error_number,
 )
+from service_kit.database_flavour import VARIABLES, causal_reads, is_mariadb
 from service_kit.database_settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
@@ -86,11 +87,13 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
 
     Attributes:
         server: which server this leads to: two connections with the same one lead to the same.
+        is_mariadb: whether that is a MariaDB.
         made_at, heard_at: monotonic time when it was made, and when the server was last known to answer on it.
         expires_at: monotonic time after which it is to be replaced.
     """
 
     server = ""
+    is_mariadb = False
 
     def __init__(self, settings: DatabaseSettings, **options: Any) -> None:
         # What the driver would do about autocommit depends on a status flag; the set-up does it.
@@ -115,17 +118,20 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
     async def set_up(self) -> None:
         """Tell the server how this session is to be, and make sure that it is. Raises: ConnectFailed."""
         expected = expected_variables(self._settings)
-        names = ", ".join(f"'{name}'" for name in expected)
+        names = ", ".join(f"'{name}'" for name in (*expected, *VARIABLES))
         show = f"SHOW SESSION VARIABLES WHERE Variable_name IN ({names})"
         results = await self.run(";".join((session_set_up(self._settings), show, _SIZES, _WHO)))
         *_, variables, [sizes], [(server,)] = results
-        problems = _differences(expected, dict(variables))
+        found = dict(variables)
+        problems = _differences(expected, found)
         if tuple(sizes) != _SIZES_EXPECTED:
             problems.append(f"the lengths of '\\\\' and of characters are {tuple(sizes)}, not {_SIZES_EXPECTED}")
         if problems:
             what = "the database, or a proxy before it, does not take the settings of a session"
             raise ConnectFailed(CONNECTION_FAILED, f"{what}: {'; '.join(problems)}")
-        self.server = str(server)
+        self.server, self.is_mariadb = str(server), is_mariadb(found)
+        if statement := causal_reads(found):
+            await self.run(statement)
 
     async def run(self, statements: str, values: dict[str, Any] | None = None) -> list[list[tuple[Any, ...]]]:
         """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none."""

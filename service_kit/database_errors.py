@@ -87,7 +87,7 @@ MEANINGS: dict[int, Meaning] = {
     1038: Meaning(Kind.FULL, "out of memory for sorting"),
     1041: Meaning(Kind.FULL, "out of resources"),
     1114: Meaning(Kind.FULL, "the table, or the disk under it, is full"),
-    1180: Meaning(Kind.FULL, "COMMIT failed in the storage engine, usually for lack of room"),
+    1180: Meaning(Kind.FULL, "COMMIT failed in the storage engine: for lack of room, unless it says it was a lock"),
     1206: Meaning(Kind.FULL, "more locks than the lock table takes"),
     1637: Meaning(Kind.FULL, "too many transactions at the same time"),
     3170: Meaning(Kind.FULL, "out of memory for the optimizer (MySQL)"),
@@ -138,6 +138,7 @@ SERVER_GONE = 2006
 SERVER_LOST = 2013
 TLS_FAILED = 2026
 OPTION_PREVENTS = 1290
+COMMIT_FAILED = 1180
 DUPLICATE_KEY = 1062
 
 MUST_MOVE = frozenset({Kind.READ_ONLY, Kind.NO_SERVICE})
@@ -178,8 +179,16 @@ def kind_of(error: BaseException) -> Kind:
         return Kind.AWAY if isinstance(error, pymysql.err.InternalError) else Kind.DATA
     if number == OPTION_PREVENTS and not _is_about_reading(error):
         return Kind.DATA
+    if number == COMMIT_FAILED and "lock" in str(error).lower():
+        # So MySQL group replication, and Galera, say that another member was first.
+        return Kind.LOCK
     meaning = MEANINGS.get(number)
     return Kind.DATA if meaning is None else meaning.kind
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    """Whether the server was away or hung up: what became of a COMMIT under way is then unknown."""
+    return kind_of(error) in (Kind.AWAY, Kind.NO_SERVICE)
 
 
 def is_worth_retrying(error: BaseException) -> bool:

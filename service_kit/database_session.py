@@ -41,6 +41,10 @@ class DriverSession:
         self._driver: Connection | None = None
         self._is_open = False
 
+    async def is_mariadb(self) -> bool:
+        """Whether this session's server is a MariaDB; connects if need be, never within a transaction."""
+        return (await self._ready()).is_mariadb
+
     async def execute(self, statements: str, values: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
         """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none.
 

@@ -4,7 +4,7 @@ from generated.warehouse.v1 import stock_pb2 as pb
 from generated.warehouse.v1.stock_pb2_grpc import StockServiceServicer
 from warehouse import refusals, wire
 from warehouse.auth import Role
-from warehouse.catalogue import Catalogue
+from warehouse.catalogue import Catalogue, products_page
 from warehouse.commands import Answer, StockCommand
 from warehouse.edge import Caller, Edge, rpc
 from warehouse.paging import Cursor, make_token, page_size, read_token
@@ -17,6 +17,11 @@ from warehouse.validation import ID_MAX, KEYS_MAX, Checks
 
 LEVELS_OF_PRODUCT_MAX = 1000
 SKIP_MAX = 1_000_000
+
+
+def _role_to_add(request: pb.AddStockRequest) -> Role:
+    """Who may sell may give back what was sold; anything else that comes in is stock-keeping."""
+    return Role.ORDER if request.type == pb.MOVEMENT_TYPE_RETURNED else Role.ADMIN
 
 
 class Administration(StockServiceServicer):
@@ -76,14 +81,29 @@ class Administration(StockServiceServicer):
     @rpc(Role.READER)
     async def ListProducts(self, request: pb.ListProductsRequest, _caller: Caller) -> pb.ListProductsResponse:
         size = page_size(request.page_size, self._limits.page_size_default)
-        cursor = read_token(request.page_token, ("products",), (int,))
         checks = Checks()
         skip = checks.number("skip", request.skip, 0, SKIP_MAX)
+        is_partial = request.HasField("changed_since")
+        since = wire.since_filter(checks, request.changed_since, "changed_since") if is_partial else None
         checks.done()
-        found, total = await self._catalogue.products_after(int(cursor[0]) if cursor else 0, size + 1, skip)
-        token = make_token(("products",), (found[size - 1].product_id,)) if len(found) > size else ""
+        filters = ("products",) if since is None else ("products", since)
+        cursor = read_token(request.page_token, filters, (int,))
+        page = await self._queries.listed(
+            lambda connection: products_page(
+                connection,
+                int(cursor[0]) if cursor else 0,
+                size + 1,
+                skip=skip,
+                changed_since=since,
+                counted=not request.without_total,
+            )
+        )
+        token = make_token(filters, (page.products[size - 1].product_id,)) if len(page.products) > size else ""
         return pb.ListProductsResponse(
-            products=[wire.product(product) for product in found[:size]], next_page_token=token, total_size=total
+            products=[wire.product(product) for product in page.products[:size]],
+            next_page_token=token,
+            total_size=page.total,
+            read_at=wire.timestamp(page.read_at),
         )
 
     @rpc(Role.READER)
@@ -128,7 +148,7 @@ class Administration(StockServiceServicer):
             return refusals.level_not_found((request.product_id, 0), (), ())
         return pb.ListInventoryResponse(stock_levels=[wire.stock_level(level) for level in levels])
 
-    @rpc(Role.ADMIN)
+    @rpc(_role_to_add)
     async def AddStock(self, request: pb.AddStockRequest, caller: Caller) -> pb.AddStockResponse | Refusal:
         command = wire.change_stock(request, caller, (MovementType.STOCK_IN, MovementType.RETURNED), 1)
         outcome = await self._change(command, caller)

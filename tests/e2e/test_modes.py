@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_order_flow import Shop, order, until
 from tests.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
+from tests.shop_processes import Shop, order, until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
@@ -25,7 +25,7 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
     shop = Shop(processes, warehouse_database_url, orders_database_url)
     try:
         await load_demo(shop.target, "")
-        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED)
+        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED, request_id="hot")
         yield shop
     finally:
         await shop.close()
@@ -236,4 +236,4 @@ async def test_the_audit_names_the_orders_concerned_and_finishes_them(shop: Shop
     assert (await shop.call("GET", f"/orders/{lost['id']}", status=200))["cancellation_reason"] == "admin"
     assert (await audit_orders(shop))[0] == 0
     shop.warehouse_process.kill()
-    assert (await audit_orders(shop))[0] == 2
+    assert (await audit_orders(shop))[0] == 3

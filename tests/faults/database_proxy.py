@@ -56,7 +56,7 @@ class DatabaseProxy:
     async def _forward(self, carried: "_Carried", client: asyncio.StreamReader) -> None:
         while data := await client.read(1 << 20):
             # A statement that ends in COMMIT is the last of its command: its answer is the one to lose.
-            if self.lose_answers and data.endswith(b"COMMIT"):
+            if self.lose_answers and data.endswith((b"COMMIT", b"COMMIT;END")):
                 self.lose_answers -= 1
                 carried.losing.set()
             if carried not in self._swallowing:

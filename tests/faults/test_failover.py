@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from service_kit.database import Database, DatabaseSettings, DriverSession
 from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.server_programs import Flavour
 from tests.faults.database_proxy import proxied
-from tests.faults.test_not_now import plain_url
-from tests.integration.test_gateway_http import KEY, ORDER, Api, serving_orders
+from tests.faults.plain_account import PLAIN, plain_url, read_only
+from tests.orders_api import KEY, ORDER, Api, serving_orders
 from tests.warehouse_kit import fresh, reserve, scalar, serving, sql
 
 pytestmark = pytest.mark.sql
@@ -41,19 +41,10 @@ def two_urls(old: LocalServer, new: LocalServer, service: migrating.Service) -> 
     first = plain_url(old, service)
     name = make_url(first).database
     migrating.upgrade(f"{new.url}/{name}", service)
-    account = "'plain'@'127.0.0.1'"
+    account = f"'{PLAIN}'@'127.0.0.1'"
     sql(new.url, f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY 'secret'")
     sql(new.url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO {account}")
     return first, make_url(first).set(port=new.port).render_as_string(hide_password=False)
-
-
-@contextlib.asynccontextmanager
-async def fenced(server: LocalServer) -> AsyncIterator[None]:
-    await asyncio.to_thread(sql, server.url, "SET GLOBAL read_only = ON")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(sql, server.url, "SET GLOBAL read_only = OFF")
 
 
 async def until_it_works(call: Any) -> float:
@@ -76,7 +67,7 @@ async def test_the_warehouse_moves_to_the_new_primary(own_server: LocalServer, o
         await calls.keep({(1, 1): 10})
         async with serving(new) as there:
             await there.keep({(1, 1): 500})
-        async with fenced(own_server):
+        async with read_only(own_server):
             proxy.url = new
             assert await until_it_works(lambda: calls.hold((1, 1, 1))) < MOVES_WITHIN_SECONDS
             assert await calls.level() == (500, 1)
@@ -121,7 +112,7 @@ async def test_orders_move_and_their_keys_do_not_wait(own_server: LocalServer, o
     old, new = two_urls(own_server, other_server, "orders")
     async with proxied(old) as (proxy, url), serving_orders(url, claim_seconds=4) as api:
         await api.call("POST", "/api/v1/orders", ORDER, status=201)
-        async with fenced(own_server):
+        async with read_only(own_server):
             proxy.url = new
             headers = {**KEY, "Idempotency-Key": fresh("key")}
             assert await until_it_works(lambda: _place(api, headers)) < MOVES_WITHIN_SECONDS
@@ -139,11 +130,11 @@ async def test_a_key_whose_request_could_not_say_that_it_failed_is_soon_free(own
         reserve = api.outside.reserve
 
         async def meanwhile(*arguments: Any) -> Any:
-            await stack.enter_async_context(fenced(own_server))
+            await stack.enter_async_context(read_only(own_server))
             return await reserve(*arguments)
 
         headers = {**KEY, "Idempotency-Key": fresh("key")}
-        api.outside.reserve = meanwhile  # type: ignore[method-assign]
+        api.outside.reserve = meanwhile  # type: ignore[assignment, method-assign]
         error = await api.call("POST", "/api/v1/orders", ORDER, status=503, headers=headers)
         assert error["code"] == "DATABASE_UNAVAILABLE"
         await stack.aclose()
@@ -168,7 +159,7 @@ async def test_a_claim_lasts_as_long_as_its_request(orders_database_url: str) ->
             return await reserve(*arguments)
 
         headers = {**KEY, "Idempotency-Key": fresh("key")}
-        api.outside.reserve = slow  # type: ignore[method-assign]
+        api.outside.reserve = slow  # type: ignore[assignment, method-assign]
         first = asyncio.ensure_future(_place(api, headers))
         await asyncio.sleep(1.5)
         error = await api.call("POST", "/api/v1/orders", ORDER, status=409, headers=headers)

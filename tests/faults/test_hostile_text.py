@@ -16,7 +16,7 @@ from service_kit import database_connection
 from service_kit.database import Database, DatabaseAway, DatabaseSettings
 from service_kit.database_connection import literal
 from tests.faults.database_proxy import proxied
-from tests.integration.test_gateway_http import KEY, ORDER, Api, serving_orders
+from tests.orders_api import KEY, ORDER, Api, serving_orders
 from tests.warehouse_kit import (
     Calls,
     No,
@@ -74,7 +74,7 @@ def filled(message: Message) -> Message:
     return message
 
 
-def fill_in(field: FieldDescriptor, child: Message) -> None:
+def fill_in(field: Any, child: Message) -> None:
     if isinstance(child, Money):
         child.CopyFrom(Money(currency_code="EUR", units=1))
     elif field.message_type is not None and field.message_type.name in ("Duration", "Timestamp"):

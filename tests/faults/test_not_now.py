@@ -13,18 +13,18 @@ from grpc_health.v1 import health_pb2
 from sqlalchemy.engine import make_url
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit import migrating
 from service_kit.database import Database, DatabaseAway, DatabaseSettings
 from service_kit.local_server import LocalServer
-from tests.integration.test_gateway_http import KEY, ORDER, Api, serving_orders
-from tests.warehouse_kit import Calls, No, assert_clean, fresh, outcome, refused, reserve, serving, sql
+from tests.faults.plain_account import PLAIN, plain_url, read_only
+from tests.orders_api import KEY, ORDER, Api, serving_orders
+from tests.warehouse_kit import Calls, No, assert_clean, outcome, refused, reserve, serving, sql
 from warehouse.store import StockStore
 
 pytestmark = pytest.mark.sql
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 READ_ONLY = "the server is running with the --read-only option"
 SIGNALS = {
-    **dict.fromkeys((1205, 1213, 3101), "ABORTED"),
+    **dict.fromkeys((1213, 3101), "ABORTED"),
     **dict.fromkeys((1290, 1792, 1836), "UNAVAILABLE"),
     **dict.fromkeys((1317, 1969, 3024, 4151), "UNAVAILABLE"),
     **dict.fromkeys((1045, 1226, 1040, 1047, 1053), "UNAVAILABLE"),
@@ -32,7 +32,6 @@ SIGNALS = {
 }
 """What a caller is told when every try meets this number."""
 QUICK = DatabaseSettings(tries=3, follow_seconds=0.2)
-PLAIN = "plain"
 
 
 @contextlib.asynccontextmanager
@@ -115,28 +114,6 @@ async def _post(client: "TestClient[Any, Any]") -> tuple[int, str, bool]:
     async with client.post("/api/v1/orders", json=ORDER, headers=KEY) as response:
         body = await response.json()
         return response.status, body["error"]["code"], "Retry-After" in response.headers
-
-
-@contextlib.asynccontextmanager
-async def read_only(server: LocalServer) -> AsyncIterator[None]:
-    """The server takes no writes, except from accounts that may ignore that."""
-    await asyncio.to_thread(sql, server.url, "SET GLOBAL read_only = ON")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(sql, server.url, "SET GLOBAL read_only = OFF")
-
-
-def plain_url(server: LocalServer, service: migrating.Service) -> str:
-    """A migrated database of its own, and an account that has no right but on it."""
-    server.start()
-    name = f"{service}_{fresh('db').replace('-', '_')}"
-    migrating.upgrade(f"{server.url}/{name}", service)
-    account = f"'{PLAIN}'@'127.0.0.1'"
-    sql(server.url, f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY 'secret'")
-    sql(server.url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO {account}")
-    parsed = make_url(server.url).set(username=PLAIN, password="secret", database=name)
-    return parsed.render_as_string(hide_password=False)
 
 
 async def until_health_is(calls: Calls, wanted: int, seconds: float = 5) -> None:

@@ -1,99 +1,22 @@
 """The HTTP contract: envelope, ids, keys, validation, errors, Idempotency-Key."""
 
 import asyncio
-import contextlib
-import io
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
-from order_gateway.answers import Answers
-from order_gateway.basket import Basket, Catalogue
-from order_gateway.gateway import Call, GatewayFault, Product, StockLine
+from order_gateway.gateway import GatewayFault
 from order_gateway.gateway.modes import Choice
-from order_gateway.http.app import PREFIX, make_app
-from order_gateway.http.events import Streams
-from order_gateway.http.health import HealthRoutes
-from order_gateway.http.order_list import OrderListRoutes
-from order_gateway.http.orders import OrderRoutes
-from order_gateway.listing import Listing
 from order_gateway.orders import Order, Way
 from order_gateway.payments import Declined
-from order_gateway.watching import Watching
 from service_kit.batcher import BatcherFull
-from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
-from tests.warehouse_kit import scalar
+from tests.orders_api import COUNTED_MAX, ITEM, KEY, ORDER, Api, serving_orders
+from tests.scripted_orders import AWAY, SHORT
+from tests.warehouse_kit import nobody_reads, scalar
 
 pytestmark = pytest.mark.sql
-COUNTED_MAX = 3
-KEY = {"X-API-Key": "order-service-api-key"}
-ITEM = {"product_id": 1, "warehouse_id": 1, "quantity": 2}
-ORDER: dict[str, Any] = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [ITEM]}
-
-
-class Stocked(Outside):
-    """Product 1 costs 19.99 and is in warehouse 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.looks: list[str] = []
-
-    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
-        self.looks.append("products")
-        return {1: Product(1, Decimal("19.99"), "EUR")} if 1 in product_ids else {}
-
-    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
-        self.looks.append("available")
-        return [StockLine(1, 1, 100)]
-
-
-class Api:
-    """The service, served on a real socket, and what stands around it."""
-
-    def __init__(self, world: World, outside: Stocked, client: "TestClient[Any, Any]") -> None:
-        self.world = world
-        self.outside = outside
-        self.client = client
-
-    async def call(
-        self, method: str, path: str, body: object = None, *, status: int, headers: Mapping[str, str] = KEY
-    ) -> Any:
-        sent = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body} if body is not None else {}
-        async with self.client.request(method, path, headers=headers, **sent) as response:
-            answer = await response.json()
-            assert response.status == status, answer
-            assert response.headers["X-Request-ID"]
-            assert response.headers["X-Correlation-ID"]
-            assert answer["success"] == (status < 400)
-            if status >= 400:
-                assert set(answer["error"]) == {"code", "message", "details", "request_id"}
-                return answer["error"]
-            return answer["data"]
-
-
-@contextlib.asynccontextmanager
-async def serving_orders(url: str, claim_seconds: float = 30) -> AsyncIterator[Api]:
-    """The service in this process, on the database at `url`."""
-    outside = Stocked()
-    world = World(url, outside)
-    basket = Basket(outside, Catalogue(outside, 0))
-    listing = Listing(world.database, COUNTED_MAX)
-    watching = Watching(listing, world.settings.event_poll_seconds)
-    streams = Streams(world.store, listing, watching, world.settings)
-    operations = [
-        *HealthRoutes(world.database, outside, PREFIX).operations(),
-        *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
-        *OrderListRoutes(world.store, listing, streams, PREFIX).operations(),
-    ]
-    answers = Answers(world.database, lease_seconds=claim_seconds)
-    app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
-    async with TestClient(TestServer(app)) as client:
-        yield Api(world, outside, client)
-    await world.close()
 
 
 @pytest.fixture
@@ -364,3 +287,21 @@ async def test_headers_that_are_no_text_or_untrue_are_no_fault_of_ours(api: Api,
     writer.close()
     assert int(head.split()[1]) == status
     assert json.loads(body)["error"]["request_id"]
+
+
+async def test_it_is_ready_while_lists_wait(api: Api, orders_database_url: str) -> None:
+    """Lists that don't get on leave connections for others."""
+    await api.call("POST", "/api/v1/orders", ORDER, status=201)
+
+    async def list_() -> int:
+        async with api.client.get("/api/v1/orders?user_id=7", headers=KEY) as response:
+            return response.status
+
+    async with nobody_reads(orders_database_url, "orders"):
+        lists = [asyncio.create_task(list_()) for _ in range(20)]
+        await asyncio.wait(lists, timeout=0.5)
+        async with asyncio.timeout(2):
+            ready = await api.call("GET", "/ready", status=200)
+        assert ready["checks"]["database"]["ok"]
+        assert not any(task.done() for task in lists)
+    assert await asyncio.gather(*lists) == [200] * 20

@@ -11,7 +11,7 @@ from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway import changing, statements
 from order_gateway.listing import Filter, Listing
 from order_gateway.orders import Status
-from tests.integration.test_gateway_saga import World
+from tests.scripted_orders import World
 from tests.warehouse_kit import COMMITTED, RESERVED, Calls, commit, fresh, serving
 
 pytestmark = pytest.mark.sql
@@ -42,37 +42,34 @@ def after_statement(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Meanwhile
     return arrange
 
 
-READS: dict[str, tuple[str, Callable[[Calls, pb.Reservation], Awaitable[list[pb.Reservation]]]]] = {}
+Read = Callable[[Calls, pb.Reservation], Awaitable[list[pb.Reservation]]]
 
 
-def reading(words: str) -> Any:
-    def add(read: Any) -> Any:
-        READS[read.__name__] = (words, read)
-        return read
-
-    return add
-
-
-@reading("FROM reservations")
 async def one(calls: Calls, held: pb.Reservation) -> list[pb.Reservation]:
     request = pb.GetReservationRequest(reservation_id=held.reservation_id)
     return [(await calls.holds.GetReservation(request)).reservation]
 
 
-@reading("FROM reservations")
 async def of_an_order(calls: Calls, held: pb.Reservation) -> list[pb.Reservation]:
     request = pb.ListReservationsRequest(order_id=held.order_id)
     return list((await calls.holds.ListReservations(request)).reservations)
 
 
-@reading("FROM reservation_lines")
 async def of_a_product(calls: Calls, held: pb.Reservation) -> list[pb.Reservation]:
     return list((await calls.holds.ListReservations(pb.ListReservationsRequest(product_id=1))).reservations)
 
 
-@reading("FROM reservations")
 async def by_state(calls: Calls, held: pb.Reservation) -> list[pb.Reservation]:
     return list((await calls.holds.ListReservations(pb.ListReservationsRequest(state=RESERVED))).reservations)
+
+
+READS: dict[str, tuple[str, Read]] = {
+    "one": ("FROM reservations", one),
+    "of an order": ("FROM reservations", of_an_order),
+    "of a product": ("FROM reservation_lines", of_a_product),
+    "by state": ("FROM reservations", by_state),
+}
+"""Each with words of its first statement."""
 
 
 @pytest.mark.parametrize("name", READS)
@@ -99,8 +96,8 @@ async def test_a_reservation_is_never_half_committed(
 async def test_reservations_under_a_stream_of_commits(warehouse_database_url: str) -> None:
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 10_000})
-        order_id, wrong = fresh("order"), []
-        selling = True
+        order_id, selling = fresh("order"), True
+        wrong: list[tuple[int, ...]] = []
 
         async def sell() -> None:
             for _ in range(25):
