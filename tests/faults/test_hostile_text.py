@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,8 +65,10 @@ def filled(message: Message) -> Message:
             child = getattr(message, field.name)
             fill_in(field, child.add() if field.is_repeated else child)
         elif field.type == FieldDescriptor.TYPE_STRING:
-            value = "" if field.name == "page_token" else fresh("text")
-            setattr(message, field.name, value)
+            if field.is_repeated:
+                getattr(message, field.name).append(fresh("text"))
+            elif field.name != "page_token":
+                setattr(message, field.name, fresh("text"))
         elif field.type in (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64):
             if field.is_repeated:
                 getattr(message, field.name).append(1)
@@ -83,11 +86,12 @@ def fill_in(field: Any, child: Message) -> None:
         filled(child)
 
 
-def texts(message: Message) -> Iterator[tuple[Message, str]]:
-    """Every text field: the message that has it, and its name."""
+def texts(message: Message) -> Iterator[Callable[[str], None]]:
+    """A way to set each text field."""
     for field in message.DESCRIPTOR.fields:
-        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
-            yield message, field.name
+        if field.type == FieldDescriptor.TYPE_STRING:
+            value = getattr(message, field.name)
+            yield partial(value.__setitem__, 0) if field.is_repeated else partial(setattr, message, field.name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             value = getattr(message, field.name)
             for child in value if field.is_repeated else [value]:
@@ -100,8 +104,7 @@ def hostile_requests() -> Iterator[tuple[str, Message]]:
         for number in range(len(list(texts(filled(kind()))))):
             for text in HOSTILE:
                 request = filled(kind())
-                owner, field = list(texts(request))[number]
-                setattr(owner, field, text)
+                list(texts(request))[number](text)
                 yield name, request
 
 

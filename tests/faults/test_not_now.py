@@ -10,7 +10,6 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient
 from grpc_health.v1 import health_pb2
-from sqlalchemy.engine import make_url
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database import Database, DatabaseAway, DatabaseSettings
@@ -176,16 +175,29 @@ async def test_an_account_that_may_write_to_a_read_only_server_is_well(own_serve
     await database.close()
 
 
-async def test_a_login_that_is_refused_is_away(own_server: LocalServer) -> None:
+async def test_a_login_that_is_refused_is_away_and_passes(own_server: LocalServer) -> None:
     url = plain_url(own_server, "warehouse")
-    wrong = make_url(url).set(password="wrong").render_as_string(hide_password=False)
-    async with serving(wrong, database=QUICK) as calls:
-        assert await calls.status() == NOT_SERVING
-        no = await refused(calls.holds.Reserve(reserve((1, 1, 1))))
-        assert (no.code, no.reason) == ("UNAVAILABLE", "DATABASE_AWAY")
-        no = await refused(calls.holds.GetReservation(pb.GetReservationRequest(reservation_id="x")))
-        assert (no.code, no.reason) == ("UNAVAILABLE", "DATABASE_AWAY")
-        assert PLAIN not in no.message
+    account = f"'{PLAIN}'@'127.0.0.1'"
+    async with serving(url, database=QUICK, health_check_seconds=0.2) as calls:
+        await calls.keep({(1, 1): 10})
+        sql(own_server.url, f"ALTER USER {account} IDENTIFIED BY 'another'")
+        try:
+            for (number,) in sql(
+                own_server.url, "SELECT id FROM information_schema.processlist WHERE user = %s", PLAIN
+            ):
+                sql(own_server.url, f"KILL CONNECTION {number}")
+            for call in (
+                calls.holds.Reserve(reserve((1, 1, 1))),
+                calls.holds.GetReservation(pb.GetReservationRequest(reservation_id="x")),
+            ):
+                no = await refused(call)
+                assert (no.code, no.reason, no.retry_seconds is not None) == ("UNAVAILABLE", "DATABASE_AWAY", True)
+                assert PLAIN not in no.message
+            await until_health_is(calls, NOT_SERVING)
+        finally:
+            sql(own_server.url, f"ALTER USER {account} IDENTIFIED BY 'secret'")
+        await calls.hold((1, 1, 1))
+        await until_health_is(calls, SERVING)
 
 
 async def test_too_many_connections_are_away_and_pass(own_server: LocalServer) -> None:
