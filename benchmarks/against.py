@@ -15,7 +15,9 @@ RATIO_MIN = 0.95
 CONFIDENCE = 0.95
 """How sure the interval of a ratio is to hold the true one."""
 QUIET_TURNS_MIN = 3
-"""How many turns without busy strangers it takes to judge."""
+"""How many turns without busy strangers it takes to say that something was kept."""
+SURE_TURNS_MIN = 6
+"""How many it takes to say that something is slower or faster: with fewer the interval is not as sure as CONFIDENCE."""
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -135,18 +137,22 @@ def compare(workload: Workload, turns: list[Turn], bound: float = RATIO_MIN) -> 
     elif not is_quiet:
         outcome = Outcome.NOT_COMPARABLE
     else:
-        outcome = judge_ratio(ratio, lowest, highest, bound)
+        outcome = judge_ratio(ratio, lowest, highest, bound, is_sure=len(counted) >= SURE_TURNS_MIN)
     busy = together(turn.busy for turn in turns)
     return Comparison(workload, before, now, ratio, lowest, highest, len(turns), len(quiet), busy, outcome)
 
 
-def judge_ratio(ratio: float, lowest: float, highest: float, bound: float) -> Outcome:
-    """What a ratio and its interval say about `bound`, the least that is to be kept."""
-    if highest < bound:
+def judge_ratio(ratio: float, lowest: float, highest: float, bound: float, *, is_sure: bool) -> Outcome:
+    """What a ratio and its interval say about `bound`, the least that is to be kept.
+
+    Args:
+        is_sure: whether the interval stands on enough turns to be relied upon.
+    """
+    if is_sure and highest < bound:
         return Outcome.SLOWER
     if ratio < bound:
         return Outcome.UNCLEAR
-    return Outcome.FASTER if lowest > 1 / bound else Outcome.KEPT
+    return Outcome.FASTER if is_sure and lowest > 1 / bound else Outcome.KEPT
 
 
 def interval_of_median(ascending: list[float]) -> tuple[float, float]:

@@ -84,6 +84,12 @@ def test_turns_beside_busy_programs_do_not_count() -> None:
     assert (found.turns, found.quiet_turns, found.ratio) == (8, 3, 1.0)
 
 
+def test_three_quiet_turns_are_too_few_to_call_it_slower() -> None:
+    found = compared(*[turn(0.8)] * 3, *[turn(0.8, BUSY)] * 3)
+    assert found.outcome is Outcome.UNCLEAR
+    assert compared(*[turn(0.8)] * 6).outcome is Outcome.SLOWER
+
+
 def test_too_few_quiet_turns_are_not_comparable() -> None:
     found = compared(turn(1.0), turn(1.0), *[turn(0.5, BUSY)] * 6)
     assert found.outcome is Outcome.NOT_COMPARABLE
