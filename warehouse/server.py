@@ -143,8 +143,9 @@ def _add_services(
     sweeper: Sweeper,
 ) -> None:
     queries = StockQueries(database)
-    reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits)
-    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
+    bytes_max = settings.message_bytes_max
+    reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits, bytes_max)
+    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits, bytes_max)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
 

@@ -10,7 +10,7 @@ from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refus
 from order_gateway.gateway.reserving import Reserving
 from order_gateway.gateway.translation import call_options, or_refusal, translating
 from service_kit.batcher import BatcherSettings
-from warehouse.client import ProductNotFound, WarehouseClient, stock_pb2
+from warehouse.client import MessageTooLarge, ProductNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000
@@ -77,10 +77,17 @@ class GrpcGateway:
 
     async def catalogue(self) -> AsyncIterator[Mapping[int, Product]]:
         """All products, page by page. Raises: GatewayFault."""
-        token = ""
+        token, size = "", CATALOGUE_PAGE_SIZE
         while True:
-            with translating():
-                page = await self._client.list_products(page_size=CATALOGUE_PAGE_SIZE, page_token=token)
+            try:
+                with translating():
+                    page = await self._client.list_products(page_size=size, page_token=token)
+            except GatewayFault as fault:
+                # The warehouse may be set to send more in one message than this client takes.
+                if not isinstance(fault.__cause__, MessageTooLarge) or size == 1:
+                    raise
+                size //= 2
+                continue
             yield {product.product_id: _product(product) for product in page.products}
             token = page.next_page_token
             if not token:

@@ -195,9 +195,18 @@ class Inventory:
 
     async def products(self, skip: int, size: int, call: Call) -> tuple[list[CatalogueProduct], int]:
         """A page of the catalogue, and how many products there are."""
-        asked = self._client.list_products(page_size=size, skip=skip, **self._options(call))
-        answer = _sure(await self._ask(asked))
-        return [_product(product) for product in answer.products], answer.total_size
+        found: list[CatalogueProduct] = []
+        token = ""
+        while True:
+            asked = self._client.list_products(
+                page_size=size - len(found), page_token=token, skip=0 if token else skip, **self._options(call)
+            )
+            answer = _sure(await self._ask(asked))
+            found += map(_product, answer.products)
+            token = answer.next_page_token
+            # A page of the warehouse may be shorter than was asked for, where products have long descriptions.
+            if not token or len(found) >= size:
+                return found, answer.total_size
 
     async def product(self, product_id: int, call: Call) -> CatalogueProduct | Refusal:
         """One product."""
@@ -216,17 +225,20 @@ class Inventory:
         return _availability(item, best.warehouse_id, best.available, best.available >= item.quantity)
 
     async def _find(self, order_id: str, lines: Sequence[StockLine], until: datetime, call: Call) -> DirectHold | None:
-        request = warehouse_pb2.ListReservationsRequest(order_id=order_id, page_size=1000)
-        answer = _sure(await self._ask(self._client.list_reservations(request, **self._options(call))))
         wanted: dict[tuple[int, int], int] = {}
         for wish in lines:
             key = (wish.product_id, wish.warehouse_id)
             wanted[key] = wanted.get(key, 0) + wish.quantity
-        for hold in map(_hold, answer.reservations):
-            held = {(item.product_id, item.warehouse_id): item.quantity for item in hold.items}
-            if held == wanted and abs(hold.expires_at - until) < SAME_EXPIRY:
-                return hold
-        return None
+        request = warehouse_pb2.ListReservationsRequest(order_id=order_id, page_size=1000)
+        while True:
+            answer = _sure(await self._ask(self._client.list_reservations(request, **self._options(call))))
+            for hold in map(_hold, answer.reservations):
+                held = {(item.product_id, item.warehouse_id): item.quantity for item in hold.items}
+                if held == wanted and abs(hold.expires_at - until) < SAME_EXPIRY:
+                    return hold
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return None
 
     async def _ask(self, call: Coroutine[Any, Any, T]) -> T | Refusal:
         try:

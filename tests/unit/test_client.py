@@ -174,3 +174,25 @@ def test_settings_that_contradict_each_other() -> None:
         ClientSettings.model_validate({"tls_cert": "cert.pem"})
     with pytest.raises(ValueError, match="must not be longer"):
         ClientSettings(deadline_seconds=1, attempt_timeout_seconds=2)
+
+
+async def test_an_answer_that_is_too_long_is_asked_for_once() -> None:
+    async def tell(context: Context) -> None:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max (5 vs. 4)")
+
+    scripted = Scripted(tell, tell)
+    async with serving(scripted) as port, connect(port) as warehouse:
+        with pytest.raises(client.MessageTooLarge, match="larger than max"):
+            await warehouse.reserve("17", LINES)
+    assert len(scripted.request_ids) == 1
+
+
+async def test_what_this_client_does_not_take_is_asked_for_once() -> None:
+    scripted = Scripted()
+    small = SETTINGS.model_copy(update={"message_size_max_bytes": 1024})
+    async with serving(scripted) as port:
+        settings = small.model_copy(update={"target": f"127.0.0.1:{port}"})
+        async with WarehouseClient(settings) as warehouse:
+            with pytest.raises(client.MessageTooLarge):
+                await warehouse.reserve("x" * 2000, LINES)
+    assert scripted.request_ids == []

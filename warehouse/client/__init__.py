@@ -16,9 +16,11 @@ from generated.warehouse.v1.warehouse_pb2 import Line, ReservationState
 from warehouse.client.calling import CallOptions, new_request_id
 from warehouse.client.connection import ClientSettings
 from warehouse.client.errors import (
+    AnswerTooLarge,
     DeadlineExceeded,
     InsufficientStock,
     InvalidRequest,
+    MessageTooLarge,
     NotFound,
     OrderNotFound,
     PermissionDenied,
@@ -60,12 +62,14 @@ class WarehouseClient(HoldCalls, StockCalls):
 
 
 __all__ = [
+    "AnswerTooLarge",
     "CallOptions",
     "ClientSettings",
     "DeadlineExceeded",
     "InsufficientStock",
     "InvalidRequest",
     "Line",
+    "MessageTooLarge",
     "NotFound",
     "OrderNotFound",
     "PermissionDenied",

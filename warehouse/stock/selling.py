@@ -19,6 +19,8 @@ def commit(draft: Draft, command: Commit) -> Answer | Refusal:
     found = draft.targets(command)
     if not found:
         return refusals.reservation_not_found(command.reservation_id, command.order_id)
+    if refusal := draft.too_large(command, found):
+        return refusal
     overdue = [item for item in found if draft.is_overdue(item)]
     for item in overdue:
         draft.check_held(item)
