@@ -266,7 +266,9 @@ def _sure(answer: T | Refusal) -> T:
 def _typed(detail: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as numbers: the metadata of a refusal are strings."""
     return {
-        name: int(value) if isinstance(value, str) and name in _NUMBERS and value.isdigit() else value
+        name: int(value)
+        if isinstance(value, str) and name in _NUMBERS and value.isascii() and value.isdigit()
+        else value
         for name, value in detail.items()
     }
 

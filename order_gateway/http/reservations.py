@@ -15,12 +15,11 @@ from order_gateway.http.errors import ApiError, success
 from order_gateway.http.fields import Query
 from order_gateway.http.inventory import CLOSED, HELD, agreed, take_hold
 from order_gateway.http.operations import Operation
+from order_gateway.http.readers import is_digits
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.listing import Listing
 from order_gateway.orders import OrderNotFound
 from order_gateway.store import Store
-
-DIGITS_MAX = 18
 
 
 class HoldPath(Query):
@@ -86,7 +85,7 @@ class ReservationRoutes:
         return success(CleanupView(await self._inventory.sweep(changing(request))))
 
     async def _reservation_id(self, path: HoldPath) -> str:
-        if not path.id.isdigit():
+        if not is_digits(path.id):
             return path.id.lower()
         found = await self._listing.reservation_id(int(path.id))
         if found is None:
@@ -95,7 +94,7 @@ class ReservationRoutes:
 
     async def _is_of(self, hold: DirectHold, user_id: str) -> bool:
         """Whether a hold is for an order of this service and this user, and not just for one of the same number."""
-        if not hold.order_id.isdigit() or len(hold.order_id) > DIGITS_MAX:
+        if not is_digits(hold.order_id):
             return False
         try:
             order = await self._store.read(int(hold.order_id))

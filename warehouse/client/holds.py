@@ -170,7 +170,9 @@ class HoldCalls(Calling):
 
 
 def _duration(seconds: float) -> Duration:
-    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9) % 1_000_000_000)
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
 
 
 def _given(**fields: str | None) -> dict[str, Any]:
