@@ -56,7 +56,7 @@ def taken(kind: Any, value: object) -> Any:
 def nearly(draw: st.DrawFn, *kinds: Any) -> str:
     """Strings that the document allows, often with something in them that it does not."""
     allowed = [pattern for kind in kinds for pattern in patterns(document(kind))]
-    text = draw(st.one_of(*(st.from_regex(pattern, fullmatch=True) for pattern in allowed)))
+    text: str = draw(st.one_of(*(st.from_regex(pattern, fullmatch=True) for pattern in allowed)))
     for _ in range(draw(st.integers(0, 2))):
         place = draw(st.integers(0, len(text)))
         keep = draw(st.integers(0, 1))
