@@ -44,6 +44,7 @@ from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
 from service_kit.background import end, keep
+from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, Fault
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
@@ -185,6 +186,7 @@ async def run(settings: OrdersSettings) -> None:
         relaying = asyncio.create_task(relay.run())
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
+        await report_wrong_columns(database)
         await _listen(app, settings, stack)
         _calm_garbage_collector()
         await stop.wait()

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import end, keep
 from service_kit.batcher import Batcher
+from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
 from service_kit.metrics import Metrics
 from service_kit.tracing import configure_tracing
@@ -87,6 +88,7 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
     batcher.start()
     levels.start()
     await _tell_health(servicer, database)
+    await report_wrong_columns(database)
     await server.start()
     tasks = [
         keep("health", partial(_watch_health, servicer, database, settings.health_check_seconds)),
