@@ -33,7 +33,7 @@ help: ## show this list
 	@echo "  DATABASE_URL=                    mysql://user:password@host:port of a server to use instead of a private one"
 	@echo "  GATEWAY=grpc                     how orders reach the warehouse: grpc, queued or auto"
 	@echo "  WORKERS=1                        warehouse processes that share the port"
-	@echo "  ARGS=                            more arguments for test, test-mysql, e2e, audit and bench"
+	@echo "  ARGS=                            more arguments for test, test-mysql, test-galera, e2e, audit and bench"
 
 .PHONY: run
 run: .runtime ## set everything up, start it all, and print a line beginning with 'ready'; Ctrl-C stops it
@@ -54,7 +54,11 @@ test: .dev .programs ## run all tests, on MariaDB
 
 .PHONY: test-mysql
 test-mysql: .dev .programs ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
-	@TEST_DATABASE=mysql $(BIN)/pytest -m "sql or e2e" $(ARGS)
+	@TEST_DATABASE=mysql $(BIN)/pytest -m "(sql or e2e) and not galera" $(ARGS)
+
+.PHONY: test-galera
+test-galera: .dev .galera ## run the tests of what a cluster of three MariaDB nodes does to us; FULL=1 for longer
+	@CHAOS_SECONDS="$(if $(FULL),300,1)" CLUSTER_SECONDS="$(if $(FULL),120,6)" $(BIN)/pytest -m galera $(ARGS)
 
 .PHONY: e2e
 e2e: .dev .programs ## run the whole flow against real processes, in every mode; results in test-results/
@@ -111,7 +115,7 @@ clean: ## remove what can be made again; the databases in DATA_DIR stay
 
 # Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.
 
-.PHONY: .runtime .dev .programs
+.PHONY: .runtime .dev .programs .galera
 .runtime:
 	@bash tools/setup runtime
 
@@ -120,6 +124,9 @@ clean: ## remove what can be made again; the databases in DATA_DIR stay
 
 .programs:
 	@bash tools/setup tests
+
+.galera:
+	@bash tools/setup galera
 
 node_modules/.installed: package.json package-lock.json
 	@bash tools/setup node

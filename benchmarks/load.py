@@ -29,6 +29,7 @@ from benchmarks.rounds import (
     WorkName,
 )
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.service_process import NO_PROXY
 
 Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -108,7 +109,7 @@ class Generator:
     def _connect(self, target: str) -> list[grpc.aio.Channel]:
         if target not in self._channels:
             # Channels to the same address share a connection unless told otherwise.
-            options = [("grpc.use_local_subchannel_pool", 1)]
+            options = [("grpc.use_local_subchannel_pool", 1), *NO_PROXY]
             self._channels[target] = [grpc.aio.insecure_channel(target, options) for _ in range(CHANNELS_PER_TARGET)]
         return self._channels[target]
 

@@ -18,7 +18,7 @@ from benchmarks.processors import family_cpu_seconds
 from benchmarks.trees import Tree, run_python, this_tree
 from benchmarks.workloads import Server
 from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
+from service_kit.service_process import NO_PROXY, ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 
 ROUND_TRIP_MS = 2.0
 NAIVE_CONNECTIONS = 8
@@ -256,7 +256,7 @@ def _accepts_at(target: str) -> bool:
 
 
 def _connects(target: str) -> bool:
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, NO_PROXY) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=PROBE_TIMEOUT_SECONDS)
         except grpc.FutureTimeoutError:

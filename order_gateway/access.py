@@ -3,19 +3,23 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, Self
 
+from jwt import PyJWK, PyJWKSet, PyJWTError
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings
+
+from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 
 DEVELOPMENT_KEY = "order-service-api-key"
 DEVELOPMENT_JWT_SECRET = "development-only: no secret at all, for nobody"  # noqa: S105 - and refused elsewhere
 JWT_SECRET_LENGTH_MIN = 32
+Network = IPv4Network | IPv6Network
 WAIT_SECONDS_MAX = 30
 
 
-class ApiKey(BaseModel):
+class ApiKey(BaseModel, extra="forbid"):
     """A key that may call this service; only its hash is configured."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[!-.0-~]+$")
@@ -23,7 +27,7 @@ class ApiKey(BaseModel):
     roles: frozenset[Literal["service", "admin"]] = frozenset({"service"})
 
 
-class UserAccount(BaseModel):
+class UserAccount(BaseModel, extra="forbid"):
     """A person who may ask for a token with a password."""
 
     name: str = Field(min_length=1, max_length=64)
@@ -49,25 +53,38 @@ DEVELOPMENT_USERS = (
         "XtcRTgRFxcBul8V6iWeEFc0ZB7mTAM56NQR9XuC5cRY",
     ),
 )
+_EMPTY_KEY_HASH = hashlib.sha256(b"").hexdigest()
 _DEVELOPMENT_KEY_HASH = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+_EXAMPLE = '[{"name": "shop", "sha256": "<SHA-256 of a secret key>", "roles": ["service"]}]'
 _KEYS: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(tuple[ApiKey, ...])
 
 
-class AccessSettings(BaseSettings):
+class AccessSettings(ServiceSettings):
     """The part of the order service's settings that guards its door."""
 
     profile: Literal["production", "development"] = "production"
+    listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
+    allow_insecure: str = Field(
+        "",
+        pattern=f"^({ALLOW_INSECURE})?$",
+        description=f"{ALLOW_INSECURE}: the development profile where others reach it",
+    )
     api_keys: tuple[ApiKey, ...] = ()
     api_keys_file: Path | None = Field(None, description="JSON list of further keys; read again when it changes")
-    api_keys_check_seconds: float = Field(2, gt=0, le=3600, description="how often the file is looked at")
+    api_keys_check_seconds: float = Field(2, gt=0, le=3600, description="how often files of keys are looked at")
     jwt_secret: SecretStr = Field(SecretStr(""), description="for HS256; at least 32 bytes")
-    jwt_jwks_file: Path | None = Field(None, description="public keys for RS256 and ES256, as a JWK set")
+    jwt_jwks_file: Path | None = Field(
+        None, description="public keys for RS256 and ES256, as a JWK set; read again when it changes"
+    )
     jwt_issuer: str = Field("order-service", min_length=1)
     jwt_audience: str = Field("order-service", min_length=1)
     jwt_leeway_seconds: float = Field(10, ge=0, le=300, description="how far clocks may differ")
     token_lifetime_seconds: int = Field(3600, ge=60, le=86_400, description="of tokens issued here")
     users: tuple[UserAccount, ...] = ()
     logins_per_minute_max: int = Field(30, ge=1, le=10_000, description="attempts to get a token, per address")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description='networks of proxies whose X-Forwarded-For counts: ["10.0.0.0/8", "::1"]'
+    )
     requests_per_second_max: float = Field(5000, gt=0, le=1_000_000, description="per key and process")
     requests_in_flight_max: int = Field(1000, ge=1, le=100_000, description="per process; more are refused at once")
     request_seconds_max: float = Field(60, gt=WAIT_SECONDS_MAX, le=3600, description="a request that takes longer ends")
@@ -79,39 +96,84 @@ class AccessSettings(BaseSettings):
     cors_max_age_seconds: int = Field(600, ge=0, le=86_400)
 
     @model_validator(mode="after")
-    def _safe(self) -> Self:
-        keys = (*self.api_keys, *(read_keys(self.api_keys_file) if self.api_keys_file else ()))
+    def _filled_in(self) -> Self:
         if self.profile == "development":
-            self._fill_in_development(keys)
-        else:
-            self._refuse_development(keys)
-        secret = self.jwt_secret.get_secret_value()
-        if secret and len(secret.encode()) < JWT_SECRET_LENGTH_MIN:
-            raise ValueError(f"ORDERS_JWT_SECRET is too short: take at least {JWT_SECRET_LENGTH_MIN} random bytes")
-        if self.users and not secret:
-            raise ValueError("ORDERS_USERS get tokens signed with ORDERS_JWT_SECRET: set it, or no users")
+            if not self.api_keys and not self.api_keys_file:
+                roles: frozenset[Literal["service", "admin"]] = frozenset({"service", "admin"})
+                self.api_keys = (ApiKey(name="development", sha256=_DEVELOPMENT_KEY_HASH, roles=roles),)
+            if not self.jwt_secret.get_secret_value():
+                self.jwt_secret = SecretStr(DEVELOPMENT_JWT_SECRET)
+            self.users = self.users or DEVELOPMENT_USERS
         return self
 
-    def _fill_in_development(self, keys: tuple[ApiKey, ...]) -> None:
-        if not keys:
-            roles: frozenset[Literal["service", "admin"]] = frozenset({"service", "admin"})
-            self.api_keys = (ApiKey(name="development", sha256=_DEVELOPMENT_KEY_HASH, roles=roles),)
-        if not self.jwt_secret.get_secret_value():
-            self.jwt_secret = SecretStr(DEVELOPMENT_JWT_SECRET)
-        self.users = self.users or DEVELOPMENT_USERS
+    def reasons_not_to_serve(self) -> list[str]:
+        """Why a server must not be run with these settings; see ServiceSettings."""
+        reasons = self._unusable_keys()
+        secret = self.jwt_secret.get_secret_value()
+        if secret and len(secret.encode()) < JWT_SECRET_LENGTH_MIN:
+            reasons.append(f"ORDERS_JWT_SECRET is too short: take at least {JWT_SECRET_LENGTH_MIN} random bytes")
+        if self.users and not secret:
+            reasons.append("ORDERS_USERS get tokens signed with ORDERS_JWT_SECRET: set it, or no users")
+        if self.profile != "development":
+            reasons += self._known_to_everybody()
+        elif not is_loopback(self.listen) and not self.allow_insecure:
+            reasons.append(
+                f"ORDERS_PROFILE: everybody knows the keys of the profile development, and can reach {self.listen} "
+                "(ORDERS_LISTEN); listen on 127.0.0.1, or take the profile production, or allow it with "
+                f"ORDERS_ALLOW_INSECURE={ALLOW_INSECURE}"
+            )
+        return reasons
 
-    def _refuse_development(self, keys: tuple[ApiKey, ...]) -> None:
-        if not keys:
-            raise ValueError(
+    def _unusable_keys(self) -> list[str]:
+        reasons, keys = [], self.api_keys
+        if self.api_keys_file:
+            try:
+                keys += read_keys(self.api_keys_file)
+            except ValueError as error:
+                reasons.append(str(error))
+        if not keys and not reasons:
+            reasons.append(
                 'set ORDERS_API_KEYS=[{"name": "shop", "sha256": "<SHA-256 of a secret key>"}], '
                 f"or ORDERS_PROFILE=development to try it out with the key {DEVELOPMENT_KEY}"
             )
-        refuse_development_key(keys)
+        for refuse in (refuse_empty_key, *([] if self.profile == "development" else [refuse_development_key])):
+            try:
+                refuse(keys)
+            except ValueError as error:
+                reasons.append(str(error))
+        if self.jwt_jwks_file:
+            try:
+                read_public_keys(self.jwt_jwks_file.read_bytes())
+            except (OSError, ValueError) as error:
+                problem = error.strerror if isinstance(error, OSError) else error
+                reasons.append(f"ORDERS_JWT_JWKS_FILE: {self.jwt_jwks_file} can't be used: {problem}")
+        return reasons
+
+    def _known_to_everybody(self) -> list[str]:
+        reasons = []
         if self.jwt_secret.get_secret_value() == DEVELOPMENT_JWT_SECRET:
-            raise ValueError("ORDERS_JWT_SECRET is the one of the development profile; make a secret one")
+            reasons.append("ORDERS_JWT_SECRET is the one of the development profile; make a secret one")
         known = {user.password_hash for user in DEVELOPMENT_USERS}
         if any(user.password_hash in known for user in self.users):
-            raise ValueError("ORDERS_USERS holds a password of the development profile; make secret ones")
+            reasons.append("ORDERS_USERS holds a password of the development profile; make secret ones")
+        return reasons
+
+
+def refuse_empty_key(keys: Iterable[ApiKey]) -> None:
+    """Raises: ValueError, if one of `keys` lets in who shows none."""
+    if any(key.sha256 == _EMPTY_KEY_HASH for key in keys):
+        raise ValueError("ORDERS_API_KEYS holds the hash of an empty key, which lets everybody in; make a secret one")
+
+
+def read_public_keys(content: bytes) -> dict[str, PyJWK]:
+    """The keys of a JWK set, by their key ids. Raises: ValueError, saying what is wrong with it."""
+    try:
+        keys = PyJWKSet.from_json(content.decode()).keys
+    except (PyJWTError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"it is no JWK set ({error})") from error
+    if nameless := sum(not key.key_id for key in keys):
+        raise ValueError(f"{nameless} of its keys have no kid, by which a token names its key")
+    return {str(key.key_id): key for key in keys}
 
 
 def refuse_development_key(keys: Iterable[ApiKey]) -> None:
@@ -123,10 +185,17 @@ def refuse_development_key(keys: Iterable[ApiKey]) -> None:
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
     """The keys in a file. Raises: ValueError, saying what is wrong with the file."""
     try:
-        return _KEYS.validate_python(json.loads(path.read_bytes()))
+        return parse_keys(path.read_bytes())
     except (OSError, ValueError) as error:
-        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        example = '[{"name": "shop", "sha256": "<SHA-256 of a secret key>", "roles": ["service"]}]'
+        problem = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
-            f"ORDERS_API_KEYS_FILE {path} can't be used: {problem}; it must look like {example}"
+            f"ORDERS_API_KEYS_FILE {path} can't be used: {problem}; it must look like {_EXAMPLE}"
         ) from error
+
+
+def parse_keys(content: bytes) -> tuple[ApiKey, ...]:
+    """The keys of a file's content. Raises: ValueError, saying what is wrong with it."""
+    try:
+        return _KEYS.validate_python(json.loads(content))
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from error

@@ -62,11 +62,12 @@ class Answers:
                 await connection.execute(
                     select(idempotency_keys, (columns.claimed_until > func.now(6)).label("at_work"))
                     .where(columns.owner == owner, columns.idempotency_key == key)
-                    .with_for_update()
+                    .with_for_update(skip_locked=True)
                 )
             ).one_or_none()
             if row is None:
-                return Begun(await self._insert(connection, owner, key, request_hash, claim), claim)
+                since = await self._insert(connection, owner, key, request_hash, claim)
+                return Begun(since, claim) if since is not None else InProgress()
             if row.request_hash != request_hash:
                 return Reused()
             if row.status is not None:
@@ -107,8 +108,16 @@ class Answers:
 
     async def _insert(
         self, connection: AsyncConnection, owner: str, key: str, request_hash: str, claim: str
-    ) -> datetime:
-        now: datetime = (await connection.execute(text("SELECT NOW(6)"))).scalar_one()
+    ) -> datetime | None:
+        """Claim a key for the first time: since when; None if it is there, and somebody else has it locked.
+
+        Waiting for that lock would keep a connection of the pool from all others.
+        """
+        columns = idempotency_keys.c
+        known = select(columns.owner).where(columns.owner == owner, columns.idempotency_key == key).exists()
+        now, is_known = (await connection.execute(select(func.now(6), known))).one()
+        if is_known:
+            return None
         row = {
             "owner": owner,
             "idempotency_key": key,
@@ -123,6 +132,7 @@ class Answers:
             if error_number(error) == DUPLICATE_KEY:
                 raise RaceLost("another request came with the same key") from error
             raise
+        assert isinstance(now, datetime)
         return now
 
     async def _claim(self, connection: AsyncConnection, owner: str, key: str, claim: str) -> None:

@@ -10,10 +10,17 @@ from order_gateway import statements
 from order_gateway.gateway import Hold
 from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
 from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
-from service_kit.database import Database, DatabaseFault, DriverSession
+from service_kit import atomic_packet
+from service_kit.batcher import SetAside
+from service_kit.database import Database, DatabaseFault, DriverSession, error_number
+from service_kit.json_table import bounded
+from service_kit.stuck_rows import LOCK_WAITS, HeldUp, RowsLocked, StuckRows
 
 log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT")
+WHY = "another session keeps this order locked, ask again"
+WRITE_HELD_UP_SECONDS = 10.0
+"""How long an order is told to come again whose rows could not be written because of somebody else's locks."""
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
 
 
@@ -53,8 +60,8 @@ class Changes:
             to_microseconds(after.payment_deadline),
             to_microseconds(after.updated_at),
         )
-        methods = (after.payment_method, after.payment_reference)
-        if methods != (before.payment_method, before.payment_reference):
+        methods = (after.payment_method, after.payment_reference, after.payment_provider)
+        if methods != (before.payment_method, before.payment_reference, before.payment_provider):
             self._add("methods", after.id, *methods)
         if after.refusal is not before.refusal:
             self._add("refusals", after.id, encode(after.refusal).decode())
@@ -89,7 +96,16 @@ class Changes:
 
     def add_payment(self, order: Order, now: int) -> None:
         """A payment that begins."""
-        self._add("payments", order.id, order.total_amount, order.payment_method, order.payment_reference, now)
+        amount = (order.total_amount, order.currency)
+        self._add(
+            "payments",
+            order.id,
+            *amount,
+            order.payment_provider,
+            order.payment_method,
+            order.payment_reference,
+            now,
+        )
 
     def note_charge(self, order_id: int, now: int, provider_reference: str | None) -> None:
         """The money is taken."""
@@ -99,10 +115,22 @@ class Changes:
         """The money is given back."""
         self._add("refunded", order_id, now)
 
+    def request_refund(self, order: Order, now: int) -> None:
+        """Whoever took the money is to give it back."""
+        amount = (order.total_amount, order.currency)
+        how = (order.payment_method, order.payment_reference, order.state.reason)
+        self._add("refunds", order.id, *amount, *how, now)
+
+    def confirm_refund(self, order_id: int, now: int, actor: str, reference: str | None) -> None:
+        """They did."""
+        self._add("confirmed", order_id, now, actor, reference)
+        self.note_refund(order_id, now)
+
     def _add(self, kind: str, *row: object) -> None:
         self.rows.setdefault(kind, []).append(row)
 
 
+Result = Applied | Exception | SetAside
 Happen = Callable[[Order, ChangeT, Changes, int], Applied]
 
 
@@ -119,10 +147,17 @@ class Changing(Generic[ChangeT]):
         self._happen = happen
         self._session = DriverSession(database)
         self._reading = DriverSession(database)
+        self._stuck: StuckRows[int] = StuckRows(database.settings)
+        patience = database.settings.lock_patience_seconds
+        self._lock_versions = bounded(statements.LOCK_VERSIONS, patience)
+        self._lock_orders = bounded(statements.LOCK_ORDERS, patience)
 
-    async def process(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
-        """Carry out changes in order, in one transaction if that can be done. Raises: DatabaseFault."""
-        results: dict[int, Applied | Exception] = {}
+    async def process(self, work: Sequence[Work[ChangeT]]) -> list[Result]:
+        """Carry out changes in order, in one transaction if that can be done.
+
+        SetAside stands in the place of a change to an order that somebody else keeps locked. Raises: DatabaseFault.
+        """
+        results: dict[int, Result] = {}
         todo = list(range(len(work)))
         while todo:
             # An order's second change must see what its first one left: it waits for the next transaction.
@@ -158,8 +193,8 @@ class Changing(Generic[ChangeT]):
         await self._session.close()
         await self._reading.close()
 
-    async def _together(self, work: Sequence[Work[ChangeT]]) -> list[Applied | Exception]:
-        """One transaction; if it fails on its data, halves, until the culprit stands alone."""
+    async def _together(self, work: Sequence[Work[ChangeT]], *, is_again: bool = False) -> list[Result]:
+        """One transaction; if it fails on its data, or on locks that last, halves, until the culprit stands alone."""
         tried: dict[int, Applied] = {}
         try:
             return await self._database.retry(lambda: self._attempt(work, tried))
@@ -167,28 +202,51 @@ class Changing(Generic[ChangeT]):
             raise
         except Exception as error:
             if len(work) == 1:
-                log.exception("change_failed", order_id=work[0].order_id)
+                order_id = work[0].order_id
+                if isinstance(error, HeldUp) and not is_again:
+                    return await self._together(work, is_again=True)
+                if isinstance(error, HeldUp):
+                    log.warning("change_held_up", order_id=order_id, error=repr(error.__cause__))
+                    return [self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+                log.exception("change_failed", order_id=order_id)
                 return [error]
         middle = len(work) // 2
         return [*await self._together(work[:middle]), *await self._together(work[middle:])]
 
-    async def _attempt(self, work: Sequence[Work[ChangeT]], tried: dict[int, Applied]) -> list[Applied | Exception]:
-        """One try. `tried` is what earlier ones were about to commit, by order: the answer to COMMIT may be lost."""
+    async def _attempt(
+        self, work: Sequence[Work[ChangeT]], tried: dict[int, Applied], *, waits: bool = True
+    ) -> list[Result]:
+        """One try.
+
+        Args:
+            tried: what earlier tries were about to commit, by order: the answer to COMMIT may be lost.
+            waits: whether to wait for locked orders, for a moment; afterwards those that are free go on alone.
+        """
+        is_writing = False
         try:
-            orders, now = await self._lock_and_read(work)
+            orders, now, aside = await self._lock_and_read(work, waits=waits)
             changes = Changes()
-            applied = [self._apply(one, orders.get(one.order_id), tried, changes, now) for one in work]
+            applied = [
+                aside.get(one.order_id) or self._apply(one, orders.get(one.order_id), tried, changes, now)
+                for one in work
+            ]
             if not changes.rows:
                 await self._session.rollback()
                 return applied
             for one in applied:
                 if isinstance(one, Applied) and one.order is not orders[one.order.id]:
                     tried[one.order.id] = one
+            is_writing = True
             await self._write(changes)
-        except BaseException:
+        except BaseException as error:
             await self._session.rollback()
-            raise
-        return applied
+            if error_number(error) not in LOCK_WAITS or not (waits or is_writing):
+                raise
+            if is_writing:
+                raise HeldUp from error
+        else:
+            return applied
+        return await self._attempt(work, tried, waits=False)
 
     def _apply(
         self, work: Work[ChangeT], order: Order | None, tried: dict[int, Applied], changes: Changes, now: int
@@ -201,11 +259,15 @@ class Changing(Generic[ChangeT]):
             return Applied(order, before.result)
         return self._happen(order, work.change, changes, now)
 
-    async def _lock_and_read(self, work: Sequence[Work[ChangeT]]) -> tuple[dict[int, Order], int]:
+    async def _lock_and_read(
+        self, work: Sequence[Work[ChangeT]], *, waits: bool
+    ) -> tuple[dict[int, Order], int, dict[int, SetAside]]:
+        if self._stuck or not waits:
+            return await self._lock_what_is_free({one.order_id for one in work})
         known = {one.order_id: one.known for one in work if one.known is not None}
         unknown = [one.order_id for one in work if one.known is None]
-        lock = (statements.LOCK_VERSIONS,) if known else ()
-        reads = (statements.LOCK_ORDERS, *_READS) if unknown or not known else (statements.CLOCK,)
+        lock = (self._lock_versions,) if known else ()
+        reads = (self._lock_orders, *_READS) if unknown or not known else (statements.CLOCK,)
         values = {"ids": _ids(unknown), "known_ids": _ids(known)}
         _, *rows, [(now,)] = await self._session.execute(";".join((statements.BEGIN, *lock, *reads)), values)
         orders: dict[int, Order] = {}
@@ -217,13 +279,32 @@ class Changing(Generic[ChangeT]):
                 orders.update(orders_of(rows_of_changed, now))
         if unknown:
             orders.update(orders_of(rows, now))
-        return orders, now
+        return orders, now, {}
+
+    async def _lock_what_is_free(self, order_ids: set[int]) -> tuple[dict[int, Order], int, dict[int, SetAside]]:
+        """The orders that nobody else has, and what stands in the place of changes to the others."""
+        now = self._stuck.now()
+        self._stuck.forget_followed(now)
+        held_up = {one: until for one in order_ids if (until := self._stuck.follows([one], now)) is not None}
+        left_alone = self._stuck.sort(order_ids, now).left_alone | held_up.keys()
+        wanted = order_ids - left_alone
+        steps = (statements.BEGIN, statements.LOCK_FREE_ORDERS, statements.READ_ORDER_IDS, *_READS)
+        _, heads, ids, *rows, [(clock,)] = await self._session.execute(";".join(steps), {"ids": _ids(wanted)})
+        orders = orders_of([heads, *rows], clock)
+        locked = {row[0] for row in ids} - orders.keys()
+        if fresh := [order_id for order_id in locked if order_id not in self._stuck]:
+            log.warning("rows_locked", orders=fresh)
+        self._stuck.found_locked(dict.fromkeys(locked), now)
+        self._stuck.found_free(wanted - locked)
+        aside = {order_id: self._stuck.set_aside([order_id], (), now, WHY) for order_id in locked | left_alone}
+        aside.update({order_id: SetAside(until, RowsLocked(WHY)) for order_id, until in held_up.items()})
+        return orders, clock, aside
 
     async def _write(self, changes: Changes) -> None:
         """Write and commit."""
         values: dict[str, Any] = {kind: encode(rows).decode() for kind, rows in changes.rows.items()}
         steps = [statements.WRITES[kind] for kind in changes.rows]
-        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        await atomic_packet.finish(self._session, steps, values)
 
 
 def _unchanged(known: dict[int, Order], rows: Sequence[tuple[str | None]]) -> tuple[dict[int, Order], list[int]]:

@@ -1,18 +1,20 @@
 """What was last known of products, kept in the database: orders are still priced while the warehouse is away."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway import statements
-from order_gateway.gateway import GatewayFault, Product
+from order_gateway.gateway import Product
+from order_gateway.recent import Recent
 from service_kit.database import Database, Fault
 
 log = structlog.get_logger(__name__)
-Pages = Callable[[], AsyncIterator[Mapping[int, Product]]]
+REMEMBERED_MAX = 10_000
+REMEMBERED_SECONDS = 60.0
+"""What this process has written is written again after so long: another one may have written something else since."""
 
 
 class KnownProducts:
@@ -20,25 +22,36 @@ class KnownProducts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: dict[int, Product] = {}
+        self._written: Recent[int, Product] = Recent(REMEMBERED_MAX)
 
     async def remember(self, products: Mapping[int, Product]) -> None:
         """Keep what is new."""
-        fresh = [product for product_id, product in products.items() if self._kept.get(product_id) != product]
-        if not fresh:
-            return
+        fresh = [
+            product
+            for product_id, product in products.items()
+            if self._written.get(product_id, REMEMBERED_SECONDS) != product
+        ]
+        if fresh:
+            try:
+                await self._write(fresh)
+            except Fault as fault:
+                log.warning("products_not_remembered", error=str(fault))
+
+    async def learn(self, products: Mapping[int, Product]) -> None:
+        """Keep all of these. Raises: DatabaseFault."""
+        if products:
+            await self._write(list(products.values()))
+
+    async def _write(self, fresh: Sequence[Product]) -> None:
         rows = sorted((one.product_id, one.price, one.currency) for one in fresh)
         document = msgspec.json.encode(rows).decode()
 
         async def work(connection: AsyncConnection) -> None:
             await connection.exec_driver_sql(statements.REMEMBER_PRODUCTS, {"products": document})
 
-        try:
-            await self._database.run_in_transaction(work)
-        except Fault as fault:
-            log.warning("products_not_remembered", error=str(fault))
-        else:
-            self._kept.update({one.product_id: one for one in fresh})
+        await self._database.run_in_transaction(work)
+        for one in fresh:
+            self._written.put(one.product_id, one)
 
     async def recall(self, product_ids: Iterable[int]) -> dict[int, Product]:
         """Those of `product_ids` that were ever seen."""
@@ -53,15 +66,3 @@ class KnownProducts:
         except Fault as fault:
             log.warning("products_not_recalled", error=str(fault))
             return {}
-
-    async def follow(self, pages: Pages, every_seconds: float, retry_seconds: float) -> None:
-        """Keep the whole catalogue, again and again; runs until cancelled."""
-        while True:
-            pause = every_seconds
-            try:
-                async for page in pages():
-                    await self.remember(page)
-            except GatewayFault as fault:
-                log.info("catalogue_not_read", error=str(fault))
-                pause = retry_seconds
-            await asyncio.sleep(pause)

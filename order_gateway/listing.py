@@ -1,5 +1,6 @@
 """Reads orders in numbers: pages of a list, what happened to an order, which order a hold belongs to."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,9 +45,11 @@ class Listing:
 
     Args:
         counted_max: a list says of itself that it has no more than this, so that counting it takes a bounded time.
+        lists_at_once_max: lists may be slow: no more of them are read at once, so that connections are left for others.
     """
 
-    def __init__(self, database: Database, counted_max: int) -> None:
+    def __init__(self, database: Database, counted_max: int, lists_at_once_max: int = 3) -> None:
+        self._lists = asyncio.Semaphore(lists_at_once_max)
         self._database = database
         self._counted_max = counted_max
 
@@ -64,7 +67,8 @@ class Listing:
             total = int((await connection.execute(count)).scalar_one())
             return [int(row.id) for row in await connection.execute(ids)] if total else [], total
 
-        return await self._database.run_in_transaction(work)
+        async with self._lists:
+            return await self._database.run_in_transaction(work)
 
     async def history(self, order_id: int, after: int, limit: int) -> list[Happening]:
         """What happened to an order after the happening with the id `after`, oldest first."""
@@ -79,7 +83,8 @@ class Listing:
         async def work(connection: AsyncConnection) -> list[Happening]:
             return [_happening(row) for row in await connection.execute(query)]
 
-        return await self._database.run_in_transaction(work)
+        async with self._lists:
+            return await self._database.run_in_transaction(work)
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
         """The id of the latest happening of each order."""

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway import Mode
 from order_gateway.gateway.modes import Modes
+from order_gateway.gateway.standing import Standing
 from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
 from order_gateway.settings import MetricsSettings
@@ -34,7 +35,11 @@ _COUNT_ORDERS = text(
 )
 _COUNT_INTENTS = text(
     "SELECT step, COUNT(*), MAX(attempts), TIMESTAMPDIFF(MICROSECOND, MIN(created_at), SYSDATE(6)) / 1e6 FROM"
-    " (SELECT step, attempts, created_at FROM intents ORDER BY due_at LIMIT :most) AS waiting"
+    " (SELECT step, attempts, created_at FROM intents WHERE parked_at IS NULL ORDER BY due_at LIMIT :most) AS waiting"
+    " GROUP BY step"
+)
+_COUNT_PARKED = text(
+    "SELECT step, COUNT(*) FROM (SELECT step FROM intents WHERE parked_at IS NOT NULL LIMIT :most) AS parked"
     " GROUP BY step"
 )
 
@@ -94,11 +99,13 @@ class GatewayMetrics(Metrics):
         for status, count in await connection.execute(_COUNT_ORDERS, most):
             found.orders[status,] = count
         for step in Step:
-            found.open[step,] = found.oldest[step,] = found.attempts[step,] = 0
+            found.open[step,] = found.oldest[step,] = found.attempts[step,] = found.parked[step,] = 0
         for step, count, attempts, age in await connection.execute(_COUNT_INTENTS, most):
             found.open[step,] = count
             found.attempts[step,] = attempts
             found.oldest[step,] = max(float(age), 0)
+        for step, count in await connection.execute(_COUNT_PARKED, most):
+            found.parked[step,] = count
         return found
 
     def _gauges(self) -> list[Gauge]:
@@ -108,10 +115,21 @@ class GatewayMetrics(Metrics):
             Gauge(f"{PREFIX}_relay_steps_in_flight", "Steps that the relay is trying.", lambda: self.steps_in_flight),
             Gauge(f"{PREFIX}_database_up", "1 if the order database could be asked.", lambda: self._found.is_there),
             Gauge(f"{PREFIX}_orders", f"Orders by status{most}.", lambda: self._found.orders, ("status",)),
-            Gauge(f"{PREFIX}_intents_open", f"Steps still to be done{most}.", lambda: self._found.open, ("step",)),
+            Gauge(
+                f"{PREFIX}_intents_open",
+                f"Steps still to be done that are not parked{most}.",
+                lambda: self._found.open,
+                ("step",),
+            ),
+            Gauge(
+                f"{PREFIX}_steps_parked",
+                f"Steps that keep failing for a reason that waiting does not mend{most}.",
+                lambda: self._found.parked,
+                ("step",),
+            ),
             Gauge(
                 f"{PREFIX}_intents_oldest_age_seconds",
-                "Age of the oldest step still to be done; 0 if there is none.",
+                "Age of the oldest step still to be done that is not parked; 0 if there is none.",
                 lambda: self._found.oldest,
                 ("step",),
             ),
@@ -131,6 +149,7 @@ class _Found:
         self.open: dict[Labels, float] = {}
         self.oldest: dict[Labels, float] = {}
         self.attempts: dict[Labels, float] = {}
+        self.parked: dict[Labels, float] = {}
 
 
 def mode_gauges(modes: Modes) -> list[Gauge]:
@@ -146,6 +165,27 @@ def mode_gauges(modes: Modes) -> list[Gauge]:
             f"{PREFIX}_warehouse_breaker_open",
             "1 while the circuit breaker keeps calls from the warehouse, 0.5 while it lets one try.",
             lambda: {"closed": 0, "open": 1}.get(modes.status().breaker, 0.5),
+        ),
+    ]
+
+
+def standing_gauges(standing: Standing) -> list[Gauge]:
+    """Whether the warehouse takes this service's key, how far its clock is off, and connections that went silent."""
+    return [
+        Gauge(
+            f"{PREFIX}_warehouse_key_refused",
+            "1 while the warehouse does not know this service's key, or it does not allow what orders need.",
+            lambda: standing.problem is not None,
+        ),
+        Gauge(
+            f"{PREFIX}_warehouse_clock_ahead_seconds",
+            "How far the warehouse's database's clock is ahead of the order database's; 0 within a second.",
+            lambda: standing.clock_ahead.total_seconds(),
+        ),
+        Gauge(
+            f"{PREFIX}_warehouse_connections_replaced",
+            "Connections to the warehouse that had gone silent and were replaced, since the start.",
+            lambda: standing.connections_replaced,
         ),
     ]
 

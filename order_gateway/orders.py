@@ -8,6 +8,8 @@ outside steps that begin with it (they are written down in the same transaction,
             |                            |                   |
             +--refused--> rejected       |                   +--cancel before shipping--> cancelled
             +--abandoned--> cancelled    +--cancel / declined / deadline passed--> cancelled
+
+CHARGE takes the money in one step: the hold is made sure of, the amount is authorised, then captured. COMMIT follows.
 """
 
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from msgspec.structs import replace
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone."""
+CURRENCY_UNLESS_SAID = "USD"
+"""The ISO 4217 code of amounts that come without one, unless configured otherwise."""
 
 
 class Status(StrEnum):
@@ -57,6 +61,8 @@ class Payment(StrEnum):
     CHARGED = "charged"
     DECLINED = "declined"
     REFUNDING = "refunding"
+    REFUND_REQUESTED = "refund_requested"
+    """Whoever took the money has been asked to give it back, and has not confirmed that yet."""
     REFUNDED = "refunded"
 
 
@@ -101,6 +107,7 @@ class Event(StrEnum):
     CHARGED = "charged"
     DECLINED = "declined"
     CHARGE_ABANDONED = "charge_abandoned"
+    HOLD_LOST = "hold_lost"
     COMMITTED = "committed"
     COMMIT_REFUSED = "commit_refused"
     DEADLINE_PASSED = "deadline_passed"
@@ -108,6 +115,8 @@ class Event(StrEnum):
     RELEASED = "released"
     RELEASE_FOUND_COMMITTED = "release_found_committed"
     REFUNDED = "refunded"
+    REFUND_REQUESTED = "refund_requested"
+    REFUND_CONFIRMED = "refund_confirmed"
     RETURNED = "returned"
     SHIP = "ship"
     COMPLETE = "complete"
@@ -147,11 +156,13 @@ ENDS: Mapping[Event, tuple[Step, ...]] = {
     Event.CHARGED: (Step.CHARGE,),
     Event.DECLINED: (Step.CHARGE,),
     Event.CHARGE_ABANDONED: (Step.CHARGE,),
+    Event.HOLD_LOST: (Step.CHARGE,),
     Event.COMMITTED: (Step.COMMIT,),
     Event.COMMIT_REFUSED: (Step.COMMIT,),
     Event.RELEASED: (Step.CANCEL,),
     Event.RELEASE_FOUND_COMMITTED: (Step.CANCEL,),
     Event.REFUNDED: (Step.REFUND,),
+    Event.REFUND_REQUESTED: (Step.REFUND,),
     Event.RETURNED: (Step.GIVE_BACK,),
 }
 """Which step each outcome concludes, also when it arrives a second time."""
@@ -232,6 +243,19 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
             begins=(Step.CANCEL, Step.REFUND),
         ),
     ),
+    # What it held is gone, so it is not charged. An earlier try may have done that already, and a process that was
+    # taken for dead may be about to: the refund sees to it that no money is kept either way.
+    Event.HOLD_LOST: (
+        _Rule(
+            _PENDING,
+            payment=Payment.CHARGING,
+            to_status=_CANCELLED,
+            to_stock=Stock.RELEASING,
+            to_payment=Payment.REFUNDING,
+            reason=Reason.RESERVATION_EXPIRED,
+            begins=(Step.CANCEL, Step.REFUND),
+        ),
+    ),
     Event.COMMITTED: (
         _Rule(_PAID, Stock.COMMITTING, to_stock=Stock.COMMITTED),
         _Rule(_CANCELLED, Stock.COMMITTING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
@@ -278,9 +302,25 @@ _RULES: Mapping[Event, tuple[_Rule, ...]] = {
         _Rule(Status.REJECTED, Stock.RELEASING, to_stock=Stock.FREE),
     ),
     Event.RELEASE_FOUND_COMMITTED: (
+        # Sold, though nobody was charged as far as is known here, which may be a database that was restored: the
+        # refund gives back whatever was taken.
+        _Rule(
+            _CANCELLED,
+            Stock.RELEASING,
+            Payment.NONE,
+            to_stock=Stock.RETURNING,
+            to_payment=Payment.REFUNDING,
+            begins=(Step.GIVE_BACK, Step.REFUND),
+        ),
         _Rule(_CANCELLED, Stock.RELEASING, to_stock=Stock.RETURNING, begins=(Step.GIVE_BACK,)),
     ),
     Event.REFUNDED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUNDED),),
+    # It is no step of ours any more, and the stock does not wait for it.
+    Event.REFUND_REQUESTED: (_Rule(_CANCELLED, payment=Payment.REFUNDING, to_payment=Payment.REFUND_REQUESTED),),
+    Event.REFUND_CONFIRMED: (
+        _Rule(_CANCELLED, payment=Payment.REFUND_REQUESTED, to_payment=Payment.REFUNDED),
+        _Rule(_CANCELLED, payment=Payment.REFUNDED),
+    ),
     Event.RETURNED: (_Rule(_CANCELLED, Stock.RETURNING, to_stock=Stock.RETURNED),),
     Event.SHIP: (_Rule(_PAID, Stock.COMMITTED, to_status=Status.SHIPPED), _Rule(Status.SHIPPED)),
     Event.COMPLETE: (_Rule(Status.SHIPPED, to_status=Status.COMPLETED), _Rule(Status.COMPLETED)),
@@ -344,6 +384,8 @@ def _illegal(state: State, event: Event) -> Illegal:
     if event is Event.SHIP and state.status is _PAID:
         return Illegal("ORDER_NOT_SETTLED", "the warehouse has not confirmed the sale yet; try again shortly")
     wish = {Event.PAY: "paid", Event.CANCEL: "cancelled", Event.SHIP: "shipped", Event.COMPLETE: "completed"}
+    if event is Event.REFUND_CONFIRMED:
+        return Illegal("INVALID_ORDER_STATE", f"no refund of this order waits for you; its payment is {state.payment}")
     return Illegal("INVALID_ORDER_STATE", f"an order that is {state.status} can't be {wish.get(event, event)}")
 
 
@@ -353,6 +395,7 @@ class Item(msgspec.Struct, frozen=True):
     Attributes:
         warehouse_id: None: not chosen yet.
         any_warehouse: whether the choice is ours, because the customer named none.
+        currency: of both prices; the order's.
     """
 
     id: int
@@ -362,6 +405,7 @@ class Item(msgspec.Struct, frozen=True):
     unit_price: Decimal
     total_price: Decimal
     any_warehouse: bool = False
+    currency: str = CURRENCY_UNLESS_SAID
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -386,6 +430,9 @@ class Order(msgspec.Struct, frozen=True):
         version: how many events it has seen; the first one made it.
         actor: who placed it, or was the last to wish something for it; its steps are done on their behalf.
         warehouse_changes: how often other warehouses were chosen for it.
+        request_key: random, its own; see `identity`.
+        currency: of all its amounts, an ISO 4217 code.
+        payment_provider: the name of the one who was asked to take the money; None before that.
     """
 
     id: int
@@ -406,6 +453,9 @@ class Order(msgspec.Struct, frozen=True):
     warehouse_changes: int
     items: tuple[Item, ...]
     reservations: tuple[Reservation, ...]
+    currency: str = CURRENCY_UNLESS_SAID
+    payment_provider: str | None = None
+    request_key: str = ""
 
 
 class OrderNotFound(Exception):
@@ -420,6 +470,7 @@ class NewItem(msgspec.Struct, frozen=True):
     quantity: int
     unit_price: Decimal
     any_warehouse: bool = False
+    currency: str = CURRENCY_UNLESS_SAID
 
     @property
     def total_price(self) -> Decimal:
@@ -442,3 +493,8 @@ class NewOrder(msgspec.Struct, frozen=True):
     def total_amount(self) -> Decimal:
         """Exactly the sum of the lines."""
         return sum((item.total_price for item in self.items), Decimal("0.00"))
+
+    @property
+    def currency(self) -> str:
+        """The one that all lines share."""
+        return self.items[0].currency

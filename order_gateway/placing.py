@@ -10,11 +10,21 @@ import structlog
 from order_gateway import statements
 from order_gateway.orders import NEW, Item, NewOrder, Order
 from order_gateway.records import encode, line_id, read_placed, to_instant
-from service_kit.database import Database, DatabaseFault, DriverSession
+from service_kit import atomic_packet
+from service_kit.batcher import SetAside
+from service_kit.database import Database, DatabaseFault, DriverSession, error_number
+from service_kit.stuck_rows import LOCK_WAITS, HeldUp, StuckRows
 
 log = structlog.get_logger(__name__)
 Claimed = tuple[str, str, str]
 """The owner of an Idempotency-Key, the key, and what the request has claimed it with."""
+
+
+Key = tuple[str, str]
+"""The owner of an Idempotency-Key, and the key."""
+WHY = "another session keeps this Idempotency-Key locked, ask again"
+WRITE_HELD_UP_SECONDS = 10.0
+"""How long an order is told to come again that could not be written because of somebody else's locks."""
 
 
 class ClaimLost(Exception):
@@ -26,12 +36,14 @@ class Placement(msgspec.Struct, frozen=True):
 
     Attributes:
         token: what it is found by if the answer to COMMIT gets lost.
+        request_key: drawn for this order; see `identity`.
         lease_seconds: how long its RESERVE step is left to the caller.
         key: of the request that makes it.
     """
 
     new: NewOrder
     token: str
+    request_key: str
     lease_seconds: float
     key: Claimed | None
     traceparent: str
@@ -44,22 +56,70 @@ class Placing:
         self._database = database
         self._session = DriverSession(database)
         self._window_microseconds = round(payment_window_seconds * 1e6)
+        self._stuck: StuckRows[Key] = StuckRows(database.settings)
 
-    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception]:
+    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception | SetAside]:
         """The orders, in pending_reservation, each with its RESERVE step; ClaimLost in the place of one not to be made.
 
-        A batch that fails on its data is halved, until the culprit stands alone. Raises: DatabaseFault.
+        SetAside stands in the place of one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
         """
+        aside = await self._database.retry(lambda: self._look_at_keys(placements)) if self._stuck else {}
+        going = [one for place, one in enumerate(placements) if place not in aside]
+        made = iter(await self._carry_out(going) if going else ())
+        return [aside[place] if place in aside else next(made) for place in range(len(placements))]
+
+    async def _carry_out(
+        self, placements: Sequence[Placement], *, is_again: bool = False
+    ) -> list[Order | Exception | SetAside]:
+        """A batch that fails on its data, or on locks that last, is halved, until the culprit stands alone."""
         try:
-            return await self._together(placements)
+            return [*await self._together(placements)]
         except DatabaseFault:
             raise
         except Exception as error:
-            if len(placements) == 1:
+            if isinstance(error, HeldUp):
+                if await self._database.retry(lambda: self._look_at_keys(placements)):
+                    return await self.process(placements)
+                if len(placements) == 1 and not is_again:
+                    return await self._carry_out(placements, is_again=True)
+                if len(placements) == 1:
+                    log.warning("order_held_up", error=repr(error.__cause__))
+                    names = [placements[0].token]
+                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+            elif len(placements) == 1:
                 log.exception("order_not_written")
                 return [error]
         middle = len(placements) // 2
-        return [*await self.process(placements[:middle]), *await self.process(placements[middle:])]
+        return [*await self._carry_out(placements[:middle]), *await self._carry_out(placements[middle:])]
+
+    async def _look_at_keys(self, placements: Sequence[Placement]) -> dict[int, SetAside]:
+        """What stands in the place of those whose Idempotency-Keys somebody else has locked, by their places."""
+        now = self._stuck.now()
+        self._stuck.forget_followed(now)
+        keyed = {place: (one.key[0], one.key[1]) for place, one in enumerate(placements) if one.key is not None}
+        keys = self._stuck.sort(keyed.values(), now)
+        wanted = [(one.token, *one.key) for one in placements if one.key and one.key[:2] not in keys.left_alone]
+        document = encode(sorted(wanted, key=lambda key: key[1:])).decode()
+        steps = (statements.BEGIN, statements.LOCK_FREE_KEYS, statements.READ_CLAIMED_KEYS)
+        try:
+            _, free, there = await self._session.execute(";".join(steps), {"keys": document})
+        finally:
+            await self._session.rollback()
+        locked = {(row[0], row[1]) for row in there} - {(row[0], row[1]) for row in free}
+        if fresh := [key for key in locked if key not in self._stuck]:
+            log.warning("rows_locked", count=len(fresh), table="idempotency_keys")
+        self._stuck.found_locked(dict.fromkeys(locked), now)
+        self._stuck.found_free((keys.waited_for | keys.looked_at) - locked)
+        stuck = locked | keys.left_alone
+        aside = {
+            place: self._stuck.set_aside([key], [placements[place].token], now, WHY)
+            for place, key in keyed.items()
+            if key in stuck
+        }
+        for place, one in enumerate(placements):
+            if place not in aside and (until := self._stuck.follows([one.token], now)) is not None:
+                aside[place] = self._stuck.follow([one.token], until, WHY)
+        return aside
 
     async def _together(self, placements: Sequence[Placement]) -> list[Order | Exception]:
         tries = itertools.count()
@@ -67,8 +127,10 @@ class Placing:
         async def attempt() -> list[Order | Exception]:
             try:
                 return await self._write(placements, is_repeated=next(tries) > 0)
-            except BaseException:
+            except BaseException as error:
                 await self._session.rollback()
+                if error_number(error) in LOCK_WAITS:
+                    raise HeldUp from error
                 raise
 
         return await self._database.retry(attempt)
@@ -87,11 +149,11 @@ class Placing:
             _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_PLACED}", values)
             made = set(_placed(rows))
         fresh = [one for one in placements if one.token not in made]
-        steps = [statements.BEGIN, *_inserts(fresh, values), statements.READ_PLACED, statements.COMMIT]
-        results = await self._session.execute(";".join(steps), values)
-        placed = _placed(results[-2])
+        steps = [*_inserts(fresh, values), statements.READ_PLACED]
+        *_, rows = await atomic_packet.transact(self._session, steps, values)
+        placed = _placed(rows)
         return [
-            _order(one.new, *placed[one.token], self._window_microseconds)
+            _order(one, *placed[one.token], self._window_microseconds)
             if one.token in placed
             else ClaimLost("another request with the same Idempotency-Key has taken over")
             for one in placements
@@ -134,6 +196,8 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.payment_method,
         new.correlation_id,
         new.actor,
+        placement.request_key,
+        new.currency,
         *(placement.key or (None, None, None)),
     )
 
@@ -159,7 +223,8 @@ def _beginning(placement: Placement) -> tuple[object, ...]:
     return (placement.token, lease, placement.traceparent or None)
 
 
-def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: int) -> Order:
+def _order(placement: Placement, order_id: int, created_at: int, window_microseconds: int) -> Order:
+    new = placement.new
     created = to_instant(created_at)
     return Order(
         id=order_id,
@@ -187,8 +252,11 @@ def _order(new: NewOrder, order_id: int, created_at: int, window_microseconds: i
                 item.unit_price,
                 item.total_price,
                 item.any_warehouse,
+                item.currency,
             )
             for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
+        request_key=placement.request_key,
+        currency=new.currency,
     )

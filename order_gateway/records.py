@@ -39,6 +39,9 @@ class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
     updated_at: int
     actor: str
     warehouse_changes: int
+    request_key: str
+    currency: str
+    payment_provider: str | None
 
 
 class ItemRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -98,6 +101,8 @@ def to_microseconds(instant: datetime) -> int:
 def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, Order]:
     """Orders by id; `rows` are those of the orders, of their items and of their reservations."""
     order_rows, item_rows, reservation_rows = rows
+    records = [read_order(row) for (row,) in order_rows]
+    currencies = {record.id: record.currency for record in records}
     items: defaultdict[int, list[Item]] = defaultdict(list)
     for (row,) in item_rows:
         item = read_item(row)
@@ -110,13 +115,13 @@ def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, 
                 item.unit_price,
                 item.total_price,
                 bool(item.any_warehouse),
+                currencies.get(item.order_id, ""),
             )
         )
     held: defaultdict[int, list[ReservationRecord]] = defaultdict(list)
     for (row,) in reservation_rows:
         hold = read_reservation(row)
         held[hold.order_id].append(hold)
-    records = [read_order(row) for (row,) in order_rows]
     return {record.id: _order(record, items[record.id], held[record.id], now) for record in records}
 
 
@@ -141,6 +146,9 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
         warehouse_changes=record.warehouse_changes,
         items=tuple(items),
         reservations=tuple(reservation(hold, state, now) for hold in held),
+        request_key=record.request_key,
+        currency=record.currency,
+        payment_provider=record.payment_provider,
     )
 
 

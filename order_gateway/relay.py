@@ -1,20 +1,23 @@
 """Finishes what was begun: steps whose request or process died, steps that failed, orders nobody paid.
 
 Runs in every process of the service; a step is claimed for a while by one of them. Nothing is given up but
-what has a deadline: an order that was not reserved or charged in time is cancelled.
+what has a deadline: an order that was not reserved or charged in time is cancelled. Time is the database's; from it
+this process only counts on.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from order_gateway.intents import Intent, Intents
 from order_gateway.orders import Order, Step, Way, is_open
-from order_gateway.saga import Saga, StepFault
+from order_gateway.parking import is_parked
+from order_gateway.saga import PaymentAwaited, Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.store import Store
 from service_kit.database import Fault
@@ -45,6 +48,11 @@ class Relay:
         self._sweep_at = 0.0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
 
     def nudge(self) -> None:
         """There is work: don't wait for the next look."""
@@ -77,7 +85,7 @@ class Relay:
         free = self._settings.concurrency - len(self._tasks)
         claimed = await self._intents.claim(free, self._settings.lease_seconds) if free else []
         for intent in claimed:
-            task = asyncio.create_task(self.do(intent))
+            task = asyncio.create_task(self.do(intent), name=f"step {intent.step} of order {intent.order_id}")
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         return bool(claimed) and len(self._tasks) < self._settings.concurrency
@@ -89,15 +97,34 @@ class Relay:
                 with self._observe(intent):
                     await self._carry_out(intent)
             except Exception as error:
-                if isinstance(error, StepFault):
+                if isinstance(error, PaymentAwaited):
+                    log.info("payment_awaited", attempts=intent.attempts, note=str(error))
+                elif isinstance(error, StepFault):
                     log.warning("step_failed", attempts=intent.attempts, error=str(error))
                 else:
                     log.exception("step_failed", attempts=intent.attempts)
                 # If this fails too the lease runs out by itself.
                 with suppress(Fault):
-                    await self._intents.postpone(intent, self._backoff_seconds(intent.attempts), repr(error))
+                    await self._postpone(intent, error)
+
+    async def _postpone(self, intent: Intent, error: Exception) -> None:
+        settings = self._settings
+        # A database that fails says nothing about the step.
+        parked = not isinstance(error, Fault) and is_parked(
+            intent.step,
+            error.code if isinstance(error, StepFault) else "",
+            intent.attempts,
+            intent.claimed_at - intent.begun_at,
+            tries=settings.park_tries,
+            patience=timedelta(seconds=settings.park_patience_seconds),
+        )
+        if parked:
+            log.error("step_parked", attempts=intent.attempts, error=str(error))
+        delay = jittered(settings.parked_retry_seconds) if parked else self._backoff_seconds(intent.attempts)
+        await self._intents.postpone(intent, delay, repr(error), is_parked=parked)
 
     async def _carry_out(self, intent: Intent) -> None:
+        claimed = time.monotonic()
         order = await self._store.read(intent.order_id)
         note_call(correlation_id=order.correlation_id)
         if not is_open(order.state, intent.step):
@@ -110,13 +137,13 @@ class Relay:
             try:
                 applied = await self._saga.conclude(order, intent.step)
             except StepFault as fault:
-                if not self._is_over(order, intent.step):
+                now = intent.claimed_at + timedelta(seconds=time.monotonic() - claimed)
+                if not self._is_over(order, intent.step, now):
                     raise
                 applied = await self._saga.abandon(order, intent.step, str(fault))
         await self._saga.follow(applied)
 
-    def _is_over(self, order: Order, step: Step) -> bool:
-        now = datetime.now(UTC)
+    def _is_over(self, order: Order, step: Step, now: datetime) -> bool:
         if step is Step.RESERVE:
             return (now - order.created_at).total_seconds() > self._orders_settings.reservation_timeout_seconds
         if step is Step.CHARGE:
@@ -149,9 +176,17 @@ class Relay:
 
     def _backoff_seconds(self, attempts: int) -> float:
         grown = self._settings.retry_wait_initial_seconds * 2 ** min(attempts - 1, BACKOFF_EXPONENT_MAX)
-        return float(min(grown, self._settings.retry_wait_max_seconds) * random.uniform(0.75, 1.25))  # noqa: S311
+        return jittered(min(grown, self._settings.retry_wait_max_seconds))
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its lease runs out, and the step is tried again; it must not go unseen.
+            log.error("step_died", task=task.get_name(), exc_info=error)
         if len(self._tasks) == self._settings.concurrency - 1:
             self.nudge()
+
+
+def jittered(seconds: float) -> float:
+    """About as long, so that what failed together does not come again together."""
+    return float(seconds * random.uniform(0.75, 1.25))  # noqa: S311

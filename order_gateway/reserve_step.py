@@ -74,7 +74,8 @@ class ReserveStep:
         # The order's own time, not this process's setting: a repetition must be the same request, whoever sends it.
         window = order.payment_deadline - order.created_at
         hold_seconds = window.total_seconds() + self._grace_seconds
-        return await self._gateway.reserve(str(order.id), lines, hold_seconds, _within(call, until))
+        name = (await self._store.name(order)).in_warehouse
+        return await self._gateway.reserve(name, lines, hold_seconds, _within(call, until))
 
 
 def _chosen(order: Order, places: Places) -> Change:

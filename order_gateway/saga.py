@@ -14,14 +14,16 @@ from msgspec.structs import replace
 from order_gateway.allocation import undecided
 from order_gateway.gateway import Call, Done, GatewayFault, Refusal, StockLine, WarehouseGateway
 from order_gateway.gateway.modes import Choice
+from order_gateway.hold_check import HoldCheck
 from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
-from order_gateway.payments import Charged, Payments, ProviderFault
+from order_gateway.payments import Bill, Charged, Payments, Pending, ProviderFault, Refunded
 from order_gateway.placing import Claimed
 from order_gateway.reserve_step import ReserveStep, refusal_record
 from order_gateway.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent
 
 log = structlog.get_logger(__name__)
+AWAITED_RETRY_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class StepFault(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class PaymentAwaited(StepFault):
+    """The payment provider has understood, and does not know the outcome yet: the relay looks again."""
+
+
 class Saga:
     """What customers and the relay do with orders.
 
@@ -74,6 +80,7 @@ class Saga:
         self._settings = settings
         self._choose = choose
         self._reserving = ReserveStep(store, gateway, settings.hold_grace_seconds, settings.warehouse_changes_max)
+        self._hold_check = HoldCheck(gateway, settings.step_deadline_seconds)
         self.nudge: Callable[[], None] = _nobody
 
     async def place(self, new: NewOrder, key: Claimed | None = None) -> Order:
@@ -126,16 +133,38 @@ class Saga:
     async def pay(self, order_id: int, actor: str, method: str | None = None, reference: str | None = None) -> Applied:
         """Charge the customer and sell the stock; a declined payment cancels the order.
 
-        Raises: OrderNotFound; StepFault if the provider's answer did not come: the relay asks again.
+        If what was held is gone, which only somebody past this service can have done, nobody is charged, and the order
+        is cancelled.
+
+        Raises:
+            OrderNotFound
+            PaymentAwaited: the outcome comes later.
+            StepFault: the provider's answer did not come: the relay asks again.
         """
-        lease = self._settings.charge_timeout_seconds + self._settings.lease_margin_seconds
-        wish = Change(Event.PAY, actor, payment_method=method, payment_reference=reference, lease_seconds=lease)
+        lease = self._settings.charge_timeout_seconds + self._step_lease
+        wish = Change(
+            Event.PAY,
+            actor,
+            payment_method=method,
+            payment_reference=reference,
+            payment_provider=self._payments.provider_name,
+            lease_seconds=lease,
+        )
         applied = await self._store.apply(order_id, wish)
         if isinstance(applied.result, Illegal):
             if applied.result.code == "PAYMENT_EXPIRED":
                 await self.follow(await self._store.apply(order_id, self._change(Event.DEADLINE_PASSED)))
             return applied
         return await self.follow(await self.conclude(applied.order, Step.CHARGE))
+
+    @property
+    def is_paid_outside(self) -> bool:
+        """Whether it is the caller who takes the money, and must name it by a reference."""
+        return self._payments.are_external
+
+    async def confirm_refund(self, order_id: int, actor: str, reference: str | None) -> Applied:
+        """Note that the money of a cancelled order was given back by whoever took it. Raises: OrderNotFound."""
+        return await self._store.apply(order_id, Change(Event.REFUND_CONFIRMED, actor, provider_reference=reference))
 
     async def cancel(self, order_id: int, actor: str, reason: Reason, note: str | None) -> Applied:
         """Cancel an order that has not been shipped. Raises: OrderNotFound."""
@@ -201,22 +230,38 @@ class Saga:
             case Step.CANCEL:
                 return await self._cancel(order)
             case Step.REFUND:
-                async with asyncio.timeout(self._settings.charge_timeout_seconds):
-                    await self._payments.give_back(await self._key(order, Step.CHARGE), order.total_amount)
-                return self._change(Event.REFUNDED)
+                return await self._refund(order)
             case Step.GIVE_BACK:
                 return await self._give_back(order)
             case Step.RESERVE:
                 raise AssertionError("it writes its outcome itself, in several steps")
 
     async def _charge(self, order: Order) -> Change:
-        key = await self._key(order, Step.CHARGE)
+        if not await self._hold_check.can_be_sold(order):
+            note = "its hold was released past this service, or is over and its stock gone"
+            return replace(self._change(Event.HOLD_LOST), note=note)
+        bill = await self._bill(order)
         async with asyncio.timeout(self._settings.charge_timeout_seconds):
-            answer = await self._payments.take(key, order.total_amount, order.payment_method, order.payment_reference)
+            answer = await self._payments.take(bill, order.payment_provider)
+        if isinstance(answer, Pending):
+            raise _awaited("the payment is under way at the provider; the order will show how it ended")
         if isinstance(answer, Charged):
             return Change(Event.CHARGED, provider_reference=answer.provider_reference, lease_seconds=self._step_lease)
         refusal = refusal_record(Refusal("PAYMENT_DECLINED", answer.message))
         return Change(Event.DECLINED, refusal=refusal, lease_seconds=self._step_lease)
+
+    async def _refund(self, order: Order) -> Change:
+        bill = await self._bill(order)
+        async with asyncio.timeout(self._settings.charge_timeout_seconds):
+            answer = await self._payments.give_back(bill, order.payment_provider)
+        if isinstance(answer, Pending):
+            raise _awaited("the refund is under way at the provider")
+        return self._change(Event.REFUNDED if isinstance(answer, Refunded) else Event.REFUND_REQUESTED)
+
+    async def _bill(self, order: Order) -> Bill:
+        key = await self._key(order, Step.CHARGE)
+        amount = (order.total_amount, order.currency)
+        return Bill(order.id, key, *amount, order.payment_method, order.payment_reference)
 
     async def _commit(self, order: Order) -> Change:
         call = await self._call(order, Step.COMMIT)
@@ -238,24 +283,24 @@ class Saga:
         raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse does not cancel: {answer.code} {answer.message}")
 
     async def _give_back(self, order: Order) -> Change:
+        reference = (await self._store.name(order)).in_warehouse
         for place, item in enumerate(order.items):
             if item.warehouse_id is None:
                 # Nothing was ever asked for it.
                 continue
             call = await self._call(order, Step.GIVE_BACK, place=place)
             line = StockLine(item.product_id, item.warehouse_id, item.quantity)
-            await self._gateway.give_back(line, f"order {order.id}", call)
+            await self._gateway.give_back(line, reference, call)
         return self._change(Event.RETURNED)
 
     async def _key(self, order: Order, step: Step) -> str:
-        return f"{await self._store.token()}-order-{order.id}-{step}"
+        return (await self._store.name(order)).request_id(step)
 
     async def _call(
         self, order: Order, step: Step, deadline_seconds: float | None = None, place: int | None = None
     ) -> Call:
-        key = await self._key(order, step)
         return Call(
-            key if place is None else f"{key}-{place}",
+            (await self._store.name(order)).request_id(step, place),
             order.correlation_id,
             current_traceparent(),
             deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,
@@ -268,6 +313,10 @@ class Saga:
     @property
     def _step_lease(self) -> float:
         return self._settings.step_deadline_seconds + self._settings.lease_margin_seconds
+
+
+def _awaited(message: str) -> PaymentAwaited:
+    return PaymentAwaited("PAYMENT_PENDING", message, AWAITED_RETRY_AFTER_SECONDS)
 
 
 def _must_not_be_malformed(refusal: Refusal) -> None:

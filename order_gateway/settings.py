@@ -1,48 +1,29 @@
 """What can be set from outside, each bound with its unit; read from ORDERS_... environment variables."""
 
-from decimal import Decimal
 from typing import Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from order_gateway.access import AccessSettings
 from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import BreakerSettings
+from order_gateway.orders import CURRENCY_UNLESS_SAID
+from order_gateway.payment_settings import Band as Band
+from order_gateway.payment_settings import PaymentSettings as PaymentSettings
+from order_gateway.payment_settings import SimulatorSettings as SimulatorSettings
+from order_gateway.payment_settings import payment_problems
 from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
+from service_kit.database_url import BadDatabaseUrl, read_database_url
+from service_kit.pem import check_certificates, check_pair
 from warehouse.client import ClientSettings
 
-
-class Band(BaseModel):
-    """How often the payment simulator accepts amounts below a limit."""
-
-    below: Decimal | None = Field(None, gt=0, description="amounts under this; unset: all others")
-    success_rate: float = Field(ge=0, le=1)
+SESSIONS_PINNED = 3
+"""Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""
 
 
-class SimulatorSettings(BaseModel):
-    """The simulated payment provider."""
-
-    bands: tuple[Band, ...] = (
-        Band(below=Decimal(100), success_rate=1),
-        Band(below=Decimal(1000), success_rate=0.95),
-        Band(below=None, success_rate=0.9),
-    )
-    seed: str = ""
-    delay_seconds: float = Field(0, ge=0, le=600)
-    lost_answer_rate: float = Field(0, ge=0, le=1, description="share of calls whose answer gets lost")
-
-
-class PaymentSettings(BaseModel):
-    """How often the payment provider is asked again at once when its answer did not come; then the relay goes on."""
-
-    tries: int = Field(3, ge=1, le=20, description="calls to the provider for one answer, the first one included")
-    retry_wait_initial_seconds: float = Field(0.1, gt=0, le=60, description="grows with each try, and is jittered")
-    retry_wait_max_seconds: float = Field(1, gt=0, le=60)
-
-
-class RelaySettings(BaseModel):
+class RelaySettings(BaseModel, extra="forbid"):
     """The background task that finishes what was begun."""
 
     poll_seconds: float = Field(0.5, gt=0, le=60, description="how often it looks for work when there is none")
@@ -50,10 +31,17 @@ class RelaySettings(BaseModel):
     lease_seconds: float = Field(30, gt=0, le=3600, description="after this another process takes a step over")
     retry_wait_initial_seconds: float = Field(0.5, gt=0, le=60)
     retry_wait_max_seconds: float = Field(30, gt=0, le=3600)
+    park_tries: int = Field(
+        20, ge=1, le=10_000, description="tries of a step that fails for a reason of its own; then it is parked"
+    )
+    park_patience_seconds: float = Field(
+        86_400, gt=0, le=366 * 86_400, description="after so long a step is parked whose answer only has not come yet"
+    )
+    parked_retry_seconds: float = Field(3600, gt=0, le=86_400, description="how often a parked step is tried")
     sweep_batch: int = Field(100, ge=1, le=10_000, description="unpaid orders cancelled per look")
 
 
-class RetentionSettings(BaseModel):
+class RetentionSettings(BaseModel, extra="forbid"):
     """The background task that deletes what is only needed for a while."""
 
     idempotency_keys_seconds: float = Field(
@@ -64,7 +52,21 @@ class RetentionSettings(BaseModel):
     pause_seconds: float = Field(0.05, ge=0, le=60, description="between two batches, for everybody else")
 
 
-class MetricsSettings(BaseModel):
+class AuditSettings(BaseModel, extra="forbid"):
+    """The commands that compare orders with the warehouse."""
+
+    page_size: int = Field(1000, ge=1, le=10_000, description="orders compared at once")
+    looks_max: int = Field(5, ge=1, le=100, description="looks at an order that changes while it is compared")
+    clock_tolerance_seconds: float = Field(
+        60, ge=0, le=86_400, description="how far the clocks of the two databases may differ"
+    )
+    findings_max: int = Field(
+        1000, ge=1, le=1_000_000, description="orders kept to be shown and mended in one go; more are only counted"
+    )
+    shown_max: int = Field(20, ge=0, le=10_000, description="unfinished orders named")
+
+
+class MetricsSettings(BaseModel, extra="forbid"):
     """What /metrics may ask of the database."""
 
     refresh_seconds: float = Field(5, ge=0, le=3600, description="how old the numbers from the database may be")
@@ -75,16 +77,18 @@ class MetricsSettings(BaseModel):
 class OrdersSettings(AccessSettings):
     """The order service."""
 
-    model_config = SettingsConfigDict(env_prefix="ORDERS_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix="ORDERS_")
 
-    database_url: str = Field("", description="mysql://user:password@host:port/database")
+    database_url: str = Field("", repr=False, description="mysql://user:password@host:port/database")
     server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
     database: DatabaseSettings = DatabaseSettings()
-    listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
     warehouse: ClientSettings = ClientSettings()
+    warehouse_look_seconds: float = Field(
+        10, gt=0, le=3600, description="how often the warehouse is asked whether it takes our key, and for its clock"
+    )
     gateway: Mode = Field(
         Mode.GRPC,
         validation_alias=AliasChoices("ORDERS_GATEWAY", "WAREHOUSE_GATEWAY"),
@@ -110,10 +114,24 @@ class OrdersSettings(AccessSettings):
     idempotency_claim_seconds: float = Field(
         20, gt=0, le=600, description="then a repetition takes over from a request that died under its Idempotency-Key"
     )
+    currency_default: str = Field(
+        CURRENCY_UNLESS_SAID,
+        pattern="^[A-Z]{3}$",
+        description="of a unit_price that a service names without a currency",
+    )
     price_cache_seconds: float = Field(2, ge=0, le=3600, description="how old a known price may be; 0: none is kept")
-    price_deadline_seconds: float = Field(0.5, gt=0, le=60, description="for asking prices; then the last known count")
+    price_deadline_seconds: float = Field(
+        0.5, gt=0, le=60, description="what an order waits for prices; then the last known count"
+    )
     catalogue_read_seconds: float = Field(
-        30, gt=0, le=86_400, description="how often the whole catalogue is read, for when the warehouse is away"
+        30, gt=0, le=86_400, description="how often what has changed in the catalogue is read, by one process for all"
+    )
+    catalogue_all_seconds: float = Field(3600, gt=0, le=30 * 86_400, description="how often all of it is read")
+    catalogue_lease_seconds: float = Field(
+        120, gt=0, le=3600, description="how long one reading may take; then another process begins one"
+    )
+    lists_at_once_max: int = Field(
+        3, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
     )
     list_counted_max: int = Field(
         100_000, ge=1, le=100_000_000, description="a list of orders says in its meta that it has no more than this"
@@ -124,7 +142,15 @@ class OrdersSettings(AccessSettings):
     simulator: SimulatorSettings = SimulatorSettings()
     relay: RelaySettings = RelaySettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database_url(cls, value: str) -> str:
+        if value:
+            read_database_url(value)
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -134,8 +160,34 @@ class OrdersSettings(AccessSettings):
                     "set ORDERS_DATABASE_URL=mysql://user:password@host:port/database, "
                     "or DATABASE_URL=mysql://user:password@host:port for all services"
                 )
-            self.database_url = service_database_url(self.server_url, "orders")
+            try:
+                self.database_url = service_database_url(self.server_url, "orders")
+            except BadDatabaseUrl as error:
+                raise ValueError(f"DATABASE_URL: {error}") from error
         return self
+
+    def reasons_not_to_serve(self) -> list[str]:
+        """Why a server must not be run with these settings; see ServiceSettings."""
+        return [
+            *super().reasons_not_to_serve(),
+            *self.unusable_client(),
+            *self.database.too_few_connections("ORDERS_DATABASE__POOL_SIZE", SESSIONS_PINNED),
+            *payment_problems(self.payments, self.profile, self.charge_timeout_seconds),
+        ]
+
+    def unusable_client(self) -> list[str]:
+        """What is wrong with the settings of the way to the warehouse."""
+        reasons = [
+            f"ORDERS_WAREHOUSE__{name.upper()} is not used: set ORDERS_WAREHOUSE_{name.upper()}"
+            for name in ("target", "api_key")
+            if name in self.warehouse.model_fields_set
+        ]
+        prefix, client = "ORDERS_WAREHOUSE__", self.warehouse
+        if client.tls_ca:
+            reasons.append(check_certificates(f"{prefix}TLS_CA", client.tls_ca))
+        if client.tls_cert and client.tls_key:
+            reasons += check_pair(f"{prefix}TLS_CERT", client.tls_cert, f"{prefix}TLS_KEY", client.tls_key)
+        return [reason for reason in reasons if reason]
 
     def client_settings(self) -> ClientSettings:
         """How to reach the warehouse."""

@@ -4,6 +4,7 @@ How, says `service_kit.json_table`. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
 from service_kit.json_table import (
+    FREE_ONLY,
     INSTANT,
     JSON,
     NUMBER,
@@ -23,12 +24,12 @@ from service_kit.json_table import (
 MONEY = "DECIMAL(21, 2)"
 """A digit more than columns of money take, for the same reason as in `text`."""
 WORD = ascii_text(36)
+CURRENCY = ascii_text(3)
 TRACE = ascii_text(64)
 LABEL = text(64)
 TEXT = text(1000)
 
 BEGIN = "START TRANSACTION"
-COMMIT = "COMMIT"
 
 _ORDER: Columns = (
     ("id", NUMBER),
@@ -50,6 +51,9 @@ _ORDER: Columns = (
     ("updated_at", INSTANT),
     ("actor", LABEL),
     ("warehouse_changes", NUMBER),
+    ("request_key", ascii_text(20)),
+    ("currency", CURRENCY),
+    ("payment_provider", WORD),
 )
 _ITEM: Columns = (
     ("order_id", NUMBER),
@@ -76,6 +80,9 @@ _ORDERS_BY_ID = f"{join('orders')} ON t.id = j.id"
 
 READ_ORDERS = f"SELECT {row(_ORDER)} FROM {lockable('ids', _IDS)} {_ORDERS_BY_ID}"
 LOCK_ORDERS = f"{READ_ORDERS} FOR UPDATE"
+LOCK_FREE_ORDERS = f"{READ_ORDERS}{FREE_ONLY}"
+READ_ORDER_IDS = f"SELECT t.id FROM {unpack('ids', _IDS)} {_ORDERS_BY_ID}"
+"""Without locks, right after LOCK_FREE_ORDERS: what is there and was not locked is in somebody else's hands."""
 LOCK_VERSIONS = (
     f"SELECT JSON_ARRAYAGG(JSON_ARRAY(t.id, t.version)) FROM {lockable('known_ids', _IDS)} {_ORDERS_BY_ID} FOR UPDATE"
 )
@@ -108,6 +115,8 @@ _NEW_ORDER: Columns = (
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
+    ("request_key", ascii_text(20)),
+    ("currency", CURRENCY),
     *_CLAIMED_KEY,
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
@@ -126,9 +135,9 @@ _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
     INSERT INTO orders (placement, user_id, status, stock, payment, way, total_amount, shipping_address,
-      payment_method, correlation_id, actor, payment_deadline, created_at, updated_at)
+      payment_method, correlation_id, actor, request_key, currency, payment_deadline, created_at, updated_at)
     SELECT j.placement, j.user_id, 'pending_reservation', 'reserving', 'none', j.way, j.total_amount,
-      j.shipping_address, j.payment_method, j.correlation_id, j.actor,
+      j.shipping_address, j.payment_method, j.correlation_id, j.actor, j.request_key, j.currency,
       {later("NOW(6)", "%(window_microseconds)s")}, NOW(6), NOW(6)
     FROM {unpack("new_orders", _NEW_ORDER)}
     WHERE j.claim IS NULL OR EXISTS (SELECT * FROM idempotency_keys AS t WHERE {_IS_CLAIMED})"""
@@ -145,6 +154,10 @@ INSERT_RESERVE_STEPS = f"""
     SELECT o.id, 'reserve', {later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
     FROM {_BEGINNINGS} {_PLACED}"""
 LOCK_KEYS = f"SELECT COUNT(*) FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND} FOR UPDATE"
+LOCK_FREE_KEYS = (
+    f"SELECT t.owner, t.idempotency_key FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}{FREE_ONLY}"
+)
+READ_CLAIMED_KEYS = f"SELECT t.owner, t.idempotency_key FROM {unpack('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}"
 LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_PLACEMENT)} {_PLACED} {_CLAIM_FOUND} SET t.order_id = o.id"
 DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY)} {_KEY_FOUND}"
 _PLACEMENTS: Columns = (("placement", _PLACEMENT),)
@@ -167,7 +180,7 @@ TAKE_STEPS = (
 )
 """SYSDATE is when it is evaluated, NOW when its statement began, which may have waited for a lock since."""
 
-_KNOWN_PRODUCT: Columns = (("product_id", NUMBER), ("price", MONEY), ("currency", ascii_text(3)))
+_KNOWN_PRODUCT: Columns = (("product_id", NUMBER), ("price", MONEY), ("currency", CURRENCY))
 REMEMBER_PRODUCTS = f"""
     REPLACE INTO known_products (product_id, price, currency, seen_at)
     SELECT j.product_id, j.price, j.currency, NOW(6) FROM {unpack("products", _KNOWN_PRODUCT)}"""
@@ -197,7 +210,7 @@ WRITES = {
             ("updated_at", INSTANT),
         ),
     ),
-    "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT))),
+    "methods": _set("methods", (("payment_method", LABEL), ("payment_reference", TEXT), ("payment_provider", WORD))),
     "refusals": _set("refusals", (("refusal", JSON),)),
     "actors": _set("actors", (("actor", LABEL),)),
     "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
@@ -209,13 +222,39 @@ WRITES = {
     "payments": insert(
         "payments",
         "payments",
-        (("order_id", NUMBER), ("amount", MONEY), ("method", LABEL), ("reference", TEXT), ("created_at", INSTANT)),
+        (
+            ("order_id", NUMBER),
+            ("amount", MONEY),
+            ("currency", CURRENCY),
+            ("provider", WORD),
+            ("method", LABEL),
+            ("reference", TEXT),
+            ("created_at", INSTANT),
+        ),
     ),
     "charged": (
         f"UPDATE {unpack('charged', _AT_ORDER)} {_PAYMENT_OF_ORDER} "
         f"SET t.charged_at = {_AT}, t.provider_reference = j.provider_reference"
     ),
     "refunded": f"UPDATE {unpack('refunded', _AT_ORDER[:2])} {_PAYMENT_OF_ORDER} SET t.refunded_at = {_AT}",
+    "refunds": insert(
+        "refunds",
+        "refunds",
+        (
+            ("order_id", NUMBER),
+            ("amount", MONEY),
+            ("currency", CURRENCY),
+            ("payment_method", LABEL),
+            ("payment_reference", TEXT),
+            ("reason", WORD),
+            ("requested_at", INSTANT),
+        ),
+    ),
+    "confirmed": (
+        f"UPDATE {unpack('confirmed', (*_AT_ORDER[:2], ('actor', LABEL), ('reference', TEXT)))} "
+        f"{join('refunds')} ON t.order_id = j.order_id "
+        f"SET t.confirmed_at = {_AT}, t.confirmed_by = j.actor, t.refund_reference = j.reference"
+    ),
     "history": insert(
         "history",
         "history",

@@ -5,6 +5,7 @@ What comes at the same time shares a transaction: new orders, changes, and reads
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from order_gateway import tables
 from order_gateway.allocation import Places, placed, places_of
 from order_gateway.changing import Applied, Changes, Changing, Work
 from order_gateway.gateway import Hold
+from order_gateway.identity import OrderName, name_of, new_request_key
 from order_gateway.orders import (
     Event,
     Illegal,
@@ -35,11 +37,11 @@ from order_gateway.orders import (
     is_open,
 )
 from order_gateway.placing import Claimed, Placement, Placing
-from order_gateway.records import reservations_after, to_instant
+from order_gateway.records import reservations_after, to_instant, to_microseconds
+from service_kit.background import Watched
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database import Database
 from service_kit.tracing import current_traceparent
-from service_kit.unique_ids import sortable_hex
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
@@ -50,6 +52,8 @@ class Change(msgspec.Struct, frozen=True):
     """An event of an order and what it brings along.
 
     Attributes:
+        payment_provider: who is asked to take the money of a PAY.
+        provider_reference: their number for the payment; of a REFUND_CONFIRMED, for the refund.
         lease_seconds: how long the steps that begin with it are left to the caller, before the relay takes over.
         places: the warehouses of the order's lines from now on.
         about: the warehouses that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by now,
@@ -64,6 +68,7 @@ class Change(msgspec.Struct, frozen=True):
     refusal: Mapping[str, Any] | None = None
     payment_method: str | None = None
     payment_reference: str | None = None
+    payment_provider: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
     places: Places | None = None
@@ -88,10 +93,17 @@ class Store:
         self._token_lock = asyncio.Lock()
         self._placing = Placing(database, settings.payment_window_seconds)
         self._changing = Changing(database, self._happen)
-        self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches)
-        self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(self._changing.process, batches)
-        self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches)
+        self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches, "placing batcher")
+        self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(
+            self._changing.process, batches, "changing batcher"
+        )
+        self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches, "reading batcher")
         self._is_started = False
+
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._placements, self._changes, self._reads)
 
     async def token(self) -> str:
         """What makes this installation's request ids its own."""
@@ -100,6 +112,10 @@ class Store:
                 if self._token is None:
                     self._token = await self._database.run_in_transaction(_read_token)
         return self._token
+
+    async def name(self, order: Order) -> OrderName:
+        """What an order is called outside."""
+        return name_of(await self.token(), order)
 
     async def create(self, new: NewOrder, lease_seconds: float, key: Claimed | None = None) -> Order:
         """Write a new order, in pending_reservation, with its RESERVE step.
@@ -110,7 +126,12 @@ class Store:
         Raises: ClaimLost, DatabaseFault, BatcherFull.
         """
         self._start()
-        return await self._placements.submit(Placement(new, sortable_hex(), lease_seconds, key, current_traceparent()))
+        request_key = new_request_key()
+        # It begins with the time: what is made together stands together in an index.
+        token = f"{time.time_ns() // 1_000_000:012x}{request_key}"
+        return await self._placements.submit(
+            Placement(new, token, request_key, lease_seconds, key, current_traceparent())
+        )
 
     async def read(self, order_id: int) -> Order:
         """One order. Raises: OrderNotFound, DatabaseFault, BatcherFull."""
@@ -170,11 +191,13 @@ class Store:
             return Applied(order, result)
         if change.event is Event.DEFERRED:
             changes.make_due(order.id, Step.RESERVE, now)
-        after = self._after(order, change, result, now)
+        # Also where the database's clock has stepped back, nothing is written to be before what it follows.
+        at = max(now, to_microseconds(order.updated_at) + 1)
+        after = self._after(order, change, result, now, at)
         changes.note(order, after)
-        _add_payment(changes, after, change, now)
+        _add_payment(changes, after, change, at)
         note = change.note[:NOTE_LENGTH_MAX] if change.note else None
-        changes.add_history(order, after, change.event, change.actor, note, now)
+        changes.add_history(order, after, change.event, change.actor, note, at)
         for step in result.begins:
             changes.begin(order.id, step, now, change.lease_seconds, traceparent)
         if change.hold is not None:
@@ -191,12 +214,12 @@ class Store:
             return Transition(order.state)
         return advance(order.state, change.event, change.reason)
 
-    def _after(self, order: Order, change: Change, result: Transition, now: int) -> Order:
-        """The order after an event."""
+    def _after(self, order: Order, change: Change, result: Transition, now: int, at: int) -> Order:
+        """The order after an event that is written to have happened `at`, while the clock says `now`."""
         values: dict[str, Any] = {
             "version": order.version + 1,
             "state": result.state,
-            "updated_at": to_instant(now),
+            "updated_at": to_instant(at),
             "reservations": reservations_after(order, change.hold, result.state, now),
         }
         if change.event is Event.DEFERRED:
@@ -215,6 +238,7 @@ class Store:
         if change.event is Event.PAY:
             values["payment_method"] = change.payment_method or order.payment_method
             values["payment_reference"] = change.payment_reference
+            values["payment_provider"] = change.payment_provider
         return replace(order, **values)
 
 
@@ -240,6 +264,10 @@ def _add_payment(changes: Changes, order: Order, change: Change, now: int) -> No
         changes.note_charge(order.id, now, change.provider_reference)
     elif change.event is Event.REFUNDED:
         changes.note_refund(order.id, now)
+    elif change.event is Event.REFUND_REQUESTED:
+        changes.request_refund(order, now)
+    elif change.event is Event.REFUND_CONFIRMED:
+        changes.confirm_refund(order.id, now, change.actor, change.provider_reference)
 
 
 __all__ = ["Applied", "Change", "OrderNotFound", "Store", "StoreSettings"]

@@ -31,6 +31,9 @@ orders = Table(
     Column("updated_at", _INSTANT),
     Column("actor", String(64)),
     Column("warehouse_changes", Integer),
+    Column("request_key", String(20)),
+    Column("currency", String(3)),
+    Column("payment_provider", String(16)),
 )
 
 reservations = Table(
@@ -44,6 +47,21 @@ reservations = Table(
     Column("quantity", Integer),
     Column("expires_at", _INSTANT),
     Column("created_at", _INSTANT),
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("order_id", BigInteger, primary_key=True),
+    Column("amount", Numeric(20, 2)),
+    Column("currency", String(3)),
+    Column("payment_method", String(64)),
+    Column("payment_reference", String(128)),
+    Column("reason", String(24)),
+    Column("requested_at", _INSTANT),
+    Column("confirmed_at", _INSTANT),
+    Column("confirmed_by", String(64)),
+    Column("refund_reference", String(128)),
 )
 
 history = Table(
@@ -70,6 +88,7 @@ intents = Table(
     Column("last_error", String(500)),
     Column("traceparent", String(64)),
     Column("created_at", _INSTANT),
+    Column("parked_at", _INSTANT),
 )
 
 idempotency_keys = Table(

@@ -47,8 +47,9 @@ def convert(connection: sqlalchemy.Connection) -> None:
     for all who have a table of it open, and so does who waits for us.
     """
     wrong: dict[str, list[str]] = {row[0]: [] for row in connection.exec_driver_sql(_WRONG_TABLES)}
-    for table, column, _ in connection.exec_driver_sql(_WRONG_COLUMNS):
-        wrong.setdefault(table, []).append(column)
+    columns_found: list[Any] = list(connection.exec_driver_sql(_WRONG_COLUMNS))
+    for row in columns_found:
+        wrong.setdefault(row[0], []).append(row[1])
     quote = connection.dialect.identifier_preparer.quote_identifier
     for table, columns in wrong.items():
         described = {row[0]: row for row in connection.exec_driver_sql(f"SHOW FULL COLUMNS FROM {quote(table)}")}
@@ -77,7 +78,7 @@ async def report_wrong_columns(database: Database) -> list[str]:
 
     async def read(connection: AsyncConnection) -> list[str]:
         rows = await connection.exec_driver_sql(_WRONG_COLUMNS)
-        return [f"{table}.{column} ({collation})" for table, column, collation in rows]
+        return [f"{row[0]}.{row[1]} ({row[2]})" for row in rows]
 
     try:
         found = await database.run_in_transaction(read)

@@ -21,18 +21,21 @@ import sqlalchemy
 import structlog
 import tenacity
 from pydantic import BaseModel, Field
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
+from service_kit.database_flavour import SHOW_VARIABLES, causal_reads, is_mariadb
+from service_kit.database_url import DatabaseAddress, encrypt_connections, read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/ and MySQL's own reference agree on these.
-LOCK_ERRORS = frozenset({1205, 1213, 3572})
-"""Lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), NOWAIT on MySQL."""
+LOCK_ERRORS = frozenset({1180, 1205, 1213, 3101, 3572})
+"""COMMIT failed, lock wait timeout, deadlock (Galera: also a lost certification at COMMIT), the same on MySQL group
+replication, NOWAIT on MySQL."""
 CONNECTION_ERRORS = frozenset(
     {1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 )
@@ -67,12 +70,19 @@ class RaceLost(Exception):
     """Raised inside a transaction that must start over because another one was first (a duplicate key, say)."""
 
 
-class DatabaseSettings(BaseModel):
+class DatabaseSettings(BaseModel, extra="forbid"):
     """Bounds of the database door."""
 
     pool_size: int = Field(8, ge=1, le=200, description="connections kept open per process")
     connect_timeout_seconds: float = Field(5, gt=0, le=60)
-    lock_wait_timeout_seconds: int = Field(5, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_wait_timeout_seconds: int = Field(1, ge=1, le=60, description="innodb_lock_wait_timeout")
+    lock_patience_seconds: float = Field(
+        0.3, ge=0.001, le=60, description="a batch waits so long for locked rows, then goes on with those that are free"
+    )
+    locked_look_seconds: float = Field(
+        0.1, ge=0.001, le=10, description="how often rows that were found locked are looked at again"
+    )
+    locked_rows_max: int = Field(10_000, ge=1, le=1_000_000, description="locked rows that are remembered")
     tries: int = Field(8, ge=1, le=50, description="how often one transaction is tried")
     retry_wait_max_seconds: float = Field(0.25, gt=0, le=10, description="longest wait between two tries")
     retry_for_seconds: float = Field(8, gt=0, le=300, description="no new try this long after the first one began")
@@ -80,13 +90,21 @@ class DatabaseSettings(BaseModel):
         10, gt=0, le=300, description="a try that takes longer is given up, for good if retry_for_seconds are over then"
     )
 
+    def too_few_connections(self, setting: str, pinned: int) -> list[str]:
+        """Why `pool_size` does not do for a process that keeps `pinned` connections for good; [] if it does."""
+        enough = f"a process keeps {pinned} of them for good, and the rest of it needs one; take {pinned + 1} or more"
+        return [] if self.pool_size > pinned else [f"{setting}: {self.pool_size} connections are too few: {enough}"]
+
 
 def service_database_url(url: str, name: str) -> str:
     """The URL of a service's own database on the server `url`.
 
     `mysql://user@host:3306` gives the database `name`; `mysql://user@host:3306/shop` gives `shop_<name>`,
     so that several installations can share a server.
+
+    Raises: BadDatabaseUrl.
     """
+    read_database_url(url, needs_database=False)
     parsed = make_url(url)
     return parsed.set(database=f"{parsed.database}_{name}" if parsed.database else name).render_as_string(False)
 
@@ -118,15 +136,17 @@ class Database:
     """An engine and the only ways to use it.
 
     Args:
-        url: `mysql://user:password@host:port/database`; `?tls=on` (with `&tls_ca=FILE` for a CA that the
-            system does not know) insists on an encrypted connection.
+        url: `mysql://user:password@host:port/database`; `?tls=on` insists on an encrypted connection, and so does
+            `?tls_ca=FILE`, for a CA that the system does not know.
         settings: the bounds.
+
+    Raises: BadDatabaseUrl.
     """
 
     def __init__(self, url: str, settings: DatabaseSettings | None = None) -> None:
         self.settings = settings or DatabaseSettings()
-        self.url = make_url(url).set(drivername="mysql+aiomysql")
-        self.engine: AsyncEngine = _create_engine(self.url, self.settings)
+        self.address = read_database_url(url)
+        self.engine: AsyncEngine = _create_engine(self.address, self.settings)
         self._tries = Histogram(
             "database_transaction_duration_seconds", "The time that each try of a transaction took."
         )
@@ -238,6 +258,12 @@ class DriverSession:
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
 
+    async def is_mariadb(self) -> bool:
+        """Whether this session's server is a MariaDB; connects if need be."""
+        if self._driver is None:
+            await self._connect()
+        return bool(self._connection is not None and self._connection.info["is_mariadb"])
+
     async def execute(self, statements: str, values: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
         """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none.
 
@@ -281,9 +307,7 @@ class DriverSession:
         await self._driver.autocommit(True)
 
 
-def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
-    query = dict(url.query)
-    tls, tls_ca = query.pop("tls", "off"), query.pop("tls_ca", None)
+def _create_engine(address: DatabaseAddress, settings: DatabaseSettings) -> AsyncEngine:
     connect_args: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
@@ -293,12 +317,8 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
             f"group_concat_max_len = {AGGREGATE_SIZE_MAX_BYTES}"
         ),
     }
-    if tls != "off":
-        import ssl
-
-        connect_args["ssl"] = ssl.create_default_context(cafile=str(tls_ca) if tls_ca else None)
     engine = create_async_engine(
-        url.set(query={"charset": "utf8mb4", **query}),
+        address.url.set(drivername="mysql+aiomysql", query={"charset": "utf8mb4"}),
         connect_args=connect_args,
         isolation_level="READ COMMITTED",
         pool_size=settings.pool_size,
@@ -307,7 +327,9 @@ def _create_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
         pool_use_lifo=True,
     )
     sqlalchemy.event.listen(engine.sync_engine, "do_connect", _connect)
-    if tls != "off":
+    sqlalchemy.event.listen(engine.sync_engine, "connect", _learn_flavour)
+    if address.tls:
+        sqlalchemy.event.listen(engine.sync_engine, "do_connect", encrypt_connections(address), insert=True)
         sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
     return engine
 
@@ -318,6 +340,17 @@ def _connect(dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any],
         return dialect.connect(*arguments, **options)
     except RuntimeError as error:
         raise pymysql.err.OperationalError(SERVER_LOST, "the server hung up at once") from error
+
+
+def _learn_flavour(connection: Any, record: Any) -> None:
+    """Note what the server is; see to it that reads on a cluster are never out of date."""
+    cursor = connection.cursor()
+    cursor.execute(SHOW_VARIABLES)
+    variables = dict(cursor.fetchall())
+    if statement := causal_reads(variables):
+        cursor.execute(statement)
+    cursor.close()
+    record.info["is_mariadb"] = is_mariadb(variables)
 
 
 def _insist_on_tls(connection: Any, _record: object) -> None:

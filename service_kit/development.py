@@ -18,11 +18,11 @@ from typing import Annotated, Literal, NoReturn
 import pymysql
 import typer
 from alembic.util.exc import CommandError
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service_kit.child_process import start_tethered, stop
 from service_kit.database import service_database_url
+from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
 from service_kit.migrating import Service, upgrade
 from service_kit.server_programs import Flavour, ServerNotInstalled
@@ -142,7 +142,7 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
-    """Check the invariants of both services; further arguments (--repair) go to their commands `audit`."""
+    """Check the invariants of both services; further arguments (--repair, --dry-run, --since) go to their audits."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as url:
         # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.
@@ -150,12 +150,24 @@ def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
         warehouse = plan.service("warehouse", "warehouse", url, lambda: grpc_is_serving(plan.target), log="audit")
         try:
             warehouse.launch()
-            outcomes = [_run_audit("warehouse", plan, url, context.args)]
+            # The warehouse's own check has no notion of orders, and so none of when they were made.
+            outcomes = [_run_audit("warehouse", plan, url, _without_option(context.args, "--since"))]
             warehouse.wait_until_healthy(START_TIMEOUT_SECONDS)
             outcomes.append(_run_audit("order_gateway", plan, url, context.args))
         finally:
             warehouse.stop(STOP_TIMEOUT_SECONDS)
         raise SystemExit(max(outcomes))
+
+
+def _without_option(arguments: list[str], name: str) -> list[str]:
+    """The arguments but for an option and its value."""
+    kept, values = [], iter(arguments)
+    for argument in values:
+        if argument == name:
+            next(values, None)
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
 
 
 def _run_audit(module: str, plan: Plan, url: str, arguments: list[str]) -> int:
@@ -240,13 +252,14 @@ def _publish_url(data_dir: Path, url: str) -> None:
 def _check_server(url: str) -> None:
     """Raises: Failure if nobody answers at `url`."""
     try:
-        parsed = make_url(url)
+        address = read_database_url(url, needs_database=False)
         pymysql.connect(
-            host=parsed.host or HOST,
-            port=parsed.port or 3306,
-            user=parsed.username,
-            password=str(parsed.password or ""),
+            host=address.url.host or HOST,
+            port=address.url.port or 3306,
+            user=address.url.username,
+            password=str(address.url.password or ""),
             connect_timeout=5,
+            ssl=address.tls_context(),
         ).close()
     except Exception as error:
         raise Failure(
@@ -262,7 +275,7 @@ def _migrate(plan: Plan, database_url: str) -> None:
     for name, service in services.items():
         try:
             upgrade(environment[name], service)
-        except (SQLAlchemyError, CommandError) as error:
+        except (BadDatabaseUrl, SQLAlchemyError, CommandError) as error:
             raise Failure(f"The database of {name} can't be brought to the newest schema: {error}") from error
 
 

@@ -6,13 +6,17 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from service_kit.metrics import Metrics
+from service_kit.ports import address_problem, split_address
 
 
 @asynccontextmanager
-async def exposed(metrics: Metrics, listen: str) -> AsyncIterator[int]:
+async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[int]:
     """Answer GET /metrics on `listen` (host:port; port 0: any free one) for the time of a `with`; gives the port.
 
-    Raises: OSError, if the address can't be had.
+    Args:
+        setting: what the address was set by.
+
+    Raises: NotStarted, if the address can't be had.
     """
 
     async def show(request: web.Request) -> web.Response:
@@ -24,11 +28,10 @@ async def exposed(metrics: Metrics, listen: str) -> AsyncIterator[int]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        host, _, port = listen.rpartition(":")
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-        except (OSError, OverflowError) as error:
-            raise OSError(f"metrics can't be shown on {listen}: {error}. Give them a free address.") from error
+            await web.TCPSite(runner, *split_address(listen)).start()
+        except OSError as error:
+            raise address_problem(setting, listen, error) from error
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

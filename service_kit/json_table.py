@@ -18,6 +18,9 @@ JSON = "JSON"
 """The text of a JSON document, and a column of that type in the table."""
 _TYPES_IN_JSON = {INSTANT: NUMBER, HEX: f"VARCHAR(64) {_ASCII}", JSON: DOCUMENT}
 
+FREE_ONLY = " FOR UPDATE SKIP LOCKED"
+"""Behind a SELECT: lock the rows that nobody else has, and pass over the others."""
+
 Columns = tuple[tuple[str, str], ...]
 """Names and kinds, in the order of a row's values; a kind is one of the words above, or a type of SQL."""
 
@@ -45,6 +48,20 @@ def lockable(parameter: str, columns: Columns) -> str:
     """As `unpack`, for a SELECT ... FOR UPDATE: MySQL takes a bare JSON_TABLE for a table to lock, and refuses."""
     names = ", ".join(name for name, _ in columns)
     return f"(SELECT {names} FROM {unpack(parameter, columns, alias='u')}) AS j"
+
+
+def bounded(select_for_update: str, seconds: float) -> str:
+    """A SELECT ... FOR UPDATE that waits for locks for so long and no longer; on both servers, without a round trip.
+
+    Each server reads its own half: MariaDB runs what stands in `/*M! */`, which MySQL takes for a comment; MySQL obeys
+    the hint, which MariaDB takes for one. `service_kit.stuck_rows.LOCK_WAITS` has the numbers of what they say then.
+    """
+    body = select_for_update.lstrip().removeprefix("SELECT ")
+    milliseconds = max(1, round(seconds * 1000))
+    return (
+        f"/*M! SET STATEMENT max_statement_time = {milliseconds / 1000} FOR */ "
+        f"SELECT /*+ MAX_EXECUTION_TIME({milliseconds}) */ {body}"
+    )
 
 
 def paths(columns: Columns) -> str:

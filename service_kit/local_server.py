@@ -207,9 +207,14 @@ class LocalServer:
             self._process = child_process.start_tethered(
                 program.serve_command([*self._options(), program.redo_log_option(self.settings.redo_log_mib)]),
                 output=log,
+                environment=self._environment(),
                 keep_open=[self._lock.fileno()],
             )
         self._write_pids(self._process.pid)
+
+    def _environment(self) -> dict[str, str] | None:
+        """The server's environment; None: ours."""
+        return None
 
     def _options(self) -> list[str]:
         return [

@@ -4,9 +4,9 @@ The migrations are hand-written DDL in `migrations/<service>/versions`. On one s
 however many programs start at once: a row that stays locked while one of them is at work makes the others wait.
 """
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +15,16 @@ import sqlalchemy
 from alembic import context
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import Connection, Engine
 
 from service_kit.database import error_number
+from service_kit.database_url import DatabaseAddress, read_database_url
 
 Service = Literal["warehouse", "orders"]
 
 LOCK_WAIT_SECONDS = 600
 """How long a program waits while another one migrates the same database."""
+CONNECT_TIMEOUT_SECONDS = 10
 _MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _UNKNOWN_DATABASE = 1049
 
@@ -34,6 +36,7 @@ def upgrade(url: str, service: Service, revision: str = "head") -> None:
         url: `mysql://user:password@host:port/database`, with `?tls=on` as for `service_kit.database.Database`.
 
     Raises:
+        BadDatabaseUrl: what is wrong with it.
         sqlalchemy.exc.OperationalError: the server is away, or does not let this user do it.
         alembic.util.exc.CommandError: there is no such revision.
     """
@@ -50,7 +53,7 @@ def downgrade(url: str, service: Service, revision: str = "base") -> None:
 
 def current_revision(url: str) -> str | None:
     """The revision that the database of `url` is at; None before the first. Raises: as `upgrade`."""
-    engine = _create_engine(make_url(url))
+    engine = _create_engine(read_database_url(url))
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
@@ -68,7 +71,7 @@ def run_environment() -> None:
 
 @contextmanager
 def _migrating(url: str, service: Service) -> Iterator[Config]:
-    engine = _create_engine(make_url(url))
+    engine = _create_engine(read_database_url(url))
     try:
         with engine.connect() as guard, engine.connect() as connection:
             _wait_for_turn(guard)
@@ -95,8 +98,8 @@ def _wait_for_turn(guard: Connection) -> None:
 
 
 def _create_database(url: str) -> None:
-    parsed = make_url(url)
-    engine = _create_engine(parsed)
+    address = read_database_url(url)
+    engine = _create_engine(address)
     try:
         with engine.connect():
             return
@@ -105,8 +108,8 @@ def _create_database(url: str) -> None:
             raise
     finally:
         engine.dispose()
-    engine = _create_engine(parsed.set(database=""))
-    name = engine.dialect.identifier_preparer.quote_identifier(parsed.database or "")
+    engine = _create_engine(replace(address, url=address.url.set(database="")))
+    name = engine.dialect.identifier_preparer.quote_identifier(address.url.database or "")
     try:
         with engine.connect() as connection:
             # Binary collation: the ids that callers choose are opaque, "A1" and "a1" are two.
@@ -117,13 +120,14 @@ def _create_database(url: str) -> None:
         engine.dispose()
 
 
-def _create_engine(url: URL) -> Engine:
-    query = dict(url.query)
-    tls, tls_ca = query.pop("tls", "off"), query.pop("tls_ca", None)
-    arguments: dict[str, Any] = {"connect_timeout": 10}
-    if tls != "off":
-        arguments["ssl"] = ssl.create_default_context(cafile=str(tls_ca) if tls_ca else None)
-    url = url.set(drivername="mysql+pymysql", query={"charset": "utf8mb4", **query})
+def _create_engine(address: DatabaseAddress) -> Engine:
+    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    if address.tls:
+        # This driver hangs up where the server does not encrypt.
+        arguments["ssl"] = address.tls_context()
     return sqlalchemy.create_engine(
-        url, connect_args=arguments, poolclass=sqlalchemy.pool.NullPool, isolation_level="READ COMMITTED"
+        address.url.set(drivername="mysql+pymysql", query={"charset": "utf8mb4"}),
+        connect_args=arguments,
+        poolclass=sqlalchemy.pool.NullPool,
+        isolation_level="READ COMMITTED",
     )

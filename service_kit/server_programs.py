@@ -143,7 +143,9 @@ def _apt_install(packages: list[str], what: str, report: Report) -> None:
     if os.geteuid() != 0 or _which("apt-get") is None:
         raise ServerNotInstalled(f"This needs {what}. As root, run\n  {by_hand}\n{_ADVICE}")
     report(f"installing {', '.join(packages)} (apt)")
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    # Another program may be installing something; two of them can't at once.
+    waiting = ["-o", f"DPkg::Lock::Timeout={INSTALL_TIMEOUT_SECONDS // 2}"]
+    install = ["apt-get", *waiting, "install", "-y", "-qq", "--no-install-recommends", *packages]
     try:
         _run(install, by_hand)
     except ServerNotInstalled:

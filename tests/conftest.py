@@ -27,6 +27,12 @@ _PROCESSES = pytest.StashKey[Processes]()
 _KEPT_TABLES = frozenset({"alembic_version", "migration_lock"})
 
 
+def pytest_configure() -> None:
+    """Everything here is on this machine: no proxy, unless a test sets one."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def database_flavour() -> Flavour:
     """Which kind of server the tests run on."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from service_kit.server_programs import Flavour
@@ -19,7 +20,15 @@ PATIENCE_SECONDS = 90
 class Run:
     """`python -m service_kit.development run`, and what it prints."""
 
-    def __init__(self, data_dir: Path, flavour: Flavour, grpc_port: int, http_port: int, gateway: str = "grpc") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        flavour: Flavour,
+        grpc_port: int,
+        http_port: int,
+        gateway: str = "grpc",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.target, self.base_url = f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
         self.data_dir = data_dir
         options = ["--grpc-port", str(grpc_port), "--http-port", str(http_port), "--flavour", flavour]
@@ -27,7 +36,7 @@ class Run:
         self.process = subprocess.Popen(
             development("run", data_dir, *options),
             cwd=ROOT,
-            env=clean_environment({}),
+            env=clean_environment(settings or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -39,7 +39,7 @@ class Processes:
         """`python -m warehouse serve`, healthy, and its gRPC target.
 
         Args:
-            port: give the port of an earlier one to start it again, or to share it (SO_REUSEPORT).
+            port: give the port of an earlier one to start it again.
             settings: further environment variables.
         """
         target = f"127.0.0.1:{port or free_port()}"
@@ -68,6 +68,12 @@ class Processes:
         process = self._start("order_gateway", environment, lambda: http_answers(f"{base_url}/health"))
         return process, base_url
 
+    def launch(self, module: str, settings: Mapping[str, str]) -> ServiceProcess:
+        """`python -m module serve` with these settings only, without waiting for it."""
+        process = self._process(module, settings, lambda: True)
+        process.launch()
+        return process
+
     def stop_all(self) -> None:
         """Stop everything that runs, last started first."""
         for process in reversed(self.started):
@@ -78,6 +84,11 @@ class Processes:
         return {process.log_path.stem: process.log_tail(60) for process in self.started}
 
     def _start(self, module: str, settings: Mapping[str, str], is_healthy: Callable[[], bool]) -> ServiceProcess:
+        process = self._process(module, settings, is_healthy)
+        process.start()
+        return process
+
+    def _process(self, module: str, settings: Mapping[str, str], is_healthy: Callable[[], bool]) -> ServiceProcess:
         process = ServiceProcess(
             module,
             [sys.executable, "-m", module, "serve"],
@@ -87,5 +98,4 @@ class Processes:
             directory=ROOT,
         )
         self.started.append(process)
-        process.start()
         return process

@@ -187,7 +187,7 @@ async def calling(
 
 
 @contextlib.asynccontextmanager
-async def _plain_logs() -> AsyncIterator[None]:
+async def plain_logs() -> AsyncIterator[None]:
     """Tracebacks as the services write them: the coloured ones of a terminal take seconds each."""
     before = structlog.get_config()
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
@@ -202,7 +202,7 @@ async def serving(url: str, **settings: Any) -> AsyncIterator[Calls]:
     """A server in this process, and stubs for it. Unless set, it never sweeps by itself."""
     known = {"listen": "127.0.0.1:0", "sweep_seconds": 3600, "stop_grace_seconds": 1, **settings}
     async with (
-        _plain_logs(),
+        plain_logs(),
         running(WarehouseSettings(database_url=url, **known)) as port,
         calling(f"127.0.0.1:{port}") as calls,
     ):
@@ -270,3 +270,12 @@ async def until_someone_waits_for_a_lock(url: str) -> None:
         assert time.monotonic() < deadline, "nobody waits for a lock"
         # The table is a cache that the server renews only after 0.1 s without readers.
         await asyncio.sleep(0.15)
+
+
+@contextlib.asynccontextmanager
+async def nobody_reads(url: str, table: str) -> AsyncIterator[None]:
+    """Whoever reads the table waits."""
+    with connection(url) as made, made.cursor() as cursor:
+        await asyncio.to_thread(cursor.execute, f"LOCK TABLES {table} WRITE")
+        yield
+        await asyncio.to_thread(cursor.execute, "UNLOCK TABLES")

@@ -4,7 +4,7 @@ from generated.warehouse.v1 import stock_pb2 as pb
 from generated.warehouse.v1.stock_pb2_grpc import StockServiceServicer
 from warehouse import refusals, wire
 from warehouse.auth import Role
-from warehouse.catalogue import Catalogue
+from warehouse.catalogue import Catalogue, products_page
 from warehouse.commands import Answer, StockCommand
 from warehouse.edge import Caller, Edge, rpc
 from warehouse.paging import Cursor, make_token, page_size, read_token
@@ -20,6 +20,11 @@ LEVELS_OF_PRODUCT_MAX = 1000
 SKIP_MAX = 1_000_000
 ID_BYTES = 10
 """What an id takes in a message at most."""
+
+
+def _role_to_add(request: pb.AddStockRequest) -> Role:
+    """Who may sell may give back what was sold; anything else that comes in is stock-keeping."""
+    return Role.ORDER if request.type == pb.MOVEMENT_TYPE_RETURNED else Role.ADMIN
 
 
 class Administration(StockServiceServicer):
@@ -86,14 +91,28 @@ class Administration(StockServiceServicer):
     @rpc(Role.READER)
     async def ListProducts(self, request: pb.ListProductsRequest, _caller: Caller) -> pb.ListProductsResponse:
         size = page_size(request.page_size, self._limits.page_size_default)
-        cursor = read_token(request.page_token, ("products",), (int,))
         checks = Checks()
         skip = checks.number("skip", request.skip, 0, SKIP_MAX)
+        is_partial = request.HasField("changed_since")
+        since = wire.since_filter(checks, request.changed_since, "changed_since") if is_partial else None
         checks.done()
-        found, total = await self._catalogue.products_after(int(cursor[0]) if cursor else 0, size + 1, skip)
-        page = that_fit([wire.product(product) for product in found[:size]], self._message_bytes_max)
-        token = make_token(("products",), (page[-1].product_id,)) if len(found) > len(page) else ""
-        return pb.ListProductsResponse(products=page, next_page_token=token, total_size=total)
+        filters = ("products",) if since is None else ("products", since)
+        cursor = read_token(request.page_token, filters, (int,))
+        read = await self._queries.listed(
+            lambda connection: products_page(
+                connection,
+                int(cursor[0]) if cursor else 0,
+                size + 1,
+                skip=skip,
+                changed_since=since,
+                counted=not request.without_total,
+            )
+        )
+        page = that_fit([wire.product(product) for product in read.products[:size]], self._message_bytes_max)
+        token = make_token(filters, (page[-1].product_id,)) if len(read.products) > len(page) else ""
+        return pb.ListProductsResponse(
+            products=page, next_page_token=token, total_size=read.total, read_at=wire.timestamp(read.read_at)
+        )
 
     @rpc(Role.READER)
     async def GetInventory(self, request: pb.GetInventoryRequest, caller: Caller) -> pb.GetInventoryResponse | Refusal:
@@ -145,7 +164,7 @@ class Administration(StockServiceServicer):
             token = make_token(("levels", request.product_id), (priority, last.warehouse_id))
         return pb.ListInventoryResponse(stock_levels=page, next_page_token=token)
 
-    @rpc(Role.ADMIN)
+    @rpc(_role_to_add)
     async def AddStock(self, request: pb.AddStockRequest, caller: Caller) -> pb.AddStockResponse | Refusal:
         command = wire.change_stock(request, caller, (MovementType.STOCK_IN, MovementType.RETURNED), 1)
         outcome = await self._change(command, caller)

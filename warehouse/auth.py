@@ -22,7 +22,7 @@ class Role(StrEnum):
 _RANK = {Role.READER: 0, Role.ORDER: 1, Role.ADMIN: 2}
 
 
-class ApiKey(BaseModel, frozen=True):
+class ApiKey(BaseModel, frozen=True, extra="forbid"):
     """A key that a caller may show; several can be valid at once, so that they can be rotated."""
 
     name: str = Field(min_length=1, max_length=64, description="who holds it; the actor in the ledger")
@@ -30,12 +30,29 @@ class ApiKey(BaseModel, frozen=True):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal")
 
 
+_KNOWN_TO_EVERYBODY = frozenset(hashlib.sha256(key).hexdigest() for key in (b"", b"order-service-api-key"))
+"""Of no key at all, and of the key that the examples of the order gateway use."""
+
+
+def is_known_to_everybody(key: ApiKey) -> bool:
+    """Whether a key is no secret: empty, or printed in the documents."""
+    return key.sha256 in _KNOWN_TO_EVERYBODY
+
+
 class Unauthenticated(Exception):
     """The caller shows no key, or one that is not known."""
 
 
 class PermissionDenied(Exception):
-    """The caller's role does not allow the call."""
+    """The caller's role does not allow the call.
+
+    Attributes:
+        metadata: which key has which role, and which one the call needs.
+    """
+
+    def __init__(self, key_name: str, role: Role, needed: Role) -> None:
+        super().__init__(f"this call needs a key with the role {needed}; the key {key_name!r} has the role {role}")
+        self.metadata = {"key": key_name, "role": str(role), "needed": str(needed)}
 
 
 class Keyring:
@@ -44,13 +61,19 @@ class Keyring:
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = tuple(keys)
 
-    def identify(self, key: str | None, role: Role) -> str:
-        """The name of the caller who shows `key`, if it allows `role`.
+    def admit(self, key: str | None, needed: Role) -> tuple[str, Role]:
+        """The name of the caller who shows `key`, and what it allows, which must be `needed` or more.
 
         Raises: Unauthenticated, PermissionDenied.
         """
         if not self._keys:
-            return ANONYMOUS
+            return ANONYMOUS, Role.ADMIN
+        name, allowed = self._find(key)
+        if _RANK[allowed] < _RANK[needed]:
+            raise PermissionDenied(name, allowed, needed)
+        return name, allowed
+
+    def _find(self, key: str | None) -> tuple[str, Role]:
         if not key:
             raise Unauthenticated(f"send your key as metadata {API_KEY_HEADER}")
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -58,6 +81,4 @@ class Keyring:
         matches = [known for known in self._keys if hmac.compare_digest(known.sha256, digest)]
         if not matches:
             raise Unauthenticated("this key is not known")
-        if max(_RANK[known.role] for known in matches) < _RANK[role]:
-            raise PermissionDenied(f"this call needs a key with the role {role}")
-        return matches[0].name
+        return matches[0].name, max((known.role for known in matches), key=_RANK.__getitem__)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pymysql
 import sqlalchemy
 from sqlalchemy import Row, func, insert, literal_column, or_, select
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import DUPLICATE_KEY, Database, RaceLost, error_number
 from warehouse.commands import Answer, CreateProduct, CreateWarehouse, decode_answer, encode_answer, fingerprint
-from warehouse.queries import to_instant
+from warehouse.queries import to_datetime, to_instant
 from warehouse.records import Product, Warehouse
 from warehouse.refusals import Reason, Refusal, request_id_reused
 from warehouse.tables import products, request_ids, warehouses
@@ -73,20 +74,6 @@ class Catalogue:
         query = select(products).where(products.c.product_id.in_(product_ids)).order_by(products.c.product_id)
         return await self._read(query)
 
-    async def products_after(self, product_id: int, size: int, skip: int = 0) -> tuple[list[Product], int]:
-        """A page of the catalogue: `size` products with the next greater ids, without the first `skip` of them.
-
-        Also how many products there are in all.
-        """
-        query = select(products).where(products.c.product_id > product_id).order_by(products.c.product_id)
-
-        async def read(connection: AsyncConnection) -> tuple[list[Product], int]:
-            page = [_product(row) for row in (await connection.execute(query.offset(skip).limit(size))).all()]
-            total = (await connection.execute(select(func.count()).select_from(products))).scalar_one()
-            return page, int(total)
-
-        return await self._database.run_in_transaction(read)
-
     async def _read(self, query: sqlalchemy.Select[Any]) -> list[Product]:
         async def read(connection: AsyncConnection) -> list[Product]:
             return [_product(row) for row in (await connection.execute(query)).all()]
@@ -133,6 +120,38 @@ async def _start_over_if_beaten(work: Act, connection: AsyncConnection) -> Answe
         if error_number(error) == DUPLICATE_KEY:
             raise RaceLost from error
         raise
+
+
+class ProductPage(msgspec.Struct, frozen=True):
+    """A page of the catalogue.
+
+    Attributes:
+        total: how many products there are in all; 0 if that was not to be counted.
+        read_at: when, in microseconds since 1970.
+    """
+
+    products: list[Product]
+    total: int
+    read_at: int
+
+
+async def products_page(
+    connection: AsyncConnection, after: int, size: int, *, skip: int, changed_since: int | None, counted: bool
+) -> ProductPage:
+    """`size` products with the next greater ids than `after`, without the first `skip` of them.
+
+    Args:
+        changed_since: only those that were changed then (microseconds since 1970) or later; None: all.
+        counted: whether to count the whole catalogue, too.
+    """
+    query = select(products).where(products.c.product_id > after).order_by(products.c.product_id)
+    if changed_since is not None:
+        query = query.where(products.c.updated_at >= to_datetime(changed_since))
+    # Before the page: what is changed after this instant is found by asking for what has changed since.
+    read_at = to_instant((await connection.execute(select(_NOW))).scalar_one())
+    page = [_product(row) for row in (await connection.execute(query.offset(skip).limit(size))).all()]
+    total = int((await connection.execute(select(func.count()).select_from(products))).scalar_one()) if counted else 0
+    return ProductPage(page, total, read_at)
 
 
 def _product(row: Row[Any]) -> Product:

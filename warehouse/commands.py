@@ -33,13 +33,14 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="com
 
 
 class Reserve(_Asked, frozen=True):
-    """Hold `lines` for an order for `ttl` microseconds."""
+    """Hold `lines` for an order for `ttl` microseconds; or until `expires_at`, if it is given, but no longer."""
 
     request_id: str
     order_id: str
     lines: tuple[Line, ...]
     ttl: int
     allow_partial: bool = False
+    expires_at: int | None = None
 
 
 class Commit(_Asked, frozen=True):

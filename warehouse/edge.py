@@ -45,6 +45,7 @@ class Caller(msgspec.Struct, frozen=True):
     deadline: float
     traceparent: str = ""
     key_name: str = ""
+    role: Role = Role.READER
 
     def acting_for(self, behalf: str) -> str:
         """The actor of one request of this caller, on somebody's behalf; this caller's own unless that is given."""
@@ -104,7 +105,7 @@ class Edge:
             elif name == TRACEPARENT_HEADER:
                 # Where spans are made here, what follows from the call belongs under the call's own.
                 traceparent = current_traceparent() or valid_traceparent(str(value))
-        key_name = self._keyring.identify(key, role)
+        key_name, allowed = self._keyring.admit(key, role)
         if correlation_id:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
@@ -113,7 +114,7 @@ class Edge:
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         deadline = asyncio.get_running_loop().time() + seconds
-        return Caller(actor, correlation_id.strip(), deadline, traceparent, key_name)
+        return Caller(actor, correlation_id.strip(), deadline, traceparent, key_name, allowed)
 
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""
@@ -205,11 +206,16 @@ Method = Callable[[ServicerT, RequestT, Caller], Awaitable[ResponseT | Refusal]]
 Handler = Callable[[ServicerT, RequestT, Context], Awaitable[ResponseT]]
 
 
-def rpc(role: Role) -> Callable[[Method[ServicerT, RequestT, ResponseT]], Handler[ServicerT, RequestT, ResponseT]]:
+def rpc(
+    role: Role | Callable[[Any], Role],
+) -> Callable[[Method[ServicerT, RequestT, ResponseT]], Handler[ServicerT, RequestT, ResponseT]]:
     """Make a method that takes a Caller and returns a response or a Refusal into a gRPC handler.
 
     Exceptions become the status that the table of faults gives them; what is not in the table is logged and
     becomes INTERNAL.
+
+    Args:
+        role: what the caller's key must allow; a function, where that depends on what is asked for.
     """
 
     def wrap(method: Method[ServicerT, RequestT, ResponseT]) -> Handler[ServicerT, RequestT, ResponseT]:
@@ -224,7 +230,8 @@ def rpc(role: Role) -> Callable[[Method[ServicerT, RequestT, ResponseT]], Handle
             try:
                 if edge.in_flight > edge.calls_max:
                     raise TooManyCalls
-                answer = await method(self, request, edge.admit(context, role))
+                needed = role if isinstance(role, Role) else role(request)
+                answer = await method(self, request, edge.admit(context, needed))
             except Exception as error:
                 return edge.failed(name, error)
             except asyncio.CancelledError:

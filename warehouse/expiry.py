@@ -17,12 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.batcher import Batcher, BatcherFull
 from service_kit.database import Database, DatabaseFault
+from service_kit.stuck_rows import RowsLocked
 from warehouse.commands import Answer, Command, Expire
 from warehouse.records import State
 from warehouse.refusals import Refusal
 from warehouse.tables import reservations
 
 log = structlog.get_logger(__name__)
+FULL_PAUSE_SECONDS = 0.05
+"""Before a page is tried again of which a full batcher took nothing."""
 _Position = tuple[datetime, str]
 
 
@@ -77,27 +80,37 @@ class Sweeper:
             overdue = await self._overdue(position)
             if not overdue:
                 break
-            expired += await self._expire([reservation_id for _, reservation_id in overdue])
-            position = overdue[-1]
+            submitted, ended = await self._expire([reservation_id for _, reservation_id in overdue])
+            expired += ended
+            if submitted:
+                position = overdue[submitted - 1]
+            else:
+                await asyncio.sleep(FULL_PAUSE_SECONDS)
         self.expired += expired
         self.swept_at = time.monotonic()
         return expired
 
-    async def _expire(self, ids: list[str]) -> int:
-        pending = []
+    async def _expire(self, ids: list[str]) -> tuple[int, int]:
+        """End these holds, or as many of the first as the batcher takes: how many those were, and how many ended.
+
+        Raises: DatabaseFault.
+        """
+        pending: list[asyncio.Future[Answer | Refusal]] = []
         for reservation_id in ids:
             try:
-                pending.append(self._batcher.submit(Expire(reservation_id)))
+                pending.append(self._batcher.submit(Expire(reservation_id), is_patient=False))
             except BatcherFull:
-                # Callers come first; the next sweep finds the rest.
+                # Callers come first; the next page begins with what was not taken.
                 break
         outcomes = await asyncio.gather(*pending, return_exceptions=True)
         for reservation_id, outcome in zip(ids, outcomes, strict=False):
-            if isinstance(outcome, DatabaseFault):
+            if isinstance(outcome, DatabaseFault) and not isinstance(outcome, RowsLocked):
                 raise outcome
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, RowsLocked):
+                log.warning("hold_not_expired", reservation_id=reservation_id, error=str(outcome))
+            elif isinstance(outcome, BaseException):
                 log.error("hold_not_expired", reservation_id=reservation_id, error=str(outcome))
-        return sum(1 for outcome in outcomes if isinstance(outcome, Answer) and outcome.reservations)
+        return len(pending), sum(1 for one in outcomes if isinstance(one, Answer) and one.reservations)
 
     async def _overdue(self, after: _Position | None) -> list[_Position]:
         """The next overdue holds behind `after`, without those that somebody is working on."""

@@ -133,6 +133,40 @@ def warehouse_metrics(
     return metrics
 
 
+class HasLockedRows(Protocol):
+    """A store."""
+
+    @property
+    def locked_rows(self) -> int:
+        """Rows that somebody else keeps locked."""
+        ...
+
+
+class SetsAside(Protocol):
+    """A batcher."""
+
+    @property
+    def aside(self) -> int:
+        """Items set aside."""
+        ...
+
+
+def stuck_gauges(store: HasLockedRows, batcher: SetsAside) -> list[Gauge]:
+    """What is held up by locks of other sessions."""
+    return [
+        Gauge(
+            f"{PREFIX}_locked_rows",
+            "Rows that another session keeps locked, as far as this process knows.",
+            lambda: store.locked_rows,
+        ),
+        Gauge(
+            f"{PREFIX}_commands_set_aside",
+            "Commands that wait for rows that another session keeps locked.",
+            lambda: batcher.aside,
+        ),
+    ]
+
+
 class _Expired:
     def __init__(self, sweeper: Sweeps) -> None:
         self._sweeper = sweeper

@@ -1,18 +1,22 @@
 """Reading without locks: reservations, stock levels and the ledger, in pages."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database
 from warehouse.paging import Cursor
-from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State
+from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State, uuid7
 from warehouse.tables import movements, products, reservation_lines, reservations, stock_levels, warehouses
 
+T = TypeVar("T")
+LISTS_AT_ONCE_MAX = 4
 _MICROSECOND = timedelta(microseconds=1)
+_NOW: ColumnElement[Any] = literal_column("SYSDATE(6)")
 _LATEST = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // _MICROSECOND
 
 
@@ -32,10 +36,20 @@ def _as_ascii(value: str) -> str:
 
 
 class StockQueries:
-    """What the warehouse can be asked without changing it. All methods raise DatabaseFault."""
+    """What the warehouse can be asked without changing it. All methods raise DatabaseFault.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        lists_at_once_max: lists may be slow: no more of them are read at once, so that connections are left for others.
+    """
+
+    def __init__(self, database: Database, lists_at_once_max: int = LISTS_AT_ONCE_MAX) -> None:
         self._database = database
+        self._lists = asyncio.Semaphore(lists_at_once_max)
+
+    async def clock(self) -> int:
+        """The database's time, in microseconds since 1970."""
+        [row] = await self._all(select(_NOW))
+        return to_instant(row[0])
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
@@ -45,16 +59,23 @@ class StockQueries:
         return found[0] if found else None
 
     async def reservations_newest_first(
-        self, order_id: str, product_id: int, state: State | None, before: str, size: int
+        self, order_id: str, product_id: int, state: State | None, before: str, size: int, since: int | None = None
     ) -> list[Reservation]:
-        """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty."""
+        """Of an order and/or with a line for a product; those with an id less than `before`, unless it is empty.
+
+        Args:
+            since: only those made at or after this instant, to the millisecond.
+        """
         # By product the ids are read from the lines' index, where they stand in order: a page is a few rows of it.
         key = reservation_lines.c.reservation_id if product_id else reservations.c.reservation_id
         ids = _reservation_ids(order_id, product_id, state)
         if before:
             ids = ids.where(key < _as_ascii(before))
+        if since is not None:
+            # An id begins with the instant that it was made at, so that older rows are not even looked at.
+            ids = ids.where(key >= uuid7(max(since, 0), 0, 0)[:13])
         ids = ids.order_by(key.desc()).limit(size)
-        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+        return await self.listed(lambda connection: _load_page(connection, ids))
 
     async def reservations_by_expiry(self, state: State, after: Cursor | None, size: int) -> list[Reservation]:
         """All in a state, soonest expiry first; those after the (expires_at, reservation_id) of `after`."""
@@ -65,7 +86,7 @@ class StockQueries:
             later = and_(table.expires_at == expires_at, table.reservation_id > _as_ascii(str(after[1])))
             ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
-        return await self._database.run_in_transaction(lambda connection: _load_page(connection, ids))
+        return await self.listed(lambda connection: _load_page(connection, ids))
 
     async def levels_of_product(
         self, product_id: int, after: tuple[int, int] | None, size: int
@@ -85,13 +106,13 @@ class StockQueries:
             same = and_(table.priority == after[0], table.warehouse_id > after[1])
             query = query.where(or_(table.priority > after[0], same))
         query = query.order_by(table.priority, table.warehouse_id).limit(size)
-        return [(int(row[0]), _level(row[1:])) for row in await self._all(query)]
+        return [(int(row[0]), _level(row[1:])) for row in await self._list(query)]
 
     async def warehouses_of_product(self, product_id: int, least: int, size: int) -> list[int]:
         """The next warehouses, from id `least` on, that keep a product, by id."""
         table = stock_levels.c
         query = select(table.warehouse_id).where(table.product_id == product_id, table.warehouse_id >= least)
-        return [int(row[0]) for row in await self._all(query.order_by(table.warehouse_id).limit(size))]
+        return [int(row[0]) for row in await self._list(query.order_by(table.warehouse_id).limit(size))]
 
     async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
         """Of the products and the warehouses in `keys`, those that exist."""
@@ -113,14 +134,23 @@ class StockQueries:
             query = query.where(table.type == kind)
         if before is not None:
             query = query.where(table.sequence < before)
-        found = [_movement(row) for row in await self._all(query.order_by(table.sequence.desc()).limit(size))]
+        found = [_movement(row) for row in await self._list(query.order_by(table.sequence.desc()).limit(size))]
         return [movement for movement in found if since is None or movement.created_at >= since]
 
-    async def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        async def read(connection: AsyncConnection) -> list[Row[Any]]:
-            return list((await connection.execute(query)).all())
+    async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """What `read` finds, in a transaction, when it is its turn among the lists."""
+        async with self._lists:
+            return await self._database.run_in_transaction(read)
 
-        return await self._database.run_in_transaction(read)
+    async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return await self.listed(lambda connection: _rows(connection, query))
+
+    async def _all(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return await self._database.run_in_transaction(lambda connection: _rows(connection, query))
+
+
+async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row[Any]]:
+    return list((await connection.execute(query)).all())
 
 
 def _reservation_ids(order_id: str, product_id: int, state: State | None) -> Select[Any]:

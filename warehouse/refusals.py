@@ -16,6 +16,7 @@ class Reason(StrEnum):
     WAREHOUSE_NOT_FOUND = "WAREHOUSE_NOT_FOUND"
     STOCK_LEVEL_NOT_FOUND = "STOCK_LEVEL_NOT_FOUND"
     RESERVATION_NOT_FOUND = "RESERVATION_NOT_FOUND"
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     RESERVATION_EXPIRED = "RESERVATION_EXPIRED"
     RESERVATION_COMMITTED = "RESERVATION_COMMITTED"
     RESERVATION_CANCELLED = "RESERVATION_CANCELLED"
@@ -25,6 +26,8 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PRODUCT_EXISTS = "PRODUCT_EXISTS"
     WAREHOUSE_EXISTS = "WAREHOUSE_EXISTS"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    """Only for what shows to be malformed when it meets the database's clock."""
 
 
 class Shortage(msgspec.Struct, frozen=True):
@@ -57,6 +60,16 @@ def insufficient(shortages: tuple[Shortage, ...]) -> Refusal:
     return Refusal(Reason.INSUFFICIENT_STOCK, message, (), shortages)
 
 
+def expires_at_over(now: int) -> Refusal:
+    """A hold was to end before it begins."""
+    return Refusal(Reason.INVALID_ARGUMENT, f"is over: it is {rfc3339(now)} here", (("field", "expires_at"),))
+
+
+def expires_at_too_far(latest: int) -> Refusal:
+    """A hold was to last for longer than one may."""
+    return Refusal(Reason.INVALID_ARGUMENT, f"must be at or before {rfc3339(latest)}", (("field", "expires_at"),))
+
+
 def reserve_cancelled(order_id: str, cancelled_at: int) -> Refusal:
     """The order, or this very Reserve, was cancelled before it came."""
     when = rfc3339(cancelled_at)
@@ -64,12 +77,16 @@ def reserve_cancelled(order_id: str, cancelled_at: int) -> Refusal:
     return Refusal(Reason.RESERVE_CANCELLED, message, (("order_id", order_id), ("cancelled_at", when)))
 
 
-def reservation_not_found(reservation_id: str, order_id: str = "", request_id: str = "") -> Refusal:
+def reservation_not_found(reservation_id: str, request_id: str = "") -> Refusal:
     """Nothing is known under the one id that is not empty."""
-    pairs = (("reservation_id", reservation_id), ("order_id", order_id), ("request_id", request_id))
-    name, value = next(((name, value) for name, value in pairs if value), pairs[0])
+    name, value = ("request_id", request_id) if request_id else ("reservation_id", reservation_id)
     message = f"there is no reservation with {name} {value!r}"
     return Refusal(Reason.RESERVATION_NOT_FOUND, message, ((name, value),))
+
+
+def order_not_found(order_id: str) -> Refusal:
+    """Nothing was ever reserved, or cancelled, for the order."""
+    return Refusal(Reason.ORDER_NOT_FOUND, f"nothing is known of an order {order_id!r}", (("order_id", order_id),))
 
 
 def closed(reservation: Reservation) -> Refusal:

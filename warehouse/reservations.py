@@ -18,8 +18,9 @@ from warehouse.paging import make_token, page_size, read_token
 from warehouse.queries import StockQueries
 from warehouse.records import Level, LevelKey, State
 from warehouse.refusals import Refusal, reservation_not_found
+from warehouse.requests import RequestReader
 from warehouse.settings import Limits
-from warehouse.sizes import NAMED_LINES, batch_answer_bytes, that_fit
+from warehouse.sizes import ENVELOPE_BYTES, NAMED_LINES, batch_answer_bytes, that_fit
 from warehouse.status import status_of_error, status_of_refusal
 from warehouse.validation import BATCH_MAX, ID_MAX, LINES_MAX, Checks
 
@@ -36,6 +37,7 @@ class Reservations(WarehouseServiceServicer):
         batcher: StockBatcher,
         levels: LevelBatcher,
         queries: StockQueries,
+        requests: RequestReader,
         sweeper: Sweeper,
         limits: Limits,
         message_bytes_max: int,
@@ -44,6 +46,7 @@ class Reservations(WarehouseServiceServicer):
         self._batcher = batcher
         self._levels = levels
         self._queries = queries
+        self._requests = requests
         self._sweeper = sweeper
         self._limits = limits
         self._message_bytes_max = message_bytes_max
@@ -87,7 +90,8 @@ class Reservations(WarehouseServiceServicer):
 
     def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
         try:
-            return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline)
+            # One that had to wait for somebody else's locks would let all the others of the call wait with it.
+            return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline, is_patient=False)
         except Exception as error:
             return error
 
@@ -133,22 +137,29 @@ class Reservations(WarehouseServiceServicer):
         checks.opaque_id("order_id", request.order_id, required=False)
         checks.number("product_id", request.product_id, 0, ID_MAX)
         state = wire.state_filter(checks, request.state)
-        if not (request.order_id or request.product_id or request.state):
-            checks.fail("order_id", "give at least one of order_id, product_id and state")
+        since = (
+            wire.since_filter(checks, request.created_since, "created_since")
+            if request.HasField("created_since")
+            else None
+        )
+        if not (request.order_id or request.product_id or request.state or since is not None):
+            checks.fail("order_id", "give at least one of order_id, product_id, state and created_since")
         checks.done()
-        return await self._list(request, state)
+        return await self._list(request, state, since)
 
-    async def _list(self, request: pb.ListReservationsRequest, state: State | None) -> pb.ListReservationsResponse:
+    async def _list(
+        self, request: pb.ListReservationsRequest, state: State | None, since: int | None
+    ) -> pb.ListReservationsResponse:
         size = page_size(request.page_size, self._limits.page_size_default)
-        filters = (request.order_id, request.product_id, request.state)
-        by_expiry = state is not None and not (request.order_id or request.product_id)
+        filters = (request.order_id, request.product_id, request.state, *(() if since is None else (since,)))
+        by_expiry = state is not None and not (request.order_id or request.product_id or since is not None)
         cursor = read_token(request.page_token, filters, (int, str) if by_expiry else (str,))
         if state is not None and by_expiry:
             found = await self._queries.reservations_by_expiry(state, cursor, size + 1)
         else:
             before = str(cursor[0]) if cursor else ""
             found = await self._queries.reservations_newest_first(
-                request.order_id, request.product_id, state, before, size + 1
+                request.order_id, request.product_id, state, before, size + 1, since
             )
         page = that_fit([wire.reservation(item) for item in found[:size]], self._message_bytes_max)
         token = ""
@@ -157,6 +168,26 @@ class Reservations(WarehouseServiceServicer):
             key = (last.expires_at, last.reservation_id) if by_expiry else (last.reservation_id,)
             token = make_token(filters, key)
         return pb.ListReservationsResponse(reservations=page, next_page_token=token)
+
+    @rpc(Role.READER)
+    async def BatchGetRequests(
+        self, request: pb.BatchGetRequestsRequest, _caller: Caller
+    ) -> pb.BatchGetRequestsResponse:
+        checks = Checks()
+        checks.count("request_ids", len(request.request_ids), BATCH_MAX)
+        for position, request_id in enumerate(request.request_ids):
+            checks.opaque_id(f"request_ids[{position}]", request_id)
+        if len(set(request.request_ids)) < len(request.request_ids):
+            checks.fail("request_ids", "must name each request id once")
+        checks.done()
+        bytes_max = min(self._limits.outcomes_bytes_max, self._message_bytes_max - ENVELOPE_BYTES)
+        outcomes = await self._requests.outcomes(request.request_ids, bytes_max)
+        return pb.BatchGetRequestsResponse(outcomes=outcomes)
+
+    @rpc(Role.READER)
+    async def GetCaller(self, _request: pb.GetCallerRequest, caller: Caller) -> pb.GetCallerResponse:
+        now = wire.timestamp(await self._queries.clock())
+        return pb.GetCallerResponse(name=caller.key_name, role=caller.role, now=now)
 
     @rpc(Role.ADMIN)
     async def SweepExpired(self, _request: pb.SweepExpiredRequest, caller: Caller) -> pb.SweepExpiredResponse:

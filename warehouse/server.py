@@ -11,26 +11,32 @@ from typing import cast
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.batcher import Batcher
 from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
+from service_kit.database_problems import check_database
 from service_kit.metrics import Metrics
+from service_kit.ports import require_free
+from service_kit.starting import NotStarted
 from service_kit.tracing import configure_tracing
 from warehouse.administration import Administration
 from warehouse.auth import Keyring
 from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
 from warehouse.expiry import Sweeper
-from warehouse.metrics import BatchMetrics, CallMetrics, warehouse_metrics
+from warehouse.metrics import BatchMetrics, CallMetrics, stuck_gauges, warehouse_metrics
+from warehouse.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.queries import StockQueries
+from warehouse.requests import RequestReader
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
+from warehouse.starting import SERVICE
 from warehouse.store import LevelReader, StockStore
+from warehouse.tls import server_credentials
 
 log = structlog.get_logger(__name__)
 SERVICES = (
@@ -42,16 +48,18 @@ CALLS_HARD_MAX_FACTOR = 2
 GC_THRESHOLD = 50_000
 """New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def serve(settings: WarehouseSettings) -> None:
-    """Serve until SIGTERM or SIGINT; then refuse new calls, finish those in flight, and return."""
+async def serve(settings: WarehouseSettings, *, shares_port: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; then refuse new calls, finish those in flight, and return.
+
+    Args and Raises: as `running`.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings) as port:
+    async with running(settings, shares_port=shares_port) as port:
         _calm_garbage_collector()
         log.info("serving", address=f"{settings.listen.rpartition(':')[0]}:{port}")
         await stop.wait()
@@ -59,16 +67,25 @@ async def serve(settings: WarehouseSettings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
-    """A server that takes calls inside the `async with`; gives its port."""
+async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> AsyncIterator[int]:
+    """A server that takes calls inside the `async with`; gives its port.
+
+    Args:
+        shares_port: with other processes, whose supervisor holds it for them all.
+
+    Raises: NotStarted: a port is taken, or the database will not do as it is. (One that is away may come later.)
+    """
+    _require_ports(settings, shares_port=shares_port)
     database = Database(settings.database_url, settings.database)
     store, reader = StockStore(database), LevelReader(database)
     calls, batches = CallMetrics(), BatchMetrics()
-    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher)
-    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader)
+    batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher, "stock batcher")
+    levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * settings.calls_max
-    server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=calls_hard_max)
+    server = grpc.aio.server(
+        options=_options(settings, shares_port=shares_port), maximum_concurrent_rpcs=calls_hard_max
+    )
     registry = cast("grpc.aio.Server", _ByName(server))
     tracing = configure_tracing("warehouse")
     edge = Edge(
@@ -81,25 +98,34 @@ async def running(settings: WarehouseSettings) -> AsyncIterator[int]:
         logs_answers=settings.log_level == "DEBUG",
     )
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
-    servicer = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), registry)
-    port = _bind(server, settings)
+    known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    health_pb2_grpc.add_HealthServicer_to_server(known, registry)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(asked, registry)
+    try:
+        await check_database(database, SERVICE, must_answer=False)
+        port = _bind(server, settings)
+    except BaseException:
+        await database.close()
+        raise
     batcher.start()
     levels.start()
-    await _tell_health(servicer, database)
+    background = Background()
+    background.watch(batcher, levels)
+    await _tell_health(known, database, background)
     await report_wrong_columns(database)
     await server.start()
     tasks = [
-        keep("health", partial(_watch_health, servicer, database, settings.health_check_seconds)),
-        keep("sweeper", sweeper.run),
+        background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
+        background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
+    metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher))
     try:
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
     finally:
-        await servicer.enter_graceful_shutdown()
+        known.stop()
+        asked.stop()
         await server.stop(settings.stop_grace_seconds)
         await end(*tasks)
         await asyncio.gather(batcher.close(), levels.close())
@@ -116,7 +142,7 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
     # An HTTP server is only imported where one is wanted.
     from service_kit.exposition import exposed
 
-    async with exposed(metrics, listen) as port:
+    async with exposed(metrics, "WAREHOUSE_METRICS_LISTEN", listen) as port:
         log.info("metrics", address=f"{listen.rpartition(':')[0]}:{port}")
         yield
 
@@ -144,10 +170,11 @@ def _add_services(
     levels: LevelBatcher,
     sweeper: Sweeper,
 ) -> None:
-    queries = StockQueries(database)
-    bytes_max = settings.message_bytes_max
-    reservations = Reservations(edge, batcher, levels, queries, sweeper, settings.limits, bytes_max)
-    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits, bytes_max)
+    queries = StockQueries(database, settings.lists_at_once_max)
+    requests = RequestReader(database)
+    limits, bytes_max = settings.limits, settings.message_bytes_max
+    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, limits, bytes_max)
+    administration = Administration(edge, batcher, levels, queries, Catalogue(database), limits, bytes_max)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
 
@@ -161,10 +188,18 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
-def _options(settings: WarehouseSettings) -> list[tuple[str, int]]:
+def _require_ports(settings: WarehouseSettings, *, shares_port: bool) -> None:
+    """Raises: NotStarted, if somebody else has one."""
+    if not shares_port:
+        require_free("WAREHOUSE_LISTEN", settings.listen)
+    if settings.metrics_listen:
+        require_free("WAREHOUSE_METRICS_LISTEN", settings.metrics_listen)
+
+
+def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[str, int]]:
     """See https://grpc.github.io/grpc/core/group__grpc__arg__keys.html for their meaning."""
     return [
-        ("grpc.so_reuseport", 1),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", settings.message_bytes_max),
         ("grpc.max_send_message_length", settings.message_bytes_max),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
@@ -177,30 +212,34 @@ def _options(settings: WarehouseSettings) -> list[tuple[str, int]]:
 
 
 def _bind(server: grpc.aio.Server, settings: WarehouseSettings) -> int:
-    """Take the port. Raises: RuntimeError, if somebody else has it."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return server.add_insecure_port(settings.listen)
-    credentials = grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
-        root_certificates=settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None,
-        require_client_auth=settings.tls_client_ca is not None,
-    )
-    return server.add_secure_port(settings.listen, credentials)
+    """Take the port. Raises: NotStarted, if that can't be done."""
+    try:
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return server.add_insecure_port(settings.listen)
+        credentials = server_credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return server.add_secure_port(settings.listen, credentials)
+    except (OSError, ValueError) as error:
+        raise NotStarted(f"WAREHOUSE_TLS_CERTIFICATE, _KEY or _CLIENT_CA can't be used: {error}") from error
+    except RuntimeError as error:
+        raise NotStarted(f"WAREHOUSE_LISTEN: can't listen on {settings.listen}; set another port") from error
 
 
-async def _watch_health(servicer: health_aio.HealthServicer, database: Database, pause_seconds: float) -> None:
+async def _watch_health(known: Health, database: Database, background: Background, pause_seconds: float) -> None:
     while True:
         await asyncio.sleep(pause_seconds)
-        await _tell_health(servicer, database)
+        await _tell_health(known, database, background)
 
 
-async def _tell_health(servicer: health_aio.HealthServicer, database: Database) -> None:
-    """SERVING while the database answers, for the server as a whole ("") and for each service."""
+async def _tell_health(known: Health, database: Database, background: Background) -> None:
+    """SERVING while the database answers and all goes on, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING
     except DatabaseAway as error:
         log.warning("database_away", error=repr(error.__cause__))
-        status = _NOT_SERVING
+        status = NOT_SERVING
+    if ill := background.ill:
+        log.warning("background_task_ill", tasks=ill)
+        status = NOT_SERVING
     for name in ("", *SERVICES):
-        await servicer.set(name, status)
+        known.set(name, status)

@@ -2,22 +2,35 @@
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from service_kit.batcher import BatcherSettings
 from service_kit.database import DatabaseSettings, service_database_url
-from warehouse.auth import ApiKey
+from service_kit.database_url import read_database_url
+from service_kit.pem import check_certificates, check_pair
+from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
+from warehouse.auth import ApiKey, is_known_to_everybody
 from warehouse.sizes import MESSAGE_BYTES_LEAST
 
+SESSIONS_PINNED = 2
+"""Connections of the pool that a server keeps for itself: that of the store, and that of the reader of levels."""
 
-class Limits(BaseModel):
+
+class Limits(BaseModel, extra="forbid"):
     """What one call may ask for. Quantities and text lengths are part of the contract, not settings."""
 
     ttl_default_seconds: float = Field(900, gt=0, description="how long a hold lasts if the caller does not say")
     ttl_max_seconds: float = Field(7 * 86400, gt=0)
     page_size_default: int = Field(100, ge=1, le=1000)
+    outcomes_bytes_max: int = Field(
+        3 * 1024 * 1024,
+        ge=1024,
+        le=60 * 1024 * 1024,
+        description="BatchGetRequests ends an answer that has grown to so much",
+    )
 
     @model_validator(mode="after")
     def _default_within_max(self) -> "Limits":
@@ -26,13 +39,27 @@ class Limits(BaseModel):
         return self
 
 
-class WarehouseSettings(BaseSettings):
+class AuditSettings(BaseModel, extra="forbid"):
+    """What the command `audit` may ask of the database."""
+
+    slice_rows: int = Field(200_000, ge=1, le=100_000_000, description="rows that one statement looks at, about")
+    time_limit_seconds: float = Field(
+        3600, gt=0, le=7 * 86_400, description="how long its snapshot, and old versions of rows with it, may last"
+    )
+
+
+class WarehouseSettings(ServiceSettings):
     """Everything that can be configured. A nested value is written `WAREHOUSE_BATCHER__BATCH_SIZE_MAX=128`."""
 
-    model_config = SettingsConfigDict(env_prefix="WAREHOUSE_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix="WAREHOUSE_")
+    others_names: ClassVar[frozenset[str]] = frozenset({"WAREHOUSE_GATEWAY"})
+    """The order gateway's way to the warehouse, which the two of them are often told together."""
 
     database_url: str = Field(
-        "", description="mysql://user:password@host:port/database; else DATABASE_URL and the database `warehouse`"
+        "",
+        validate_default=True,
+        repr=False,
+        description="mysql://user:password@host:port/database; else DATABASE_URL and the database `warehouse`",
     )
     listen: str = Field("127.0.0.1:50051", pattern=r"^.+:\d+$", description="address and port; port 0: any free one")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port")
@@ -48,7 +75,13 @@ class WarehouseSettings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key")
     tls_client_ca: Path | None = Field(None, description="PEM file; with it only clients with a certificate may call")
     api_keys: tuple[ApiKey, ...] = Field((), description="JSON list of {name, role, sha256}; empty: anyone may call")
+    allow_insecure: str = Field(
+        "", pattern=f"^({ALLOW_INSECURE})?$", description=f"{ALLOW_INSECURE}: also without keys where others reach it"
+    )
 
+    lists_at_once_max: int = Field(
+        4, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
+    )
     calls_max: int = Field(16_384, ge=1, description="calls in flight per process; past it callers are turned away")
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
     message_bytes_max: int = Field(
@@ -68,6 +101,7 @@ class WarehouseSettings(BaseSettings):
     sweep_seconds: float = Field(1, gt=0, le=3600, description="pause between two sweeps for expired holds")
     sweep_size_max: int = Field(500, ge=1, le=10_000, description="holds expired together by a sweep")
 
+    audit: AuditSettings = AuditSettings()
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()
     reader: BatcherSettings = BatcherSettings()
@@ -77,16 +111,48 @@ class WarehouseSettings(BaseSettings):
     @classmethod
     def _find_database(cls, value: str) -> str:
         server = os.environ.get("DATABASE_URL", "")
-        if value or not server:
-            return value
-        return service_database_url(server, "warehouse")
+        if not value and not server:
+            raise ValueError("set it, or DATABASE_URL=mysql://user:password@host:port")
+        url = value or service_database_url(server, "warehouse")
+        read_database_url(url)
+        return url
 
     @model_validator(mode="after")
     def _complete(self) -> "WarehouseSettings":
-        if not self.database_url:
-            raise ValueError("set WAREHOUSE_DATABASE_URL, or DATABASE_URL=mysql://user:password@host:port")
+        problems = []
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("WAREHOUSE_TLS_CERTIFICATE and WAREHOUSE_TLS_KEY go together")
+            problems.append("WAREHOUSE_TLS_CERTIFICATE and WAREHOUSE_TLS_KEY go together")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("WAREHOUSE_TLS_CLIENT_CA needs WAREHOUSE_TLS_CERTIFICATE and WAREHOUSE_TLS_KEY")
+            problems.append("WAREHOUSE_TLS_CLIENT_CA needs WAREHOUSE_TLS_CERTIFICATE and WAREHOUSE_TLS_KEY")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    def reasons_not_to_serve(self) -> list[str]:
+        """Why a server must not be run with these settings; see ServiceSettings."""
+        return [*self._unsafe(), *self._unusable_files(), *self._too_few_connections()]
+
+    def _unsafe(self) -> list[str]:
+        reasons = []
+        if not self.api_keys and not is_loopback(self.listen) and not self.allow_insecure:
+            reasons.append(
+                f"WAREHOUSE_API_KEYS: without keys everybody who reaches {self.listen} (WAREHOUSE_LISTEN) is an admin; "
+                'set WAREHOUSE_API_KEYS=[{"name": "shop", "role": "order", "sha256": "<SHA-256 of a secret key>"}], '
+                f"or listen on 127.0.0.1, or allow it with WAREHOUSE_ALLOW_INSECURE={ALLOW_INSECURE}"
+            )
+        known = [key.name for key in self.api_keys if is_known_to_everybody(key)]
+        return reasons + [
+            f"WAREHOUSE_API_KEYS: everybody knows the key of {name!r}; make a secret one" for name in known
+        ]
+
+    def _unusable_files(self) -> list[str]:
+        problems = []
+        if self.tls_certificate and self.tls_key:
+            names = ("WAREHOUSE_TLS_CERTIFICATE", "WAREHOUSE_TLS_KEY")
+            problems += check_pair(names[0], self.tls_certificate, names[1], self.tls_key)
+        if self.tls_client_ca:
+            problems.append(check_certificates("WAREHOUSE_TLS_CLIENT_CA", self.tls_client_ca))
+        return [problem for problem in problems if problem]
+
+    def _too_few_connections(self) -> list[str]:
+        return self.database.too_few_connections("WAREHOUSE_DATABASE__POOL_SIZE", SESSIONS_PINNED)

@@ -12,6 +12,7 @@ import msgspec
 
 from service_kit.json_table import (
     DOCUMENT,
+    FREE_ONLY,
     HEX,
     INSTANT,
     NUMBER,
@@ -46,7 +47,7 @@ _LEVEL: Columns = (
     ("created_at", INSTANT),
     ("updated_at", INSTANT),
 )
-_RESERVATION: Columns = (
+RESERVATION: Columns = (
     ("reservation_id", UUID),
     ("order_id", OPAQUE_ID),
     ("order_sequence", NUMBER),
@@ -57,7 +58,7 @@ _RESERVATION: Columns = (
     ("reason", TEXT),
     ("correlation_id", OPAQUE_ID),
 )
-_LINE: Columns = (
+LINE: Columns = (
     ("product_id", NUMBER),
     ("warehouse_id", NUMBER),
     ("quantity", NUMBER),
@@ -96,12 +97,11 @@ _EVENT: Columns = (
     ("created_at", INSTANT),
     ("traceparent", NAME),
 )
-_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(_LINE)})"
+_NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(LINE)})"
 _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
 
 
 BEGIN = "START TRANSACTION"
-COMMIT = "COMMIT"
 
 CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
 """The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""
@@ -109,6 +109,10 @@ CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
 READ_LEVELS = f"SELECT {row(_LEVEL)} FROM {lockable('levels', _KEY)} {join('stock_levels')} {_BY_KEY}"
 LOCK_LEVELS = f"{READ_LEVELS} FOR UPDATE"
+_LOOKED_AT = lockable("looked_at", _KEY)
+LOCK_FREE_LEVELS = f"SELECT {row(_LEVEL)} FROM {_LOOKED_AT} {join('stock_levels')} {_BY_KEY}{FREE_ONLY}"
+READ_VERSIONS = f"SELECT t.product_id, t.warehouse_id, t.version FROM {_LOOKED_AT} {join('stock_levels')} {_BY_KEY}"
+"""Without locks, right after LOCK_FREE_LEVELS: what is there and was not locked is in somebody else's hands."""
 
 READ_TORN_LEVELS = f"""
     SELECT product_id, warehouse_id
@@ -124,12 +128,16 @@ moment: no writer, however far it has come, makes a sound level look torn."""
 _BY_RESERVATION = "ON t.reservation_id = j.reservation_id"
 _IDS: Columns = (("reservation_id", UUID),)
 LOCK_RESERVATIONS = (
-    f"SELECT {row(_RESERVATION, more=', JSON_ARRAY()')} FROM {lockable('reservations', _IDS)} "
+    f"SELECT {row(RESERVATION, more=', JSON_ARRAY()')} FROM {lockable('reservations', _IDS)} "
     f"{join('reservations')} {_BY_RESERVATION} FOR UPDATE"
 )
 """Without their lines: an empty array stands in their place."""
+LOCK_FREE_RESERVATIONS = f"{LOCK_RESERVATIONS.removesuffix(' FOR UPDATE')}{FREE_ONLY}"
+READ_RESERVATION_IDS = (
+    f"SELECT t.reservation_id FROM {unpack('reservations', _IDS)} {join('reservations')} {_BY_RESERVATION}"
+)
 READ_LINES = (
-    f"SELECT {row((('reservation_id', UUID), *_LINE))} FROM {unpack('reservations', _IDS)} "
+    f"SELECT {row((('reservation_id', UUID), *LINE))} FROM {unpack('reservations', _IDS)} "
     f"{join('reservation_lines')} {_BY_RESERVATION}"
 )
 
@@ -159,14 +167,19 @@ READ_LINES_OF_ORDERS = f"""
     {join("reservations", "reservations_order")} ON t.order_id = j.order_id
     {join("reservation_lines", alias="l")} ON l.reservation_id = t.reservation_id"""
 
-READ_PRODUCTS = (
-    f"SELECT t.product_id FROM {unpack('products', (('product_id', NUMBER),))} "
-    f"{join('products')} ON t.product_id = j.product_id"
+_PRODUCTS: Columns = (("product_id", NUMBER),)
+_WAREHOUSES: Columns = (("warehouse_id", NUMBER),)
+_PRODUCT_FOUND = f"{join('products')} ON t.product_id = j.product_id"
+_WAREHOUSE_FOUND = f"{join('warehouses')} ON t.warehouse_id = j.warehouse_id"
+READ_PRODUCTS = f"SELECT t.product_id FROM {unpack('products', _PRODUCTS)} {_PRODUCT_FOUND}"
+READ_WAREHOUSES = f"SELECT t.warehouse_id FROM {unpack('warehouses', _WAREHOUSES)} {_WAREHOUSE_FOUND}"
+_SHARE_FREE_ONLY = "/*M! LOCK IN SHARE MODE SKIP LOCKED */ /*!80000 FOR SHARE SKIP LOCKED */"
+"""Each server runs its own half, and takes the other for a comment."""
+SHARE_PRODUCTS = f"SELECT t.product_id FROM {lockable('products', _PRODUCTS)} {_PRODUCT_FOUND} {_SHARE_FREE_ONLY}"
+SHARE_WAREHOUSES = (
+    f"SELECT t.warehouse_id FROM {lockable('warehouses', _WAREHOUSES)} {_WAREHOUSE_FOUND} {_SHARE_FREE_ONLY}"
 )
-READ_WAREHOUSES = (
-    f"SELECT t.warehouse_id FROM {unpack('warehouses', (('warehouse_id', NUMBER),))} "
-    f"{join('warehouses')} ON t.warehouse_id = j.warehouse_id"
-)
+"""What a new level belongs to; its foreign keys would otherwise wait for them while it is written."""
 
 _UPDATE_LEVELS = (
     f"UPDATE {unpack('changed_levels', _LEVEL)} {join('stock_levels')} {_BY_KEY} "
@@ -177,15 +190,15 @@ _INSERT_LINES = (
     "INSERT INTO reservation_lines "
     "(reservation_id, product_id, warehouse_id, quantity, requested_quantity, committed_quantity) "
     "SELECT j.reservation_id, j.product_id, j.warehouse_id, j.quantity, j.requested_quantity, j.committed_quantity "
-    f"FROM {unpack('new_reservations', _RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
+    f"FROM {unpack('new_reservations', RESERVATION[:1], _NESTED_LINES)} WHERE j.product_id IS NOT NULL"
 )
 _UPDATE_RESERVATIONS = (
-    f"UPDATE {unpack('changed_reservations', _RESERVATION)} {join('reservations')} {_BY_RESERVATION} "
+    f"UPDATE {unpack('changed_reservations', RESERVATION)} {join('reservations')} {_BY_RESERVATION} "
     f"SET t.state = j.state, t.expires_at = {value('expires_at', INSTANT)}, "
     f"t.closed_at = {value('closed_at', INSTANT)}, t.reason = j.reason"
 )
 _UPDATE_LINES = (
-    f"UPDATE {unpack('committed_reservations', _RESERVATION[:1], _NESTED_LINES)} "
+    f"UPDATE {unpack('committed_reservations', RESERVATION[:1], _NESTED_LINES)} "
     f"{join('reservation_lines')} {_BY_RESERVATION} "
     "AND t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id "
     "SET t.committed_quantity = j.committed_quantity"
@@ -194,7 +207,7 @@ _UPDATE_LINES = (
 WRITES = {
     "new_levels": (insert("stock_levels", "new_levels", _LEVEL),),
     "changed_levels": (_UPDATE_LEVELS,),
-    "new_reservations": (insert("reservations", "new_reservations", _RESERVATION), _INSERT_LINES),
+    "new_reservations": (insert("reservations", "new_reservations", RESERVATION), _INSERT_LINES),
     "changed_reservations": (_UPDATE_RESERVATIONS,),
     "committed_reservations": (_UPDATE_LINES,),
     "movements": (insert("movements", "movements", _MOVEMENT),),
@@ -210,7 +223,7 @@ value would cost more.
 """
 _INLINE: dict[str, tuple[tuple[str, Columns], ...]] = {
     "new_levels": (("stock_levels", _LEVEL),),
-    "new_reservations": (("reservations", _RESERVATION), ("reservation_lines", _RESERVATION[:1] + _LINE)),
+    "new_reservations": (("reservations", RESERVATION), ("reservation_lines", RESERVATION[:1] + LINE)),
     "movements": (("movements", _MOVEMENT),),
     "answers": (("request_ids", _STORED_ANSWER),),
     "events": (("outbox", _EVENT),),
@@ -248,4 +261,4 @@ def _inline_text(table: str, columns: Columns, count: int) -> str:
 
 def _lines_of(reservation: Sequence[Any]) -> list[tuple[object, ...]]:
     """The lines of a reservation's row, which stand in its last place."""
-    return [msgspec.structs.astuple(line) for line in reservation[len(_RESERVATION)]]
+    return [msgspec.structs.astuple(line) for line in reservation[len(RESERVATION)]]

@@ -14,8 +14,9 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from service_kit.batcher import BatcherClosed, BatcherFull
+from service_kit.batcher import BatcherClosed, BatcherFull, BatchFailed
 from service_kit.database import DatabaseAway, LockRetriesSpent
+from service_kit.stuck_rows import RowsLocked
 from warehouse.auth import PermissionDenied, Unauthenticated
 from warehouse.refusals import Reason, Refusal
 from warehouse.sizes import NAMED_LINES
@@ -39,6 +40,7 @@ REFUSAL_CODES = {
     Reason.WAREHOUSE_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.STOCK_LEVEL_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.RESERVATION_NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.ORDER_NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.RESERVATION_EXPIRED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVATION_COMMITTED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVATION_CANCELLED: code_pb2.FAILED_PRECONDITION,
@@ -48,6 +50,7 @@ REFUSAL_CODES = {
     Reason.REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
     Reason.PRODUCT_EXISTS: code_pb2.ALREADY_EXISTS,
     Reason.WAREHOUSE_EXISTS: code_pb2.ALREADY_EXISTS,
+    Reason.INVALID_ARGUMENT: code_pb2.INVALID_ARGUMENT,
 }
 
 
@@ -62,8 +65,10 @@ _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (TooManyCalls, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many calls are in flight", 0.1),
     (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
     (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
+    (RowsLocked, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "", 1),
     (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),
     (DatabaseAway, code_pb2.UNAVAILABLE, "DATABASE_AWAY", "the database does not answer, ask again", 1),
+    (BatchFailed, code_pb2.UNAVAILABLE, "OUTCOME_UNKNOWN", "", 0.1),
     (TimeoutError, code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "there was no time left for this call", 0),
 )
 
@@ -93,6 +98,9 @@ def status_of_refusal(refusal: Refusal, named_max: int = NAMED_MAX) -> Status:
                 ]
             )
         )
+    if refusal.reason is Reason.INVALID_ARGUMENT:
+        field = BadRequest.FieldViolation(field=details.get("field", ""), description=refusal.message)
+        messages.append(BadRequest(field_violations=[field]))
     info = ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=details)
     return _status(REFUSAL_CODES[refusal.reason], refusal.message, info, *messages)
 
@@ -113,7 +121,8 @@ def status_of_error(error: BaseException, named_max: int = NAMED_MAX) -> Status:
         return _status(code_pb2.INVALID_ARGUMENT, str(error), info, BadRequest(field_violations=violations))
     for kind, code, reason, text, retry_seconds in _FAULTS:
         if isinstance(error, kind):
-            messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN)]
+            metadata = error.metadata if isinstance(error, PermissionDenied) else None
+            messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
             if retry_seconds:
                 messages.append(
                     RetryInfo(retry_delay=Duration(nanos=int(retry_seconds * 1e9) % 10**9, seconds=int(retry_seconds)))

@@ -1,20 +1,19 @@
-"""One batch, one transaction: lock and read, decide, write, commit.
+"""One batch, one transaction: lock and read (see `locking`), decide, write, commit.
 
-The locks are taken in one order everywhere: stock levels by primary key, then reservations by primary key.
-What a request id was answered is read after that. A repeat of a request that is still under way elsewhere
-therefore waits for the same stock level and then sees its answer.
+Commands that need what somebody else keeps locked are set aside; the others go on without them.
 
 Two servers that insert the same key (a request id, the first reservation of an order) collide; the loser rolls
 back and starts over, with the winner's rows in sight.
 """
 
-from collections.abc import Iterable, Sequence
-from secrets import randbits
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
+from service_kit import atomic_packet
+from service_kit.batcher import SetAside
 from service_kit.database import (
     DUPLICATE_KEY,
     Database,
@@ -24,19 +23,17 @@ from service_kit.database import (
     RaceLost,
     error_number,
 )
+from service_kit.stuck_rows import LOCK_WAITS, HeldUp
 from warehouse import statements
-from warehouse.commands import Command, Outcome, decode_answer
-from warehouse.plan import Plan, line_count, plan_of
-from warehouse.records import HeldLine, Level, LevelKey, Reservation, State, StoredAnswer
-from warehouse.stock import Decision, Order, Stock, decide
+from warehouse.commands import Command, Outcome
+from warehouse.locking import StockLocking
+from warehouse.plan import line_count, plan_of
+from warehouse.records import Level, LevelKey, State
+from warehouse.stock import Decision, decide
 
 log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 _read_level = msgspec.json.Decoder(Level).decode
-_read_reservation = msgspec.json.Decoder(Reservation).decode
-_read_line = msgspec.json.Decoder(tuple[str, int, int, int, int, int]).decode
-_read_answer = msgspec.json.Decoder(StoredAnswer).decode
-Rows = list[tuple[Any, ...]]
 LINES_MAX = 2000
 """Lines of commands in one transaction: more would hold their locks for seconds, and outgrow a packet."""
 
@@ -45,25 +42,49 @@ class CommandFailed(Exception):
     """A command that the database will not take, for a reason of its own data; the cause is chained and logged."""
 
 
+Result = Outcome | Exception | SetAside
+
+
 class StockStore:
     """Carries out batches of commands; one at a time, on a connection of its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._session = DriverSession(database)
+        self._locking = StockLocking(self._session, database.settings)
 
-    async def process(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+    @property
+    def locked_rows(self) -> int:
+        """Rows that somebody else keeps locked, as far as is known."""
+        return len(self._locking.stuck)
+
+    async def process(self, commands: Sequence[Command]) -> list[Result]:
         """Carry out `commands` in order, in one transaction if that can be done.
 
-        Returns an outcome per command; CommandFailed stands for one that the database refuses to take.
+        Returns an outcome per command; CommandFailed stands for one that the database refuses to take, SetAside for
+        one that needs rows that somebody else keeps locked.
 
         Raises:
             DatabaseFault: nothing was done, or it is not known; ask again with the same request ids.
         """
+        if not self._locking.stuck:
+            return await self._carry_out(commands)
+        aside = self._locking.divert(commands)
+        going = [command for place, command in enumerate(commands) if place not in aside]
+        return _in_place(aside, await self._carry_out(going) if going else ())
+
+    async def _carry_out(self, commands: Sequence[Command], *, is_again: bool = False) -> list[Result]:
         if len(commands) > 1 and sum(map(line_count, commands)) > LINES_MAX:
             return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))
+        except HeldUp as held_up:
+            if len(commands) > 1:
+                return await self._halve(commands)
+            if not is_again:
+                return await self._carry_out(commands, is_again=True)
+            log.warning("command_held_up", command=repr(commands[0]), error=repr(held_up.__cause__))
+            return [self._locking.hold_back(commands[0])]
         except DatabaseFault as fault:
             if not (isinstance(fault, LockRetriesSpent) and isinstance(fault.__cause__, RaceLost)):
                 raise
@@ -76,7 +97,7 @@ class StockStore:
         """Hang up."""
         await self._session.close()
 
-    async def _isolate(self, commands: Sequence[Command], error: Exception) -> list[Outcome | Exception]:
+    async def _isolate(self, commands: Sequence[Command], error: Exception) -> list[Result]:
         """Halve a batch that failed on its data until the culprit stands alone."""
         if len(commands) == 1:
             log.error("command_failed", command=repr(commands[0]), exc_info=error)
@@ -85,115 +106,47 @@ class StockStore:
             return [failed]
         return await self._halve(commands)
 
-    async def _halve(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+    async def _halve(self, commands: Sequence[Command]) -> list[Result]:
         """Two transactions instead of one."""
         middle = len(commands) // 2
         return [*await self.process(commands[:middle]), *await self.process(commands[middle:])]
 
-    async def _attempt(self, commands: Sequence[Command], torn: frozenset[LevelKey] = frozenset()) -> list[Outcome]:
-        """One try of the whole transaction; `torn` are the levels that are known to be damaged."""
-        plan = plan_of(commands)
+    async def _attempt(
+        self, commands: Sequence[Command], torn: frozenset[LevelKey] = frozenset(), *, waits: bool = True
+    ) -> list[Result]:
+        """One try of the whole transaction.
+
+        Args:
+            torn: the levels that are known to be damaged.
+            waits: whether to wait for locked levels, for a moment; afterwards what is free goes on alone.
+        """
+        plan, is_writing = plan_of(commands), False
         try:
-            stock = await self._lock_and_read(plan, torn)
-            decision = decide(stock, commands)
+            locked = await self._locking.lock_and_read(plan, torn, waits=waits)
+            aside = self._locking.set_aside(commands, plan, locked) if locked.stuck else {}
+            going = [command for place, command in enumerate(commands) if place not in aside] if aside else commands
+            decision = decide(locked.stock, going)
             if decision.has_changes:
+                is_writing = True
                 await self._write(decision)
             else:
                 await self._session.rollback()
         except BaseException as error:
             await self._session.rollback()
-            if error_number(error) != DUPLICATE_KEY:
+            number = error_number(error)
+            if number in LOCK_WAITS and is_writing:
+                raise HeldUp from error
+            if number in LOCK_WAITS and waits:
+                waits, found = False, torn
+            elif number == DUPLICATE_KEY:
+                found = await self._locking.torn_levels(plan)
+                if found <= torn:
+                    raise RaceLost from error
+            else:
                 raise
-            found = await self._torn_levels(plan)
-            if found <= torn:
-                raise RaceLost from error
         else:
-            return decision.outcomes
-        return await self._attempt(commands, torn | found)
-
-    async def _torn_levels(self, plan: Plan) -> frozenset[LevelKey]:
-        """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
-        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": _document(plan.levels)})
-        return frozenset((row[0], row[1]) for row in rows)
-
-    async def _lock_and_read(self, plan: Plan, torn: frozenset[LevelKey]) -> Stock:
-        must_locate = bool(plan.reservations or plan.orders_with_holds or plan.reserve_requests)
-        if must_locate:
-            await self._locate(plan)
-        opening = () if must_locate else (statements.BEGIN,)
-        steps = (
-            *opening,
-            statements.LOCK_LEVELS,
-            *((statements.LOCK_RESERVATIONS, statements.READ_LINES) if plan.reservations else ()),
-            statements.READ_ANSWERS,
-            statements.READ_ORDERS,
-            statements.CLOCK,
-        )
-        values = {
-            "levels": _document(plan.levels),
-            "reservations": _singles(plan.reservations),
-            "requests": _singles(plan.requests),
-            "orders": _singles(plan.orders),
-        }
-        results = (await self._session.execute(";".join(steps), values))[len(opening) :]
-        level_rows, *held, answer_rows, order_rows, [(now,)] = results
-        levels = [_read_level(row) for (row,) in level_rows]
-        answers = [_read_answer(row) for (row,) in answer_rows]
-        if plan.is_overtaken_by(answers):
-            raise RaceLost("a Reserve was answered after its Cancel had looked for it")
-        found = {level.key: level for level in levels}
-        products, warehouses = await self._explain_missing(plan.levels - found.keys())
-        return Stock(
-            now=now,
-            entropy=randbits(48),
-            levels=found,
-            reservations=_reservations(*held) if held else {},
-            orders={key: _order(latest, plan.holds.get(key, ())) for key, latest in order_rows},
-            answers={answer.request_id: answer for answer in answers},
-            products=products,
-            warehouses=warehouses,
-            torn=torn,
-        )
-
-    async def _locate(self, plan: Plan) -> None:
-        """Find, without locks yet, the reservations that are meant and the stock levels of their lines.
-
-        Neither can change once a reservation exists; one that comes into being meanwhile came later.
-        """
-        steps = (
-            statements.BEGIN,
-            statements.READ_HOLDS_OF_ORDERS,
-            statements.READ_LINES_OF_ORDERS,
-            statements.READ_LINES,
-            statements.READ_ANSWERS,
-        )
-        values = {
-            "orders": _singles(plan.orders_with_holds),
-            "reservations": _singles(plan.reservations),
-            "requests": _singles(plan.reserve_requests),
-        }
-        _, holds, lines_of_orders, lines, answers = await self._session.execute(";".join(steps), values)
-        for order_id, reservation_id in holds:
-            plan.holds.setdefault(order_id, []).append(reservation_id)
-            plan.reservations.add(reservation_id)
-        plan.levels.update((row[0], row[1]) for row in lines_of_orders)
-        plan.levels.update(_read_line(row)[1:3] for (row,) in lines)
-        for (row,) in answers:
-            for reservation in decode_answer(_read_answer(row).answer).reservations:
-                plan.reservations.add(reservation.reservation_id)
-                plan.levels.update(line.key for line in reservation.lines)
-
-    async def _explain_missing(self, missing: set[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
-        """Of the products and warehouses of levels that do not exist, those that do."""
-        if not missing:
-            return frozenset(), frozenset()
-        values = {
-            "products": _singles({key[0] for key in missing}),
-            "warehouses": _singles({key[1] for key in missing}),
-        }
-        steps = f"{statements.READ_PRODUCTS};{statements.READ_WAREHOUSES}"
-        products, warehouses = await self._session.execute(steps, values)
-        return frozenset(row[0] for row in products), frozenset(row[0] for row in warehouses)
+            return _in_place(aside, decision.outcomes) if aside else [*decision.outcomes]
+        return await self._attempt(commands, torn | found, waits=waits)
 
     async def _write(self, decision: Decision) -> None:
         changes: dict[str, Sequence[msgspec.Struct]] = {
@@ -218,7 +171,7 @@ class StockStore:
             else:
                 steps += statements.WRITES[kind]
                 values[kind] = _encode(rows).decode()
-        await self._session.execute(";".join([*steps, statements.COMMIT]), values)
+        await atomic_packet.finish(self._session, steps, values)
 
 
 class LevelReader:
@@ -250,28 +203,12 @@ class LevelReader:
         await self._session.close()
 
 
-def _order(latest: str, reservation_ids: Iterable[str]) -> Order:
-    sequence, _, cancelled_at = latest.partition(" ")
-    return Order(int(sequence), int(cancelled_at) if cancelled_at else None, tuple(reservation_ids))
-
-
-def _reservations(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
-    """Put reservations and their lines together."""
-    lines: dict[str, list[HeldLine]] = {}
-    for (row,) in line_rows:
-        reservation_id, *line = _read_line(row)
-        lines.setdefault(reservation_id, []).append(HeldLine(*line))
-    heads = [_read_reservation(row) for (row,) in rows]
-    return {
-        head.reservation_id: msgspec.structs.replace(head, lines=tuple(lines.get(head.reservation_id, ())))
-        for head in heads
-    }
+def _in_place(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[Result]:
+    """Results in the order of the commands: of those set aside, by their places, and of the others, in their order."""
+    rest = iter(others)
+    return [aside[place] if place in aside else next(rest) for place in range(len(aside) + len(others))]
 
 
 def _document(rows: Iterable[Any]) -> str:
     """Sorted, so that the rows are locked in this order."""
     return _encode(sorted(rows)).decode()
-
-
-def _singles(values: Iterable[str] | Iterable[int]) -> str:
-    return _document([value] for value in values)

@@ -5,12 +5,14 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TypedDict
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.currencies import WITHOUT_CENTS
 from service_kit.tracing import valid_traceparent
 from warehouse.commands import (
     Answer,
@@ -71,6 +73,11 @@ def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reser
         or caller.correlation_id,
         traceparent=valid_traceparent(request.traceparent) or caller.traceparent,
     )
+    if request.HasField("expires_at"):
+        if request.HasField("ttl"):
+            checks.fail("expires_at", "give either this or ttl")
+        until = _instant(checks, "expires_at", request.expires_at)
+        command = msgspec.structs.replace(command, ttl=int(limits.ttl_max_seconds * MICROS), expires_at=until)
     checks.done()
     return command
 
@@ -226,16 +233,20 @@ def movement_type_filter(checks: Checks, number: int) -> MovementType | None:
     return _MOVEMENT_TYPE_OF.get(number)
 
 
-def since_filter(checks: Checks, since: Timestamp) -> int:
+def since_filter(checks: Checks, since: Timestamp, field: str = "since") -> int:
     """The instant that a filter names, in microseconds since 1970."""
-    if not (_SECONDS_MIN <= since.seconds <= _SECONDS_MAX and 0 <= since.nanos < _NANOS_PER_SECOND):
-        checks.fail("since", "is not an instant of the years 1 to 9999")
-    return micros_of(since)
+    return _instant(checks, field, since)
 
 
 def micros_of(value: Timestamp | Duration) -> int:
     """A protobuf instant or duration as microseconds, rounded down."""
     return value.seconds * MICROS + value.nanos // 1000
+
+
+def _instant(checks: Checks, field: str, value: Timestamp) -> int:
+    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < _NANOS_PER_SECOND):
+        checks.fail(field, "is not an instant of the years 1 to 9999")
+    return micros_of(value)
 
 
 def _target(checks: Checks, request: pb.CommitRequest | pb.CancelRequest) -> None:
@@ -263,6 +274,8 @@ def _price(checks: Checks, money: Money) -> str:
     code = money.currency_code
     if not (len(code) == 3 and code.isascii() and code.isalpha() and code.isupper()):
         checks.fail("list_price.currency_code", "must be three capital letters (ISO 4217)")
+    elif money.nanos and code in WITHOUT_CENTS:
+        checks.fail("list_price.nanos", f"must be 0, because {code} has no cents")
     return f"{money.units}.{abs(money.nanos) // _NANOS_PER_CENT:02d}"
 
 

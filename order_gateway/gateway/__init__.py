@@ -49,12 +49,28 @@ class Hold(msgspec.Struct, frozen=True):
     lines: tuple[StockLine, ...]
 
 
+class HoldingState(StrEnum):
+    """Where a reservation stands, as the warehouse calls it."""
+
+    RESERVED = "RESERVED"
+    COMMITTED = "COMMITTED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
 class Product(msgspec.Struct, frozen=True):
     """What the catalogue knows about a product; `price` is None where it has no list price."""
 
     product_id: int
     price: Decimal | None
     currency: str
+
+
+class CataloguePage(msgspec.Struct, frozen=True):
+    """Some products, by id, and when they were read, by the warehouse's clock."""
+
+    products: Mapping[int, Product]
+    read_at: datetime
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -90,6 +106,10 @@ class WarehouseGateway(Protocol):
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
         """Hold stock for an order."""
+        ...
+
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+        """Where a reservation stands now; None: the warehouse does not know it."""
         ...
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:

@@ -1,6 +1,7 @@
 """A circuit breaker around the gateway: while the warehouse is away, calls fail at once instead of waiting for it."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -9,17 +10,31 @@ import pybreaker
 import structlog
 from pydantic import BaseModel, Field
 
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine, WarehouseGateway
+from order_gateway.gateway import (
+    Call,
+    Done,
+    GatewayFault,
+    Hold,
+    HoldingState,
+    Product,
+    Refusal,
+    StockLine,
+    WarehouseGateway,
+)
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
-AWAY = frozenset({"WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT"})
-"""Faults that count; a refusal or an overloaded warehouse is an answer."""
+SILENCE, UNAVAILABLE = "WAREHOUSE_TIMEOUT", "WAREHOUSE_UNAVAILABLE"
+AWAY = frozenset({SILENCE, UNAVAILABLE})
+"""Faults that count. Whatever the warehouse says besides is an answer: a no, too much to do, not for this key."""
 
 
-class BreakerSettings(BaseModel):
+class BreakerSettings(BaseModel, extra="forbid"):
     """When the breaker opens, and how it heals."""
 
+    silence_seconds: float = Field(
+        1, gt=0, le=60, description="how long a call must have waited in vain to count; one with less time does not"
+    )
     failures_max: int = Field(5, ge=1, le=1000, description="calls in a row without an answer that open it")
     probe_seconds: float = Field(0.5, gt=0, le=60, description="how often an open one asks for the warehouse's health")
     open_seconds_max: float = Field(30, gt=0, le=3600, description="then a call is tried, whatever the health says")
@@ -28,7 +43,9 @@ class BreakerSettings(BaseModel):
 class GuardedGateway:
     """WarehouseGateway around another one.
 
-    Customers are not sent to find out whether the warehouse is back: `watch` asks for its health.
+    Customers are not sent to find out whether the warehouse is back: `watch` asks for its health. A look (at prices,
+    at what is free) that comes too late may be slow where the calls that matter are not: it only counts if the
+    warehouse does not answer for its health either.
     """
 
     def __init__(self, gateway: WarehouseGateway, settings: BreakerSettings) -> None:
@@ -42,6 +59,7 @@ class GuardedGateway:
             name="warehouse",
             throw_new_error_on_trip=False,
         )
+        self._doubting: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> str:
@@ -66,6 +84,10 @@ class GuardedGateway:
         """As the gateway within. Raises: GatewayFault."""
         return await self.guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
 
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._look(lambda: self._gateway.state_of(reservation_id, call))
+
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
         return await self.guarded(lambda: self._gateway.commit(reservation_id, call))
@@ -80,11 +102,11 @@ class GuardedGateway:
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.products(product_ids, call))
+        return await self._look(lambda: self._gateway.products(product_ids, call))
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.available(product_id, call))
+        return await self._look(lambda: self._gateway.available(product_id, call))
 
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves; asked whatever the breaker's state."""
@@ -95,12 +117,14 @@ class GuardedGateway:
 
         Raises: GatewayFault.
         """
+        started = time.monotonic()
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             # What a closed breaker lets through anyway is only told to it where that changes something.
             try:
                 answer = await call()
             except GatewayFault as fault:
-                self._count(fault)
+                if fault.code in AWAY and (fault.code != SILENCE or self._is_long(started)):
+                    self._count(fault)
                 raise
             if self._breaker.fail_counter:
                 self._count(None)
@@ -110,6 +134,31 @@ class GuardedGateway:
                 return await call()
         except pybreaker.CircuitBreakerError as error:
             raise away() from error
+
+    async def _look(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A call that orders can do without, or whose lateness says little. Raises: GatewayFault."""
+        if self.is_open:
+            raise away()
+        started = time.monotonic()
+        try:
+            return await call()
+        except GatewayFault as fault:
+            if fault.code == UNAVAILABLE:
+                self._count(fault)
+            elif fault.code == SILENCE and self._is_long(started) and self._doubting is None:
+                self._doubting = asyncio.get_running_loop().create_task(self._doubt(fault))
+            raise
+
+    async def _doubt(self, fault: GatewayFault) -> None:
+        """Count the silence of a look, if there is silence wherever one asks."""
+        try:
+            if not await self._gateway.is_serving():
+                self._count(fault)
+        finally:
+            self._doubting = None
+
+    def _is_long(self, started: float) -> bool:
+        return time.monotonic() - started >= self._settings.silence_seconds
 
     def _count(self, fault: GatewayFault | None) -> None:
         """Tell the breaker how a call ended."""

@@ -6,11 +6,22 @@ from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Product, Refusal, StockLine
+from order_gateway.gateway import (
+    Call,
+    CataloguePage,
+    Done,
+    GatewayFault,
+    Hold,
+    HoldingState,
+    Product,
+    Refusal,
+    StockLine,
+)
 from order_gateway.gateway.reserving import Reserving
-from order_gateway.gateway.translation import call_options, or_refusal, translating
+from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
+from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
-from warehouse.client import MessageTooLarge, ProductNotFound, WarehouseClient, stock_pb2
+from warehouse.client import MessageTooLarge, ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000
@@ -19,11 +30,21 @@ CATALOGUE_PAGE_SIZE = 1000
 
 
 class GrpcGateway:
-    """WarehouseGateway over a WarehouseClient. Close it before the client."""
+    """WarehouseGateway over a WarehouseClient. Close it before the client.
+
+    Attributes:
+        clock_ahead: how far the clock by which holds expire is ahead of this service's; holds are told by the latter.
+    """
 
     def __init__(self, client: WarehouseClient, batches: BatcherSettings | None = None) -> None:
         self._client = client
+        self.clock_ahead = timedelta(0)
         self._reserving = Reserving(client, batches)
+
+    @property
+    def batchers(self) -> tuple[Watched, ...]:
+        """What goes on in the background."""
+        return (self._reserving.batcher,)
 
     async def reserve(
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
@@ -34,10 +55,18 @@ class GrpcGateway:
             return answer
         return Hold(
             answer.reservation_id,
-            _instant(answer.expires_at),
-            _instant(answer.created_at),
+            _instant(answer.expires_at) - self.clock_ahead,
+            _instant(answer.created_at) - self.clock_ahead,
             tuple(StockLine(held.product_id, held.warehouse_id, held.quantity) for held in answer.lines),
         )
+
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+        """Where a reservation stands now; None: the warehouse does not know it. Raises: GatewayFault."""
+        try:
+            with translating():
+                return holding_state(await self._client.get_reservation(reservation_id, **call_options(call)))
+        except ReservationNotFound:
+            return None
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """Sell what is held, taking it again where the hold has expired. Raises: GatewayFault."""
@@ -62,7 +91,7 @@ class GrpcGateway:
                 line.quantity,
                 returned=True,
                 reference=reference,
-                **call_options(call),
+                **effect_options(call),
             )
         )
         if isinstance(answer, Refusal):
@@ -75,20 +104,27 @@ class GrpcGateway:
             found, _missing = await self._client.get_products(product_ids, **call_options(call))
         return {product_id: _product(product) for product_id, product in found.items()}
 
-    async def catalogue(self) -> AsyncIterator[Mapping[int, Product]]:
-        """All products, page by page. Raises: GatewayFault."""
+    def set_clock_ahead(self, ahead: timedelta) -> None:
+        """Take note of how far the warehouse's clock is ahead."""
+        self.clock_ahead = ahead
+
+    async def catalogue(self, changed_since: datetime | None = None) -> AsyncIterator[CataloguePage]:
+        """The products that were changed since then (None: all), page by page. Raises: GatewayFault."""
         token, size = "", CATALOGUE_PAGE_SIZE
         while True:
             try:
                 with translating():
-                    page = await self._client.list_products(page_size=size, page_token=token)
+                    page = await self._client.list_products(
+                        page_size=size, page_token=token, counted=False, changed_since=changed_since
+                    )
             except GatewayFault as fault:
                 # The warehouse may be set to send more in one message than this client takes.
                 if not isinstance(fault.__cause__, MessageTooLarge) or size == 1:
                     raise
                 size //= 2
                 continue
-            yield {product.product_id: _product(product) for product in page.products}
+            products = {product.product_id: _product(product) for product in page.products}
+            yield CataloguePage(products, _instant(page.read_at))
             token = page.next_page_token
             if not token:
                 return

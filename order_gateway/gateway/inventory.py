@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
@@ -11,13 +11,19 @@ from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.translation import call_options, or_refusal
 from order_gateway.orders import Instant
-from warehouse.client import CallOptions, ReservationState, WarehouseClient, line, stock_pb2, warehouse_pb2
+from warehouse.client import (
+    CallOptions,
+    EffectOptions,
+    ReservationState,
+    WarehouseClient,
+    line,
+    stock_pb2,
+    warehouse_pb2,
+)
 
 T = TypeVar("T")
 _NUMBERS = frozenset({"product_id", "warehouse_id", "requested", "available", "reserved", "on_hand"})
 LOOKS_AT_ONCE_MAX = 8
-SAME_EXPIRY = timedelta(seconds=5)
-"""How far the expiry of a hold may be from the one asked for: the two clocks, and the way of the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +152,11 @@ class Inventory:
         ]
 
     async def reserve(
-        self, order_id: str, lines: Sequence[StockLine], until: datetime, call: Call, *, resumed: bool
+        self, order_id: str, lines: Sequence[StockLine], until: datetime, call: Call
     ) -> DirectHold | Refusal:
-        """Hold stock until an instant.
-
-        Args:
-            resumed: an earlier process may have taken this hold, with the time that was left then.
-        """
-        if resumed and (earlier := await self._find(order_id, lines, until, call)) is not None:
-            return earlier
-        seconds = (until - datetime.now(UTC)).total_seconds()
-        if seconds <= 0:
-            return Refusal("INVALID_ARGUMENT", "the request is not valid", ({"field": "ttl", "message": "is over"},))
+        """Hold stock until an instant, which the warehouse compares with its own clock."""
         wishes = [line(wish.product_id, wish.warehouse_id, wish.quantity) for wish in lines]
-        call_ = self._client.reserve(order_id, wishes, ttl_seconds=seconds, **self._options(call))
-        answer = await self._ask(call_)
+        answer = await self._ask(self._client.reserve(order_id, wishes, expires_at=until, **self._effect(call)))
         return answer if isinstance(answer, Refusal) else _hold(answer)
 
     async def reservation(self, reservation_id: str, call: Call) -> DirectHold | Refusal:
@@ -224,22 +220,6 @@ class Inventory:
         best = max(levels, key=lambda level: level.available)
         return _availability(item, best.warehouse_id, best.available, best.available >= item.quantity)
 
-    async def _find(self, order_id: str, lines: Sequence[StockLine], until: datetime, call: Call) -> DirectHold | None:
-        wanted: dict[tuple[int, int], int] = {}
-        for wish in lines:
-            key = (wish.product_id, wish.warehouse_id)
-            wanted[key] = wanted.get(key, 0) + wish.quantity
-        request = warehouse_pb2.ListReservationsRequest(order_id=order_id, page_size=1000)
-        while True:
-            answer = _sure(await self._ask(self._client.list_reservations(request, **self._options(call))))
-            for hold in map(_hold, answer.reservations):
-                held = {(item.product_id, item.warehouse_id): item.quantity for item in hold.items}
-                if held == wanted and abs(hold.expires_at - until) < SAME_EXPIRY:
-                    return hold
-            request.page_token = answer.next_page_token
-            if not request.page_token:
-                return None
-
     async def _ask(self, call: Coroutine[Any, Any, T]) -> T | Refusal:
         try:
             answer = await self._guarded(lambda: or_refusal(call))
@@ -253,6 +233,10 @@ class Inventory:
     def _options(self, call: Call) -> CallOptions:
         options = call_options(call)
         options.setdefault("deadline_seconds", self._deadline_seconds)
+        return options
+
+    def _effect(self, call: Call) -> EffectOptions:
+        options: EffectOptions = {**self._options(call), "request_id": call.request_id}
         return options
 
 

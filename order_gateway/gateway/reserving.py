@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import msgspec
 
 from order_gateway.gateway import Call, GatewayFault, StockLine
-from order_gateway.gateway.translation import call_options, printable
-from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings
-from warehouse.client import CallOptions, WarehouseClient, line, warehouse_pb2
+from order_gateway.gateway.translation import effect_options, printable
+from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings, BatchFailed
+from warehouse.client import CallOptions, WarehouseBusy, WarehouseClient, WarehouseError, line, warehouse_pb2
 
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchReserve."""
@@ -31,7 +31,7 @@ class Reserving:
         self._client = client
         bounds = settings or BatcherSettings()
         bounds = bounds.model_copy(update={"batch_size_max": min(bounds.batch_size_max, REQUESTS_MAX)})
-        self._batcher: Batcher[_Wish, warehouse_pb2.Reservation] = Batcher(self._process, bounds)
+        self.batcher: Batcher[_Wish, warehouse_pb2.Reservation] = Batcher(self._process, bounds, "reserve batcher")
         self._is_started = False
 
     async def reserve(
@@ -40,21 +40,30 @@ class Reserving:
         """Hold stock for an order, within the call's deadline. Raises: WarehouseError, GatewayFault."""
         if not self._is_started:
             self._is_started = True
-            self._batcher.start()
+            self.batcher.start()
         seconds = call.deadline_seconds or self._client.settings.deadline_seconds
         give_up_at = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(give_up_at):
-                return await self._batcher.submit(_Wish(order_id, lines, ttl_seconds, call, give_up_at), give_up_at)
+                return await self._among_others(_Wish(order_id, lines, ttl_seconds, call, give_up_at))
         except TimeoutError as error:
             raise GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time") from error
+        except BatchFailed as error:
+            raise GatewayFault("WAREHOUSE_UNAVAILABLE", "what became of the hold is not known") from error
         except (BatcherFull, BatcherClosed) as error:
             raise GatewayFault("WAREHOUSE_OVERLOADED", "too many orders wait for the warehouse; try again") from error
 
     async def close(self) -> None:
         """Finish what is under way."""
         if self._is_started:
-            await self._batcher.close()
+            await self.batcher.close()
+
+    async def _among_others(self, wish: _Wish) -> warehouse_pb2.Reservation:
+        try:
+            return await self.batcher.submit(wish, wish.give_up_at)
+        except WarehouseBusy:
+            # Somebody keeps its stock locked: that is waited for here, and not by all who shared the call.
+            return await self._alone(wish, max(wish.give_up_at - asyncio.get_running_loop().time(), 0.001))
 
     async def _process(self, wishes: Sequence[_Wish]) -> Sequence[warehouse_pb2.Reservation | Exception]:
         left = max(wish.give_up_at for wish in wishes) - asyncio.get_running_loop().time()
@@ -64,12 +73,12 @@ class Reserving:
                 return [await self._alone(wishes[0], max(left, 0.001))]
             options: CallOptions = {"deadline_seconds": max(left, 0.001), "traceparent": wishes[0].call.traceparent}
             return await self._client.batch_reserve(map(_request, wishes), **options)
-        except Exception as error:
+        except WarehouseError as error:
             return [error] * len(wishes)
 
     async def _alone(self, wish: _Wish, seconds: float) -> warehouse_pb2.Reservation:
         lines = [line(one.product_id, one.warehouse_id, one.quantity) for one in wish.lines]
-        options = call_options(wish.call)
+        options = effect_options(wish.call)
         options["deadline_seconds"] = seconds
         return await self._client.reserve(wish.order_id, lines, ttl_seconds=wish.ttl_seconds, **options)
 

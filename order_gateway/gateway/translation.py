@@ -7,22 +7,33 @@ from typing import TypeVar
 
 import structlog
 
-from order_gateway.gateway import Call, GatewayFault, Refusal
+from order_gateway.gateway import Call, GatewayFault, HoldingState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
+    EffectOptions,
     InsufficientStock,
     InvalidRequest,
     MessageTooLarge,
+    PermissionDenied,
     Refused,
     RequestIdReused,
+    ReservationState,
+    Unauthenticated,
+    WarehouseBusy,
     WarehouseError,
     WarehouseOverloaded,
+    WarehouseUnavailable,
+    warehouse_pb2,
 )
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
+DENIED_RETRY_AFTER_SECONDS = 30.0
+"""A person has to do something first."""
+_PREFIX = "RESERVATION_STATE_"
+_STATES = {number: HoldingState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -67,7 +78,7 @@ def translating() -> Iterator[None]:
 
 def translated(error: WarehouseError) -> GatewayFault | None:
     """A fault as the order service knows it; None for a refusal."""
-    if isinstance(error, DeadlineExceeded):
+    if isinstance(error, DeadlineExceeded) and error.is_silence:
         return GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time")
     wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
     if isinstance(error, WarehouseOverloaded):
@@ -75,18 +86,47 @@ def translated(error: WarehouseError) -> GatewayFault | None:
     if isinstance(error, MessageTooLarge):
         log.error("message_too_large", error=str(error))
         return GatewayFault("WAREHOUSE_ERROR", "what the warehouse answers is larger than this service takes")
+    if isinstance(error, WarehouseBusy | DeadlineExceeded):
+        return GatewayFault("WAREHOUSE_BUSY", "the warehouse did not get to it in time; try again shortly", wait)
     if isinstance(error, RequestIdReused):
         log.error("request_id_reused", reason=error.reason, exc_info=error)
         return GatewayFault("WAREHOUSE_ERROR", "the warehouse did not accept this service's call")
     if isinstance(error, Refused | InvalidRequest):
         return None
+    if isinstance(error, PermissionDenied | Unauthenticated):
+        log.error("warehouse_denies", reason=error.reason, error=str(error), **error.metadata)
+        return GatewayFault("WAREHOUSE_DENIED", denial(error), DENIED_RETRY_AFTER_SECONDS)
     log.warning("warehouse_fault", reason=error.reason, error=str(error))
-    return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait)
+    if isinstance(error, WarehouseUnavailable):
+        return GatewayFault("WAREHOUSE_UNAVAILABLE", "the warehouse is away; try again shortly", wait)
+    return GatewayFault("WAREHOUSE_ERROR", "the warehouse could not do this; its log says why", wait)
+
+
+def denial(error: PermissionDenied | Unauthenticated) -> str:
+    """What is wrong with this service's key to the warehouse, and what to do about it."""
+    if isinstance(error, Unauthenticated):
+        return "the warehouse does not know this service's key: set ORDERS_WAREHOUSE_API_KEY to a key that it knows"
+    known = error.metadata
+    return (
+        f"the warehouse does not let this service do this: its key {known.get('key', '')!r} has the role "
+        f"{known.get('role', 'of less')}, and this needs {known.get('needed', 'more')} (ORDERS_WAREHOUSE_API_KEY)"
+    )
+
+
+def holding_state(reservation: warehouse_pb2.Reservation) -> HoldingState:
+    """Where a reservation stands."""
+    return _STATES[reservation.state]
 
 
 def printable(actor: str) -> str:
     """An actor as gRPC metadata can carry it."""
     return actor if actor.isascii() and actor.isprintable() else _UNPRINTABLE.sub("?", actor)
+
+
+def effect_options(call: Call) -> EffectOptions:
+    """The same for a call that would have its effect twice if it were made twice."""
+    options: EffectOptions = {**call_options(call), "request_id": call.request_id}
+    return options
 
 
 def call_options(call: Call) -> CallOptions:

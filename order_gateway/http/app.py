@@ -11,6 +11,7 @@ from order_gateway.answers import Answers
 from order_gateway.http.auth import auth_middleware
 from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
+from order_gateway.http.following import follow
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware, load_middleware
@@ -18,6 +19,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.background import Background
 from service_kit.logging import begin_call
 from service_kit.unique_ids import random_hex
 
@@ -35,17 +37,19 @@ def make_app(
     body_size_max_bytes: int,
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
+    background: Background | None = None,
 ) -> web.Application:
     """The application.
 
     Args:
         operations: what the API can do; tokens and its own document are added here.
         routes: what is not part of the API's document.
+        background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
-    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX)
+    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
     every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
         ids_middleware,
@@ -60,7 +64,8 @@ def make_app(
     app.add_routes([*(operation.route() for operation in every), *routes])
     app.add_routes(DocumentRoutes(document(every, PREFIX), PREFIX).routes())
     app.on_response_prepare.append(_common_headers(settings.cors_origins))
-    app.cleanup_ctx.append(keyring.watch)
+    files = [file for file in (keyring.file, tokens.file) if file is not None]
+    app.cleanup_ctx.append(follow(files, settings.api_keys_check_seconds, background))
     return app
 
 

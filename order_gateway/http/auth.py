@@ -23,6 +23,7 @@ OPEN_PATHS = frozenset(
         "/api/v1/ready",
         "/api/v1/openapi.json",
         "/api/v1/auth/token",
+        "/api/v1/payments/callbacks",
     }
 )
 OPEN_PREFIXES = ("/swagger/",)

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from order_gateway.http.fields import (
     ITEMS_MAX,
     Address,
     Body,
     Count,
+    Currency,
     Id,
     Instant,
     Money,
@@ -28,7 +29,9 @@ class ItemBody(Body):
     product_id: Id
     warehouse_id: Id | None = Field(None, description="unset: a warehouse that has enough, chosen for you")
     quantity: Quantity
-    unit_price: Money | None = Field(None, description="must be the list price, where the product has one")
+    unit_price: Money | None = Field(
+        None, description="must be the list price, where the product has one; where not, required, and a service's"
+    )
 
 
 class OrderBody(Body):
@@ -38,13 +41,41 @@ class OrderBody(Body):
     shipping_address: Address
     payment_method: Word
     items: Annotated[list[ItemBody], Field(min_length=1, max_length=ITEMS_MAX)]
+    currency: Currency | None = Field(
+        None, description="ISO 4217; of each unit_price that the catalogue does not have; must be that of all others"
+    )
 
 
 class PaymentBody(Body):
     """A payment; unset fields are those of the order."""
 
     payment_method: Word | None = None
-    payment_reference: Reference | None = None
+    payment_reference: Reference | None = Field(
+        None, description="required where the caller takes the money: the number under which it was taken"
+    )
+
+
+class RefundBody(Body):
+    """The money was given back."""
+
+    refund_reference: Reference | None = Field(None, description="the number under which it was given back")
+
+
+class CallbackPayment(BaseModel):
+    """The payment that there is news of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: Annotated[str, StringConstraints(pattern="^[0-9]{1,18}$")]
+
+
+class CallbackBody(BaseModel):
+    """A provider's message: the outcome of a payment, which is then looked up; further fields are not looked at."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Annotated[str, StringConstraints(max_length=128)] = "payment.updated"
+    data: CallbackPayment
 
 
 class StatusBody(Body):

@@ -23,9 +23,3 @@ def changing(request: web.Request) -> Call:
     if key is not None and begun is not None:
         request_id = hashlib.sha256("\0".join((*key, begun.since.isoformat())).encode()).hexdigest()[:40]
     return Call(f"http-{request_id}", request[CORRELATION_ID], actor=request[CALLER].actor)
-
-
-def is_resumed(request: web.Request) -> bool:
-    """Whether an earlier request with the same Idempotency-Key died before it could answer."""
-    begun = request[BEGUN]
-    return begun is not None and begun.resumed

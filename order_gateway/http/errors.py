@@ -12,8 +12,8 @@ from order_gateway.gateway import GatewayFault, Refusal
 from order_gateway.orders import Illegal, OrderNotFound
 from order_gateway.placing import ClaimLost
 from order_gateway.saga import StepFault
-from service_kit.batcher import BatcherFull
-from service_kit.database import DatabaseFault
+from service_kit.batcher import BatcherClosed, BatcherFull
+from service_kit.database import Fault
 
 log = structlog.get_logger(__name__)
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -35,6 +35,7 @@ STATUS: Mapping[str, int] = {
     "STOCK_LEVEL_NOT_FOUND": 404,
     "RESERVATION_NOT_FOUND": 404,
     "ORDER_NOT_FOUND": 404,
+    "REFUND_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "INSUFFICIENT_STOCK": 409,
     "RESERVATION_EXPIRED": 409,
@@ -46,7 +47,10 @@ STATUS: Mapping[str, int] = {
     "REQUEST_IN_PROGRESS": 409,
     "RESERVED_MISMATCH": 409,
     "PRICE_MISMATCH": 409,
+    "PRICE_UNKNOWN": 409,
+    "CURRENCY_MISMATCH": 409,
     "INVALID_ORDER_STATE": 409,
+    "HOLD_OF_ORDER": 409,
     "ORDER_CANCELLED": 409,
     "ORDER_NOT_SETTLED": 409,
     "PAYMENT_EXPIRED": 409,
@@ -59,6 +63,8 @@ STATUS: Mapping[str, int] = {
     "INTERNAL": 500,
     "WAREHOUSE_ERROR": 503,
     "WAREHOUSE_UNAVAILABLE": 503,
+    "WAREHOUSE_BUSY": 503,
+    "WAREHOUSE_DENIED": 503,
     "PAYMENT_PENDING": 503,
     "NOT_READY": 503,
     "DATABASE_UNAVAILABLE": 503,
@@ -154,7 +160,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(
             request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
         )
-    except DatabaseFault as fault:
+    except (Fault, BatcherClosed) as fault:
         log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
         message = "the service can't reach its data; try again shortly"
         return failure(

@@ -18,10 +18,10 @@ from order_gateway.http.limits import TIME_LIMIT
 from order_gateway.http.readers import is_digits
 from order_gateway.http.reading import invalid
 from order_gateway.listing import Happening, Listing
-from order_gateway.orders import Instant, Status, is_settled
+from order_gateway.orders import Instant, Payment, Status, is_settled
 from order_gateway.store import Store
 from order_gateway.watching import Watching
-from service_kit.background import end, keep
+from service_kit.background import Background, end
 from service_kit.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,15 @@ class EventView:
 class Streams:
     """The open streams of this process."""
 
-    def __init__(self, store: Store, listing: Listing, watching: Watching, settings: AccessSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        listing: Listing,
+        watching: Watching,
+        settings: AccessSettings,
+        background: Background | None = None,
+    ) -> None:
+        self._background = background or Background()
         self._store = store
         self._listing = listing
         self._watching = watching
@@ -59,7 +67,7 @@ class Streams:
         """Look at the watched orders while the application runs, and end the streams when it stops."""
 
         async def watch(_app: web.Application) -> AsyncIterator[None]:
-            task = keep("watching", self._watching.run)
+            task = self._background.keep("watching", self._watching.run)
             yield
             await end(task)
 
@@ -75,6 +83,8 @@ class Streams:
         if last and await self._is_over(order_id, last):
             # This tells a browser not to connect again.
             return web.Response(status=204)
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS)
         if self._open >= self._settings.event_streams_max:
             raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
         self._open += 1
@@ -108,7 +118,7 @@ class Streams:
     async def _is_over(self, order_id: int, last: int) -> bool:
         """Whether `last` is the last that will ever happen to the order."""
         state = (await self._store.read(order_id)).state
-        if state.status not in ENDED or not is_settled(state):
+        if state.status not in ENDED or not is_settled(state) or state.payment is Payment.REFUND_REQUESTED:
             return False
         return not await self._listing.history(order_id, last, 1)
 

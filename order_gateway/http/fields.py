@@ -105,6 +105,7 @@ Word = Annotated[str, _text(64, 1)]
 Address = Annotated[str, _text(1000, 1, lines=True)]
 Note = Annotated[str, _text(255)]
 Reference = Annotated[str, _text(128, 1)]
+Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
 Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
 
 # In the path and the query numbers come as text.

@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from aiohttp import web
 
 from order_gateway.gateway import WarehouseGateway
+from order_gateway.gateway.standing import Standing
 from order_gateway.http.auth import Access
 from order_gateway.http.errors import ApiError, success
 from order_gateway.http.operations import Operation
+from service_kit.background import Background
 from service_kit.database import Database, DatabaseAway
 
 
@@ -24,11 +26,16 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Whether something is there, how long its answer took, and whether the service can't work without it."""
+    """Whether something is there, how long its answer took, and whether the service can't work without it.
+
+    Attributes:
+        problem: what is wrong, where more can be said than that it is away.
+    """
 
     ok: bool
     latency_seconds: float
     needed: bool
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class HealthRoutes:
 
     Args:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
+        standing: whether the warehouse takes this service's key; needed in every mode, as no waiting mends it.
+        background: what has to go on for the service to work.
     """
 
     def __init__(
@@ -52,7 +61,11 @@ class HealthRoutes:
         gateway: WarehouseGateway,
         prefix: str,
         needs_warehouse: Callable[[], bool] = lambda: True,
+        standing: Standing | None = None,
+        background: Background | None = None,
     ) -> None:
+        self._standing = standing
+        self._background = background or Background()
         self._database = database
         self._gateway = gateway
         self._prefix = prefix
@@ -76,17 +89,28 @@ class HealthRoutes:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Tell whether what the service needs is there; 503 if not."""
-        database, warehouse = await asyncio.gather(
+        database, warehouse, key = await asyncio.gather(
             _measured(self._database_is_there(), needed=True),
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
+            self._key(),
         )
-        checks = {"database": database, "warehouse": warehouse}
+        ill = self._background.ill
+        problem = f"not at work: {', '.join(ill)}" if ill else None
+        at_work = Check(not ill, 0.0, needed=True, problem=problem)
+        checks = {"database": database, "warehouse": warehouse, "background": at_work, **key}
         away = [name for name, check in checks.items() if check.needed and not check.ok]
         if away:
             details = [{"check": name, **asdict(check)} for name, check in checks.items()]
-            raise ApiError("NOT_READY", f"this is needed and away: {', '.join(away)}", details, {"Retry-After": "1"})
+            problems = [checks[name].problem or f"{name} is needed and away" for name in away]
+            raise ApiError("NOT_READY", "; ".join(problems), details, {"Retry-After": "1"})
         all_there = all(check.ok for check in checks.values())
         return success(Readiness("ready" if all_there else "degraded", checks))
+
+    async def _key(self) -> dict[str, Check]:
+        if self._standing is None:
+            return {}
+        check = await _measured(self._standing.is_good(), needed=True)
+        return {"warehouse_key": replace(check, problem=self._standing.problem)}
 
     async def _database_is_there(self) -> bool:
         try:

@@ -19,17 +19,19 @@ from order_gateway.http.bodies import (
     LineBody,
     ReserveBody,
 )
-from order_gateway.http.calls import changing, is_resumed, reading
+from order_gateway.http.calls import changing, reading
 from order_gateway.http.errors import ApiError, from_refusal, success
 from order_gateway.http.fields import IdText, Query
 from order_gateway.http.operations import Operation
-from order_gateway.http.views import HoldView, hold_view, plain_id
-from order_gateway.orders import Instant
+from order_gateway.http.order_holds import OF_ORDER, OrderHolds
+from order_gateway.http.views import HoldView, plain_id
+from order_gateway.orders import Instant, Order
 
 T = TypeVar("T")
 LEVEL = ("PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND")
 HELD = (*LEVEL, "INSUFFICIENT_STOCK", "RESERVE_CANCELLED")
 CLOSED = ("RESERVATION_NOT_FOUND", "RESERVATION_EXPIRED", "RESERVATION_COMMITTED", "RESERVATION_CANCELLED")
+CHANGED = (*CLOSED, *OF_ORDER)
 
 
 class LevelPath(Query):
@@ -69,8 +71,9 @@ class ReservedView:
 class InventoryRoutes:
     """The operations on stock."""
 
-    def __init__(self, inventory: Inventory, prefix: str) -> None:
+    def __init__(self, inventory: Inventory, holds: OrderHolds, prefix: str) -> None:
         self._inventory = inventory
+        self._holds = holds
         self._prefix = prefix
 
     def operations(self) -> list[Operation]:
@@ -82,11 +85,11 @@ class InventoryRoutes:
             Operation("POST", f"{at}/check-availability", self.check, AvailabilityView, tag),
             Operation("POST", f"{at}/reserve", self.reserve, ReservedView, tag, (201,), HELD, service),
             *(
-                Operation("POST", f"{at}/{name}", self.confirm, HoldView, tag, codes=CLOSED, access=service)
+                Operation("POST", f"{at}/{name}", self.confirm, HoldView, tag, codes=CHANGED, access=service)
                 for name in ("confirm", "commit")
             ),
             *(
-                Operation("POST", f"{at}/{name}", self.release, HoldView, tag, codes=CLOSED, access=service)
+                Operation("POST", f"{at}/{name}", self.release, HoldView, tag, codes=CHANGED, access=service)
                 for name in ("release", "cancel")
             ),
             Operation(
@@ -132,14 +135,17 @@ class InventoryRoutes:
         return success(view, status=201)
 
     async def confirm(self, request: web.Request, body: HoldBody) -> web.Response:
-        """Sell what is held."""
-        await self._check_order(request, body)
-        return success(hold_view(agreed(await self._inventory.confirm(body.reservation_id, changing(request)))))
+        """Sell what is held; the hold of an order is sold by paying the order (else HOLD_OF_ORDER)."""
+        hold, order = await self._of(request, body)
+        return success(await self._holds.confirm(request, hold, order))
 
     async def release(self, request: web.Request, body: HoldBody) -> web.Response:
-        """Give back what is held."""
-        await self._check_order(request, body)
-        return success(hold_view(agreed(await self._inventory.release(body.reservation_id, "", changing(request)))))
+        """Give back what is held; the hold of an order that waits for its payment cancels the order.
+
+        Its cancellation_reason is then `admin`. The hold of a paid order is refused (HOLD_OF_ORDER): cancel the order.
+        """
+        hold, order = await self._of(request, body)
+        return success(await self._holds.release(request, hold, order, ""))
 
     async def update(self, request: web.Request, body: CountBody) -> web.Response:
         """Set the counted quantity of a stock level, through an ADJUSTMENT in its ledger."""
@@ -149,11 +155,13 @@ class InventoryRoutes:
         )
         return success(agreed(answer))
 
-    async def _check_order(self, request: web.Request, body: HoldBody) -> None:
-        hold = agreed(await self._inventory.reservation(body.reservation_id, reading(request)))
-        if hold.order_id != body.order_id:
+    async def _of(self, request: web.Request, body: HoldBody) -> tuple[DirectHold, Order | None]:
+        """A hold, and its order if it is one of this service: it may be named by its number, too."""
+        hold, order = await self._holds.find(request, body.reservation_id)
+        if body.order_id not in (hold.order_id, None if order is None else str(order.id)):
             details = {"reservation_id": body.reservation_id, "order_id": body.order_id}
             raise ApiError("RESERVATION_NOT_FOUND", "this order has no such reservation", [details])
+        return hold, order
 
 
 def stock_lines(lines: Sequence[LineBody]) -> list[StockLine]:
@@ -165,9 +173,9 @@ async def take_hold(
     inventory: Inventory, request: web.Request, order_id: str, lines: Sequence[StockLine], until: datetime, field: str
 ) -> DirectHold:
     """Hold stock until an instant that the client gave in `field`. Raises: ApiError, GatewayFault."""
-    answer = await inventory.reserve(order_id, lines, until, changing(request), resumed=is_resumed(request))
+    answer = await inventory.reserve(order_id, lines, until, changing(request))
     if isinstance(answer, Refusal) and answer.code == "INVALID_ARGUMENT":
-        renamed = [{**item, "field": field} if item.get("field") == "ttl" else item for item in answer.details]
+        renamed = [{**item, "field": field} if item.get("field") == "expires_at" else item for item in answer.details]
         raise ApiError(answer.code, answer.message, renamed)
     return agreed(answer)
 

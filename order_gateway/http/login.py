@@ -1,9 +1,12 @@
 """Tokens for people, for a name and a password."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
+from order_gateway.access import Network
+from order_gateway.http.addresses import client_of
 from order_gateway.http.auth import Access
 from order_gateway.http.bodies import LoginBody
 from order_gateway.http.errors import ApiError, success
@@ -24,9 +27,22 @@ class TokenView:
 
 
 class LoginRoutes:
-    """The operation that issues tokens."""
+    """The operation that issues tokens.
 
-    def __init__(self, tokens: Tokens, attempts: RateLimit, lifetime_seconds: int, prefix: str) -> None:
+    Args:
+        attempts: counted by address.
+        trusted_proxies: where requests may come through.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        attempts: RateLimit,
+        lifetime_seconds: int,
+        prefix: str,
+        trusted_proxies: Sequence[Network] = (),
+    ) -> None:
+        self._trusted_proxies = trusted_proxies
         self._tokens = tokens
         self._attempts = attempts
         self._lifetime_seconds = lifetime_seconds
@@ -42,7 +58,7 @@ class LoginRoutes:
         """Get a token for a name and a password."""
         if not self._tokens.are_issued:
             raise ApiError("NOT_FOUND", "tokens are not issued here: no users are configured")
-        await self._attempts.count(request.remote or "")
+        await self._attempts.count(client_of(request, self._trusted_proxies))
         user = await self._tokens.log_in(body.username, body.password)
         token = self._tokens.issue(user)
         view = TokenView(token, "Bearer", self._lifetime_seconds, user.user_id, user.role)

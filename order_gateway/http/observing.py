@@ -71,7 +71,7 @@ class MetricsRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is."""
-        return [web.get("/metrics", self.show, allow_head=False)]
+        return [web.get("/metrics", self.show)]
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /metrics, in the format that Prometheus asks for."""

@@ -14,6 +14,7 @@ from order_gateway.http.idempotency import KEY_LENGTH_MAX
 from order_gateway.http.operations import Operation
 
 VERSION = "1"
+EVENT_STREAM = "text/event-stream"
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _ANSWER_REF = "#/components/schemas/{name}"
@@ -30,7 +31,14 @@ _NAME_OF_STATUS = {
     504: "It took too long",
 }
 _COMMON = ("INVALID_ARGUMENT", "RATE_LIMITED", "TOO_MANY_REQUESTS", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED")
-_COMMON_GUARDED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT")
+_COMMON_GUARDED = (
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "WAREHOUSE_UNAVAILABLE",
+    "WAREHOUSE_TIMEOUT",
+    "WAREHOUSE_BUSY",
+    "WAREHOUSE_DENIED",
+)
 _COMMON_CHANGING = ("BODY_TOO_LARGE", "REQUEST_ID_REUSED", "REQUEST_IN_PROGRESS")
 
 
@@ -104,7 +112,7 @@ def _as_sent(schema: Any) -> Any:
 
 
 def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
-    parameters = [_CORRELATION]
+    parameters = [_CORRELATION, *(dict(parameter) for parameter in operation.parameters)]
     for place in ("path", "query"):
         if kind := operation.inputs.get(place):
             parameters += _parameters(place, kind)
@@ -112,9 +120,12 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
         parameters.append(_IDEMPOTENCY)
     if operation.is_conditional:
         parameters.append(_IF_NONE_MATCH)
+    if operation.media_type == EVENT_STREAM:
+        parameters.append(_LAST_EVENT_ID)
     described: Schema = {
         "operationId": _id(operation),
         "summary": operation.summary,
+        **({"description": operation.description} if operation.description else {}),
         "tags": [operation.tag],
         "parameters": parameters,
         "responses": _responses(operation, schemas.get((id(operation), _ANSWER))),
@@ -173,8 +184,8 @@ def _success(operation: Operation, status: int, answer: Schema | None) -> Schema
     described: Schema = {"description": "As asked", "headers": _headers()}
     if status == 204 or answer is None:
         return described
-    if operation.media_type != "application/json":
-        described["content"] = {operation.media_type: {"schema": {"type": "string"}, "x-event-data": answer}}
+    if operation.media_type == EVENT_STREAM:
+        described["content"] = {EVENT_STREAM: {"schema": _event(answer)}}
         return described
     data = {"type": "array", "items": answer} if operation.is_list else answer
     properties: Schema = {"success": {"const": True}, "data": data}
@@ -185,6 +196,13 @@ def _success(operation: Operation, status: int, answer: Schema | None) -> Schema
     if 201 in operation.statuses:
         described["headers"] = _headers("Location")
     return described
+
+
+def _event(data: Schema) -> Schema:
+    """One event of a stream, which is what the schema of such a media type is about, as those who check it read it."""
+    content = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    event_id = {"type": "string", "pattern": "^[0-9]+$", "description": "for Last-Event-ID, to go on from here"}
+    return {"type": "object", "properties": {"id": event_id, "data": content}, "required": ["id", "data"]}
 
 
 def _codes_by_status(operation: Operation) -> dict[int, set[str]]:
@@ -245,6 +263,13 @@ _IF_NONE_MATCH = {
     "required": False,
     "description": "the ETag of an earlier answer: if it is still true, it is not sent again",
     "schema": {"type": "string"},
+}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "the id of the last event that the client has: what came after it is sent, 204 once nothing can",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
 }
 _HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "of what this answer says"},

@@ -29,6 +29,7 @@ class Operation:
         codes: of the refusals that are its own; the common ones are added.
         is_list: the answer is a page of a list, with `meta`.
         media_type: of the answer, where it is not JSON in the envelope.
+        parameters: further ones, as the document describes them; the handler reads them itself.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Operation:
     access: Access = Access.CALLER
     is_list: bool = False
     media_type: str = "application/json"
+    parameters: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, type[BaseModel]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +54,12 @@ class Operation:
     def summary(self) -> str:
         """The first line of what its handler says about itself."""
         return (inspect.getdoc(self.handler) or self.handler.__name__).partition("\n")[0].rstrip(".")
+
+    @property
+    def description(self) -> str:
+        """What its handler says about itself besides, without what it raises."""
+        text = (inspect.getdoc(self.handler) or "").partition("\n")[2].strip()
+        return "" if text.startswith(("Raises:", "Args:", "Returns:")) else text
 
     @property
     def is_conditional(self) -> bool:

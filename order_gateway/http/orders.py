@@ -14,17 +14,28 @@ from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, fr
 from order_gateway.http.fields import ById, Query, WaitSeconds
 from order_gateway.http.idempotency import BEGUN, KEY
 from order_gateway.http.operations import Operation
+from order_gateway.http.reading import invalid
 from order_gateway.http.views import OrderView, order_view
 from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
-from order_gateway.saga import Saga
+from order_gateway.saga import PaymentAwaited, Saga
 from order_gateway.store import Applied, Store
 from order_gateway.watching import Watching
 from service_kit.logging import note_call
 
-PLACED = ("INSUFFICIENT_STOCK", "PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND", "PRICE_MISMATCH")
+PLACED = (
+    "INSUFFICIENT_STOCK",
+    "PRODUCT_NOT_FOUND",
+    "WAREHOUSE_NOT_FOUND",
+    "STOCK_LEVEL_NOT_FOUND",
+    "PRICE_MISMATCH",
+    "PRICE_UNKNOWN",
+    "CURRENCY_MISMATCH",
+)
 ORDER = ("ORDER_NOT_FOUND", "PERMISSION_DENIED")
 CHANGED = (*ORDER, "INVALID_ORDER_STATE", "PAYMENT_IN_PROGRESS")
 PAID = (*CHANGED, "PAYMENT_EXPIRED", "PAYMENT_DECLINED", "RESERVATION_EXPIRED", "PAYMENT_PENDING")
+
+PAYING = (200, 202)
 
 
 class WaitQuery(Query):
@@ -50,10 +61,10 @@ class OrderRoutes:
         return [
             Operation("POST", orders, self.place, OrderView, "orders", (201, 202), PLACED),
             Operation("GET", one, self.show, OrderView, "orders", codes=ORDER),
-            Operation("POST", f"{one}/payment", self.pay, OrderView, "orders", codes=PAID),
-            Operation("POST", f"{one}/pay", self.pay, OrderView, "orders", codes=PAID),
+            Operation("POST", f"{one}/payment", self.pay, OrderView, "orders", PAYING, PAID),
+            Operation("POST", f"{one}/pay", self.pay, OrderView, "orders", PAYING, PAID),
             Operation("POST", f"{one}/cancel", self.cancel, OrderView, "orders", codes=CHANGED),
-            Operation("PATCH", f"{one}/status", self.move, OrderView, "orders", codes=(*PAID, "ORDER_NOT_SETTLED")),
+            Operation("PATCH", f"{one}/status", self.move, OrderView, "orders", PAYING, (*PAID, "ORDER_NOT_SETTLED")),
             Operation("GET", f"{one}/reservations", self.reservations, list[Reservation], "orders", codes=ORDER),
         ]
 
@@ -66,7 +77,9 @@ class OrderRoutes:
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
         wishes = [Wish(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items]
-        lines = await self._basket.fill(wishes, Call("", request[CORRELATION_ID]), choice)
+        is_service = request[CALLER].person is None
+        call = Call("", request[CORRELATION_ID])
+        lines = await self._basket.fill(wishes, call, choice, body.currency, may_name_prices=is_service)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
         claimed = (*key, begun.claim) if key and begun else None
@@ -84,7 +97,7 @@ class OrderRoutes:
         return success((await self._visible(request, path.id)).reservations)
 
     async def pay(self, request: web.Request, path: ById, body: PaymentBody) -> web.Response:
-        """Pay an order; if the payment is declined the order is cancelled."""
+        """Pay an order; 202 if the outcome comes later; if the payment is declined the order is cancelled."""
         await self._changeable(request, path.id)
         return await self._pay(request, path.id, body.payment_method, body.payment_reference)
 
@@ -131,7 +144,17 @@ class OrderRoutes:
         self, request: web.Request, order_id: int, method: str | None, reference: str | None
     ) -> web.Response:
         _bind(order_id)
-        applied = await self._saga.pay(order_id, request[CALLER].actor, method, reference)
+        if self._saga.is_paid_outside:
+            # Whoever may say that money was taken is believed.
+            request[CALLER].must_have(Access.SERVICE)
+            if reference is None:
+                raise invalid("payment_reference", "required: the number under which you have taken the money")
+        try:
+            applied = await self._saga.pay(order_id, request[CALLER].actor, method, reference)
+        except PaymentAwaited as awaited:
+            # No answer to keep under an Idempotency-Key: a repetition is told how it ended.
+            headers = {"Retry-After": str(round(awaited.retry_after_seconds))}
+            return success(order_view(await self._store.read(order_id)), status=202, headers=headers)
         begun = request[BEGUN]
         if isinstance(applied.result, Illegal) and not (begun and begun.resumed and _payment_ended(applied.order)):
             raise from_illegal(applied.result)
@@ -139,7 +162,9 @@ class OrderRoutes:
         if order.state.reason is Reason.PAYMENT_DECLINED:
             raise ApiError("PAYMENT_DECLINED", "the payment was declined; the order is cancelled")
         if order.state.reason is Reason.RESERVATION_EXPIRED:
-            message = "the stock was gone when the payment came; the order is cancelled and the payment refunded"
+            message = (
+                "the stock was gone when the payment came; the order is cancelled, and what was paid is given back"
+            )
             raise ApiError("RESERVATION_EXPIRED", message)
         return success(order_view(order))
 

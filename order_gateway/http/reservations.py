@@ -7,19 +7,18 @@ from aiohttp import web
 from pydantic import StringConstraints
 
 from order_gateway.gateway import StockLine
-from order_gateway.gateway.inventory import DirectHold, Inventory
+from order_gateway.gateway.inventory import Inventory
 from order_gateway.http.auth import CALLER, Access
 from order_gateway.http.bodies import CancelBody, ReservationBody
-from order_gateway.http.calls import changing, reading
+from order_gateway.http.calls import changing
 from order_gateway.http.errors import ApiError, success
 from order_gateway.http.fields import Query
-from order_gateway.http.inventory import CLOSED, HELD, agreed, take_hold
+from order_gateway.http.inventory import CLOSED, HELD, take_hold
 from order_gateway.http.operations import Operation
+from order_gateway.http.order_holds import OF_ORDER, OrderHolds
 from order_gateway.http.readers import is_digits
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.listing import Listing
-from order_gateway.orders import OrderNotFound
-from order_gateway.store import Store
 
 
 class HoldPath(Query):
@@ -40,9 +39,9 @@ class CleanupView:
 class ReservationRoutes:
     """The operations on single holds."""
 
-    def __init__(self, inventory: Inventory, store: Store, listing: Listing, prefix: str) -> None:
+    def __init__(self, inventory: Inventory, holds: OrderHolds, listing: Listing, prefix: str) -> None:
         self._inventory = inventory
-        self._store = store
+        self._holds = holds
         self._listing = listing
         self._prefix = prefix
 
@@ -54,7 +53,13 @@ class ReservationRoutes:
             Operation("POST", f"{at}/cleanup", self.clean_up, CleanupView, tag, access=Access.ADMIN),
             Operation("GET", f"{at}/{{id}}", self.show, HoldView, tag, codes=("RESERVATION_NOT_FOUND",)),
             Operation(
-                "POST", f"{at}/{{id}}/deactivate", self.release, HoldView, tag, codes=CLOSED, access=Access.SERVICE
+                "POST",
+                f"{at}/{{id}}/deactivate",
+                self.release,
+                HoldView,
+                tag,
+                codes=(*CLOSED, *OF_ORDER),
+                access=Access.SERVICE,
             ),
         ]
 
@@ -67,18 +72,19 @@ class ReservationRoutes:
 
     async def show(self, request: web.Request, path: HoldPath) -> web.Response:
         """Show a hold; customers see those of their own orders."""
-        reservation_id = await self._reservation_id(path)
-        hold = agreed(await self._inventory.reservation(reservation_id, reading(request)))
+        hold, order = await self._holds.find(request, await self._reservation_id(path))
         user = request[CALLER].only_user
-        if user is not None and not await self._is_of(hold, user):
+        if user is not None and (order is None or order.user_id != user):
             raise _not_found(path.id)
-        return success(hold_view(hold))
+        return success(hold_view(hold, order))
 
     async def release(self, request: web.Request, path: HoldPath, body: CancelBody) -> web.Response:
-        """Give back what is held."""
-        reservation_id = await self._reservation_id(path)
-        answer = await self._inventory.release(reservation_id, body.reason or "", changing(request))
-        return success(hold_view(agreed(answer)))
+        """Give back what is held; the hold of an order that waits for its payment cancels the order.
+
+        Its cancellation_reason is then `admin`. The hold of a paid order is refused (HOLD_OF_ORDER): cancel the order.
+        """
+        hold, order = await self._holds.find(request, await self._reservation_id(path))
+        return success(await self._holds.release(request, hold, order, body.reason or ""))
 
     async def clean_up(self, request: web.Request) -> web.Response:
         """Expire overdue holds now instead of at the warehouse's next sweep."""
@@ -91,17 +97,6 @@ class ReservationRoutes:
         if found is None:
             raise _not_found(path.id)
         return found
-
-    async def _is_of(self, hold: DirectHold, user_id: str) -> bool:
-        """Whether a hold is for an order of this service and this user, and not just for one of the same number."""
-        if not is_digits(hold.order_id):
-            return False
-        try:
-            order = await self._store.read(int(hold.order_id))
-        except OrderNotFound:
-            return False
-        ids = {reservation.reservation_id for reservation in order.reservations}
-        return order.user_id == user_id and hold.reservation_id in ids
 
 
 def _not_found(id_: str) -> ApiError:

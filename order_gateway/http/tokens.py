@@ -11,8 +11,9 @@ import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from order_gateway.access import AccessSettings, UserAccount
+from order_gateway.access import AccessSettings, UserAccount, read_public_keys
 from order_gateway.http.errors import ApiError
+from service_kit.followed import Followed
 
 SYMMETRIC = "HS256"
 ASYMMETRIC = ("RS256", "ES256")
@@ -34,13 +35,16 @@ class Tokens:
     """Reads and issues tokens.
 
     The kind of key decides which algorithms are believed: a secret only HS256, public keys only RS256 and ES256.
+
+    Attributes:
+        file: the public keys, to be looked at from time to time; None without any.
     """
 
     def __init__(self, settings: AccessSettings) -> None:
         self._settings = settings
         self._secret = settings.jwt_secret.get_secret_value()
-        file = settings.jwt_jwks_file
-        self._public = {key.key_id: key for key in jwt.PyJWKSet.from_json(file.read_text()).keys} if file else {}
+        jwks = settings.jwt_jwks_file
+        self.file = Followed("JWK set", [jwks], lambda contents: read_public_keys(contents[0])) if jwks else None
         self._users: Mapping[str, UserAccount] = {user.name: user for user in settings.users}
         self._hasher = PasswordHasher()
         self._checks = asyncio.Semaphore(PASSWORD_CHECKS_MAX)
@@ -90,11 +94,12 @@ class Tokens:
     def _claims(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         settings = self._settings
+        public = self.file.content if self.file else {}
         key: Any
         if header.get("alg") == SYMMETRIC and self._secret:
             key, algorithms = self._secret, [SYMMETRIC]
-        elif header.get("alg") in ASYMMETRIC and header.get("kid") in self._public:
-            key, algorithms = self._public[header["kid"]], list(ASYMMETRIC)
+        elif header.get("alg") in ASYMMETRIC and header.get("kid") in public:
+            key, algorithms = public[header["kid"]], list(ASYMMETRIC)
         else:
             raise jwt.InvalidKeyError("no key for this token")
         return jwt.decode(

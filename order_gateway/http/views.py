@@ -8,7 +8,7 @@ import msgspec
 from order_gateway.gateway import StockLine
 from order_gateway.gateway.inventory import DirectHold
 from order_gateway.http.readers import is_digits
-from order_gateway.orders import Instant, Item, Order, Reservation, Status
+from order_gateway.orders import Instant, Item, Order, Payment, Reservation, Status
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -18,9 +18,11 @@ class OrderView(msgspec.Struct, frozen=True):
     user_id: int | str
     status: Status
     total_amount: Decimal
+    currency: str
     shipping_address: str
     payment_method: str
     payment_reference: str | None
+    payment_status: Payment
     payment_deadline: Instant
     cancellation_reason: str | None
     refusal: dict[str, Any] | None
@@ -49,13 +51,13 @@ class HoldView(msgspec.Struct, frozen=True):
     closed_at: Instant | None
 
 
-def hold_view(hold: DirectHold) -> HoldView:
-    """A reservation as clients see it."""
+def hold_view(hold: DirectHold, order: Order | None = None) -> HoldView:
+    """A reservation as clients see it; one of an `order` of this service under the order's number."""
     only = hold.items[0] if len(hold.items) == 1 else None
     return HoldView(
         id=hold.reservation_id,
         reservation_id=hold.reservation_id,
-        order_id=plain_id(hold.order_id),
+        order_id=plain_id(hold.order_id) if order is None else order.id,
         status=hold.status,
         product_id=only.product_id if only else None,
         warehouse_id=only.warehouse_id if only else None,
@@ -77,9 +79,11 @@ def order_view(order: Order) -> OrderView:
         user_id=plain_id(order.user_id),
         status=order.state.status,
         total_amount=order.total_amount,
+        currency=order.currency,
         shipping_address=order.shipping_address,
         payment_method=order.payment_method,
         payment_reference=order.payment_reference,
+        payment_status=order.state.payment,
         payment_deadline=order.payment_deadline,
         cancellation_reason=order.state.reason,
         refusal=order.refusal,

@@ -115,7 +115,7 @@ async def test_orders_of_every_ending(shop: Shop) -> None:
     assert refused.state.status is Status.REJECTED
     assert refused.refusal is not None
     assert refused.refusal["code"] == "INSUFFICIENT_STOCK"
-    assert (await shop.audit.run()).findings == ()
+    assert (await shop.audit.run()).findings == []
 
 
 async def test_the_ledger_says_on_whose_behalf(shop: Shop) -> None:
@@ -139,7 +139,7 @@ async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop
     await shop.client.create_warehouse(third)
     await shop.client.create_product(stock_pb2.CreateProductRequest(product_id=4, sku="CAP", name="Cap"))
     for place in PLACES:
-        await shop.client.add_stock(4, place, 5)
+        await shop.client.add_stock(4, place, 5, request_id=f"more-{place}")
     item = NewItem(4, 1, 1, Decimal("5.00"), any_warehouse=True)
     placed = await asyncio.gather(
         *(shop.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test")) for _ in range(25))
@@ -152,7 +152,7 @@ async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop
     assert Counter(order.items[0].warehouse_id for order in held) == dict.fromkeys(PLACES, 5)
     for order in held:
         assert order.reservations[0].warehouse_id == order.items[0].warehouse_id
-    assert (await shop.audit.run()).findings == ()
+    assert (await shop.audit.run()).findings == []
 
 
 async def test_the_last_units_are_sold_once(shop: Shop) -> None:
@@ -186,7 +186,7 @@ async def test_a_warehouse_that_is_away_for_a_while(shop: Shop) -> None:
         return await shop.levels() == (99, len(placed)) and not (await shop.audit.run()).unfinished
 
     await until(agrees)
-    assert (await shop.audit.run()).findings == ()
+    assert (await shop.audit.run()).findings == []
 
 
 async def test_calls_are_idempotent_by_request_id(shop: Shop) -> None:

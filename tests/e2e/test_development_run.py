@@ -111,6 +111,14 @@ def ask(url: str, body: object = None) -> tuple[int, Any]:
         return response.status, json.load(response)
 
 
+def test_proxies_that_the_environment_names_do_not_keep_it_from_getting_ready(
+    start: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    start().wait_for("^ready ")
+
+
 @pytest.mark.parametrize("victim", ["warehouse", "order gateway", "database"])
 def test_a_killed_process_is_started_again(steady: Run, victim: str) -> None:
     old = steady.children()[victim]
@@ -157,6 +165,14 @@ def test_an_audit_without_any_database_says_where_to_begin(tmp_path: Path) -> No
     done = finished(development("audit", tmp_path / "none"))
     assert done.returncode == 1
     assert "make run" in done.stdout
+
+
+def test_a_database_url_that_would_not_mean_what_it_says_is_refused(tmp_path: Path) -> None:
+    options = ["--grpc-port", str(free_port()), "--http-port", str(free_port())]
+    done = finished(development("run", tmp_path, *options), {"DATABASE_URL": "mysql://nobody@127.0.0.1?ssl=on"})
+    assert done.returncode == 1
+    assert "write tls=on" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_database_server_that_is_away_is_named(tmp_path: Path) -> None:

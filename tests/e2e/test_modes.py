@@ -25,7 +25,7 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
     shop = Shop(processes, warehouse_database_url, orders_database_url)
     try:
         await load_demo(shop.target, "")
-        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED)
+        await shop.warehouse.add_stock(HOT_PRODUCT, WAREHOUSE, STOCK_ADDED, request_id="hot")
         yield shop
     finally:
         await shop.close()
@@ -236,4 +236,4 @@ async def test_the_audit_names_the_orders_concerned_and_finishes_them(shop: Shop
     assert (await shop.call("GET", f"/orders/{lost['id']}", status=200))["cancellation_reason"] == "admin"
     assert (await audit_orders(shop))[0] == 0
     shop.warehouse_process.kill()
-    assert (await audit_orders(shop))[0] == 2
+    assert (await audit_orders(shop))[0] == 3

@@ -49,6 +49,9 @@ GET /config/warehouse
 PUT /config/warehouse
 GET /warehouse/health
 POST /auth/token
+POST /payments/callbacks
+GET /refunds
+POST /refunds/{id}/confirm
 GET /health
 GET /ready
 """

@@ -193,7 +193,7 @@ async def test_a_slow_payment_blocks_nobody_and_finds_its_stock_or_is_refunded(s
 
     await until(is_expired)
     started = time.monotonic()
-    await shop.warehouse.reserve("somebody-else", [line(2, 1, 100)])
+    await shop.warehouse.reserve("somebody-else", [line(2, 1, 100)], request_id="somebody-else")
     await shop.call("GET", f"/orders/{lucky['id']}", status=200)
     assert time.monotonic() - started < 2
     paid, refused = await asyncio.gather(*payments)

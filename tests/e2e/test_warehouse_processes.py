@@ -68,7 +68,9 @@ class Shoppers:
             while not stopping.is_set():
                 self.requests += 1
                 try:
-                    held = await warehouse.reserve(fresh("order"), [line(1, 1, 1)], ttl_seconds=600)
+                    held = await warehouse.reserve(
+                        fresh("order"), [line(1, 1, 1)], ttl_seconds=600, request_id=fresh("request")
+                    )
                 except InsufficientStock:
                     continue
                 self.told[held.reservation_id] = "RESERVED"

@@ -25,7 +25,7 @@ class DatabaseProxy:
         async def forward() -> None:
             while data := await client.read(1 << 20):
                 # A statement that ends in COMMIT is the last of its command: its answer is the one to lose.
-                if self.lose_answers and data.endswith(b"COMMIT"):
+                if self.lose_answers and data.endswith((b"COMMIT", b"COMMIT;END")):
                     self.lose_answers -= 1
                     losing.set()
                 requests.write(data)

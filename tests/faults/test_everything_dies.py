@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from order_gateway.payments import Charged, PaymentSimulator
+from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
 from service_kit.server_programs import Flavour
+from tests.faults.cluster_system import ClusterKiller, ClusterSystem
 from tests.faults.customers import Customer, Memory
 from tests.faults.whole_system import Killer, WholeSystem
 from tests.processes import Processes
 from tests.warehouse_kit import scalar, sql
-from warehouse.client import ClientSettings, WarehouseClient
+from warehouse.client import ClientSettings, WarehouseClient, new_request_id
 from warehouse.demo import UNITS, load_demo
 
 pytestmark = pytest.mark.sql
@@ -69,7 +70,8 @@ _UNFINISHED = """
         OR stock IN ('reserving', 'committing', 'releasing', 'returning') OR payment IN ('charging', 'refunding')
         OR (status = 'pending' AND payment_deadline < NOW(6) + INTERVAL 1 MINUTE))"""
 _ORDERS = """
-    SELECT o.id, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount, p.provider_reference,
+    SELECT o.id, o.request_key, o.shipping_address, o.status, o.stock, o.payment, o.reason, o.total_amount,
+      p.provider_reference,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'charged') AS charges,
       (SELECT COUNT(*) FROM history AS h WHERE h.order_id = o.id AND h.event = 'refunded') AS refunds
     FROM orders AS o LEFT JOIN payments AS p ON p.order_id = o.id ORDER BY o.id"""
@@ -82,6 +84,7 @@ class OrderRow(NamedTuple):
     """An order as the database has it, in the columns' order of `_ORDERS`."""
 
     id: int
+    request_key: str
     address: str
     status: str
     stock: str
@@ -108,6 +111,14 @@ def system(hands: Executor, database_flavour: Flavour, processes: Processes) -> 
         hands.submit(made.close).result()
 
 
+@pytest.fixture
+def cluster_system(hands: Executor, processes: Processes) -> Iterator[ClusterSystem]:
+    with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
+        made = hands.submit(ClusterSystem, Path(folder), processes).result()
+        yield made
+        hands.submit(made.close).result()
+
+
 async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], int]:
     """Load the shop; the units in each stock level."""
     await load_demo(system.target, "")
@@ -115,16 +126,35 @@ async def put_in(system: WholeSystem, seconds: float) -> dict[tuple[int, int], i
     async with WarehouseClient(ClientSettings(target=system.target)) as warehouse:
         for product, place in LEVELS:
             if product != SCARCE_PRODUCT:
-                await warehouse.add_stock(product, place, more)
+                await warehouse.add_stock(product, place, more, request_id=new_request_id())
     return {level: UNITS if level[0] == SCARCE_PRODUCT else UNITS + more for level in LEVELS}
 
 
 async def test_everything_dies(system: WholeSystem, hands: Executor) -> None:
+    seed, seconds = chaos()
+    await shop_while_it_dies(system, Killer(system, Random(seed)), hands, seed, seconds)
+
+
+@pytest.mark.galera
+async def test_everything_dies_on_a_cluster(cluster_system: ClusterSystem, hands: Executor) -> None:
+    """Also each node of the database, one at a time; what it has taken is at the others, on which the shop goes on."""
+    seed, seconds = chaos()
+    await shop_while_it_dies(cluster_system, ClusterKiller(cluster_system, Random(seed)), hands, seed, seconds)
+
+
+def chaos() -> tuple[str, float]:
+    """What to do, and for how long."""
     seed = os.environ.get("CHAOS_SEED") or str(Random().getrandbits(32))
     seconds = float(os.environ.get("CHAOS_SECONDS") or CHAOS_SECONDS)
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:g}")
+    return seed, seconds
+
+
+async def shop_while_it_dies(
+    system: WholeSystem, killer: Killer | ClusterKiller, hands: Executor, seed: str, seconds: float
+) -> None:
     units = await put_in(system, seconds)
-    loop, killer, memory, is_over = asyncio.get_running_loop(), Killer(system, Random(seed)), Memory(), asyncio.Event()
+    loop, memory, is_over = asyncio.get_running_loop(), Memory(), asyncio.Event()
     customers = [
         asyncio.create_task(
             Customer(f"customer-{number}", system.gateways, LEVELS, memory, Random(f"{seed} {number}")).shop(is_over)
@@ -149,7 +179,7 @@ async def test_everything_dies(system: WholeSystem, hands: Executor) -> None:
     assert all(killer.deaths[name] for name in system.parts)
 
 
-def tell(killer: Killer, memory: Memory) -> None:
+def tell(killer: Killer | ClusterKiller, memory: Memory) -> None:
     """For those who look at the test's output."""
     print("killed:", dict(killer.deaths), "frozen:", dict(killer.freezes))
     for (what, status, code), count in sorted(memory.answers.items()):
@@ -227,5 +257,6 @@ async def each_order_was_charged_once(system: WholeSystem, orders: list[OrderRow
         if order.status == "paid":
             assert order.charges == 1, order
         if order.charges:
-            answer = await provider.charge(f"{token}-order-{order.id}-charge", order.amount)
+            key = f"{token}-{order.id}-{order.request_key}-charge"
+            answer = await provider.charge(Bill(order.id, key, order.amount, "USD", "card", None))
             assert answer == Charged(order.provider_reference or ""), order

@@ -139,10 +139,12 @@ def _lists() -> dict[str, tuple[Callable[[Calls], Any], Callable[[str], Message]
 
 
 LISTS = _lists()
-BATCHES = {"BatchGetProducts", "BatchGetInventory", "CheckStock", "BatchReserve", "Commit", "Cancel"}
+BATCHES = {
+    *("BatchGetProducts", "BatchGetInventory", "BatchGetRequests", "CheckStock", "BatchReserve", "Commit", "Cancel"),
+}
 ONE_THING = {
     *("Reserve", "Extend", "GetReservation", "SweepExpired", "CreateProduct", "CreateWarehouse", "GetInventory"),
-    *("AddStock", "RemoveStock", "UpdateInventory"),
+    *("AddStock", "RemoveStock", "UpdateInventory", "GetCaller"),
 }
 
 
@@ -320,5 +322,5 @@ def client_of(target: str, **settings: Any) -> WarehouseClient:
 async def gathered(pages: AsyncIterator[Any]) -> set[int]:
     found: set[int] = set()
     async for page in pages:
-        found |= set(page)
+        found |= set(page.products)
     return found

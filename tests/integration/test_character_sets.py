@@ -151,12 +151,12 @@ def test_all_else_of_a_column_stays(row: tuple[Any, ...], expected: str) -> None
 @pytest.mark.parametrize("default", DEFAULTS[:2])
 async def test_orders_with_any_text(make_with: MakeWith, processes: Processes, default: str) -> None:
     warehouse_url, orders_url = make_with(default), make_with(default)
-    for url, service in ((warehouse_url, "warehouse"), (orders_url, "orders")):
-        await asyncio.to_thread(migrating.upgrade, url, service)
+    await asyncio.to_thread(migrating.upgrade, warehouse_url, "warehouse")
+    await asyncio.to_thread(migrating.upgrade, orders_url, "orders")
     target = processes.warehouse(warehouse_url)[1]
     await load_demo(target, "")
     base_url = processes.order_gateway(orders_url, target)[1]
-    body = {
+    body: dict[str, Any] = {
         "user_id": f"Zo\u00eb {FACE}",
         "shipping_address": f"1 Main Street {FACE}\n\u4e1c\u4eac",
         "payment_method": f"card {FACE}",

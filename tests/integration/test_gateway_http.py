@@ -25,7 +25,7 @@ from order_gateway.payments import Declined
 from order_gateway.watching import Watching
 from service_kit.batcher import BatcherFull
 from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
-from tests.warehouse_kit import scalar
+from tests.warehouse_kit import nobody_reads, scalar
 
 pytestmark = pytest.mark.sql
 COUNTED_MAX = 3
@@ -356,3 +356,21 @@ async def test_headers_that_are_no_text_or_untrue_are_no_fault_of_ours(api: Api,
     writer.close()
     assert int(head.split()[1]) == status
     assert json.loads(body)["error"]["request_id"]
+
+
+async def test_it_is_ready_while_lists_wait(api: Api, orders_database_url: str) -> None:
+    """Lists that don't get on leave connections for others."""
+    await api.call("POST", "/api/v1/orders", ORDER, status=201)
+
+    async def list_() -> int:
+        async with api.client.get("/api/v1/orders?user_id=7", headers=KEY) as response:
+            return response.status
+
+    async with nobody_reads(orders_database_url, "orders"):
+        lists = [asyncio.create_task(list_()) for _ in range(20)]
+        await asyncio.wait(lists, timeout=0.5)
+        async with asyncio.timeout(2):
+            ready = await api.call("GET", "/ready", status=200)
+        assert ready["checks"]["database"]["ok"]
+        assert not any(task.done() for task in lists)
+    assert await asyncio.gather(*lists) == [200] * 20

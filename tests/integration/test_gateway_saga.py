@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import select, text, update
 
 from order_gateway import tables
-from order_gateway.gateway import Call, Done, GatewayFault, Hold, Mode, Product, Refusal, StockLine
+from order_gateway.gateway import Call, Done, GatewayFault, Hold, HoldingState, Mode, Product, Refusal, StockLine
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.modes import Choice, Modes
 from order_gateway.intents import Intents
@@ -28,12 +28,12 @@ from order_gateway.orders import (
     Stock,
     Way,
 )
-from order_gateway.payments import Authorised, Charged, Declined, Payments, ProviderFault
+from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, ProviderFault, Refunded
 from order_gateway.relay import Relay
 from order_gateway.saga import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.store import Change, Store, StoreSettings
-from service_kit.database import Database
+from service_kit.database import Database, DatabaseSettings
 from tests.unit.test_orders import REACHABLE
 
 pytestmark = pytest.mark.sql
@@ -44,6 +44,8 @@ SHORT = Refusal("INSUFFICIENT_STOCK", "not enough", ({"product_id": 1, "requeste
 
 class Outside:
     """Warehouse and payment provider in one: what `script` has for a call is raised or returned, else all is well."""
+
+    name = "outside"
 
     def __init__(self) -> None:
         self.script: dict[str, list[Any]] = {}
@@ -65,6 +67,9 @@ class Outside:
         hold = Hold(f"hold-{order_id}", now + timedelta(seconds=ttl_seconds), now, tuple(lines))
         return self.happens("reserve", call.request_id, hold)
 
+    async def state_of(self, reservation_id: str, call: Call) -> HoldingState:
+        return HoldingState.RESERVED
+
     async def commit(self, reservation_id: str, call: Call) -> Any:
         return self.happens("commit", call.request_id, Done())
 
@@ -83,21 +88,28 @@ class Outside:
     async def is_serving(self) -> bool:
         return True
 
-    async def authorise(self, key: str, amount: Decimal, method: str, reference: str | None) -> Any:
-        return self.happens("authorise", key, Authorised("ref-1"))
+    async def authorise(self, bill: Bill) -> Any:
+        return self.happens("authorise", bill.key, Authorised("ref-1"))
 
-    async def charge(self, key: str, amount: Decimal) -> Any:
-        return self.happens("charge", key, Charged("ref-1"))
+    async def charge(self, bill: Bill) -> Any:
+        return self.happens("charge", bill.key, Charged("ref-1"))
 
-    async def refund(self, key: str, amount: Decimal) -> None:
-        self.happens("refund", key, None)
+    async def refund(self, bill: Bill) -> Any:
+        return self.happens("refund", bill.key, Refunded())
+
+    async def look_up(self, bill: Bill) -> Any:
+        return self.happens("look_up", bill.key, None)
+
+    async def close(self) -> None:
+        pass
 
 
 class World:
     """The order service without its HTTP, and the hands of a test on its clock."""
 
-    def __init__(self, url: str, outside: Outside | None = None) -> None:
-        self.database = Database(url)
+    def __init__(self, url: str, outside: Outside | None = None, settings: DatabaseSettings | None = None) -> None:
+        self.url = url
+        self.database = Database(url, settings)
         self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))

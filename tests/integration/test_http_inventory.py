@@ -20,6 +20,7 @@ from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from service_kit.database import Database
 from tests.conftest import MakeDatabase
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.warehouse_kit import sql
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
@@ -444,3 +445,76 @@ async def test_what_is_no_http_is_answered_in_the_envelope_too(api: Api) -> None
         error = json.loads(body)["error"]
         assert error["code"] == "INVALID_ARGUMENT"
         assert error["request_id"]
+
+
+async def test_releasing_the_hold_of_an_order_cancels_the_order(api: Api) -> None:
+    for number in range(3):
+        order = await api.order()
+        [held] = order["reservations"]
+        assert (held["order_id"], held["is_active"]) == (order["id"], True)
+        path = f"/reservations/{held['id'] if number else held['reservation_id']}"
+        assert (await api.call("GET", path))["order_id"] == order["id"]
+        if number < 2:
+            released = await api.call("POST", f"{path}/deactivate", {"reason": "out of season"})
+        else:
+            named = {"order_id": order["id"], "reservation_id": held["reservation_id"]}
+            released = await api.call("POST", "/inventory/release", named)
+        assert (released["order_id"], released["status"], released["is_active"]) == (order["id"], "cancelled", False)
+        ended = await api.call("GET", f"/orders/{order['id']}")
+        assert (ended["status"], ended["cancellation_reason"]) == ("cancelled", "admin")
+        assert (await api.call("POST", f"/orders/{order['id']}/pay", {}, status=409))["code"] == "INVALID_ORDER_STATE"
+        # Once more changes nothing.
+        assert (await api.call("POST", f"{path}/deactivate", {}))["status"] == "cancelled"
+
+
+async def test_the_hold_of_an_order_is_sold_by_paying_the_order(api: Api) -> None:
+    order = await api.order()
+    named = {"order_id": order["id"], "reservation_id": order["reservations"][0]["reservation_id"]}
+    refused = await api.call("POST", "/inventory/confirm", named, status=409)
+    assert (refused["code"], refused["details"][0]["order_id"]) == ("HOLD_OF_ORDER", order["id"])
+    assert f"/orders/{order['id']}/payment" in refused["message"]
+    await api.call("POST", f"/orders/{order['id']}/payment", {})
+    assert (await api.call("POST", "/inventory/confirm", named))["is_confirmed"]
+    released = f"/reservations/{named['reservation_id']}/deactivate"
+    assert (await api.call("POST", released, {}, status=409))["code"] == "RESERVATION_COMMITTED"
+    assert (await api.call("GET", f"/orders/{order['id']}"))["status"] == "paid"
+
+
+async def test_a_direct_hold_for_the_number_of_an_order_is_not_the_orders(api: Api) -> None:
+    order = await api.order()
+    body = {**ITEM, "order_id": str(order["id"]), "expires_at": soon()}
+    stranger = await api.call("POST", "/reservations", body, status=201)
+    customer = bearer("7")
+    assert (await api.call("GET", f"/reservations/{stranger['id']}", status=404, headers=customer))["code"]
+    own = await api.call("GET", f"/orders/{order['id']}/reservations", headers=customer)
+    assert [hold["reservation_id"] for hold in own] == [order["reservations"][0]["reservation_id"]]
+    await api.call("POST", f"/reservations/{stranger['id']}/deactivate", {})
+    assert (await api.call("GET", f"/orders/{order['id']}"))["status"] == "pending"
+    again = await api.call("POST", "/reservations", body, status=201)
+    named = {"order_id": order["id"], "reservation_id": again["id"]}
+    assert (await api.call("POST", "/inventory/confirm", named))["is_confirmed"]
+    assert (await api.call("POST", f"/orders/{order['id']}/pay", {}))["status"] == "paid"
+
+
+async def test_admins_are_told_why_an_order_is_as_it_is(api: Api, orders_url: str) -> None:
+    placed = await api.order()
+    path = f"/orders/{placed['id']}/why"
+    explained = await api.call("GET", path)
+    assert explained["why"] == [
+        f"it waits for its payment until {placed['payment_deadline'][:19].replace('T', ' ')} UTC; then it is cancelled"
+    ]
+    [held] = explained["warehouse"]
+    assert (held["reservation_id"], held["state"]) == (placed["reservations"][0]["reservation_id"], "reserved")
+    assert [one["event"] for one in explained["history"]] == ["created", "reserved"]
+    assert (explained["steps"], explained["disagreement"]) == ([], None)
+    sql(
+        orders_url,
+        "INSERT INTO intents (order_id, step, due_at, attempts, last_error, created_at)"
+        " VALUES (%s, 'commit', NOW(6) + INTERVAL 1 HOUR, 3, 'away', NOW(6))",
+        placed["id"],
+    )
+    [step] = (await api.call("GET", path))["steps"]
+    assert (step["step"], step["attempts"], step["last_error"], step["parked_at"]) == ("commit", 3, "away", None)
+    assert step["request_id"].endswith("-commit")
+    assert (await api.call("GET", path, status=403, headers=SHOP))["code"] == "PERMISSION_DENIED"
+    assert (await api.call("GET", "/orders/999999/why", status=404))["code"] == "ORDER_NOT_FOUND"

@@ -23,6 +23,7 @@ from order_gateway.settings import MetricsSettings
 from service_kit.database import Database
 from service_kit.exposition import exposed
 from service_kit.metrics import Metrics
+from service_kit.starting import NotStarted
 from service_kit.tracing import LAST_EXPORT_SECONDS, configure_tracing, current_traceparent
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -121,8 +122,8 @@ async def test_a_taken_address_for_metrics_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(OSError, match=f"can't be shown on {address}.*free address"):
-            async with exposed(Metrics(), address):
+        with pytest.raises(NotStarted, match=f"METRICS: can't listen on {address}: the port is taken"):
+            async with exposed(Metrics(), "METRICS", address):
                 pass
 
 

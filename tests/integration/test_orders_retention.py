@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import text
 
 from order_gateway.answers import Answer, Answers, Begun
-from order_gateway.orders import NewItem, NewOrder, Reason
+from order_gateway.orders import NewItem, NewOrder
 from order_gateway.retention import Retention
 from order_gateway.settings import RetentionSettings
-from service_kit.background import end
+from service_kit.background import end, keep
 from tests.e2e.test_order_flow import until
-from tests.integration.test_orders_audit import Audited
+from tests.orders_kit import Shop, shop
 
 pytestmark = pytest.mark.sql
 SETTINGS = RetentionSettings(idempotency_keys_seconds=3600, batch=10, pause_seconds=0)
@@ -21,41 +21,38 @@ HASH = "0" * 64
 
 
 @pytest.fixture
-async def audited(orders_database_url: str) -> AsyncIterator[Audited]:
-    audited = Audited(orders_database_url)
-    yield audited
-    await audited.world.close()
+async def at(orders_database_url: str, warehouse_database_url: str) -> AsyncIterator[Shop]:
+    async with shop(orders_database_url, warehouse_database_url) as opened:
+        yield opened
 
 
-async def scalars(audited: Audited, statement: str) -> list[object]:
-    async with audited.world.database.engine.connect() as connection:
+async def scalars(at: Shop, statement: str) -> list[object]:
+    async with at.database.engine.connect() as connection:
         return list((await connection.execute(text(statement))).scalars())
 
 
-async def test_keys_are_kept_for_their_time_and_while_they_are_worked_on(audited: Audited) -> None:
-    answers = Answers(audited.world.database, lease_seconds=30)
+async def test_keys_are_kept_for_their_time_and_while_they_are_worked_on(at: Shop) -> None:
+    answers = Answers(at.database, lease_seconds=30)
     for number in range(25):
         begun = await answers.begin("shop", f"old-{number:02}", HASH)
         assert isinstance(begun, Begun)
         await answers.finish("shop", f"old-{number:02}", begun.claim, Answer(201, None, "{}"))
     await answers.begin("shop", "at-work", HASH)
-    await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
-    await audited.world.execute(
-        "UPDATE idempotency_keys SET claimed_until = created_at WHERE idempotency_key LIKE 'old-%'"
-    )
+    await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
+    await at.execute("UPDATE idempotency_keys SET claimed_until = created_at WHERE idempotency_key LIKE 'old-%'")
     await answers.begin("shop", "fresh", HASH)
-    retention = Retention(audited.world.database, SETTINGS)
+    retention = Retention(at.database, SETTINGS)
     assert await retention.sweep() == 25
-    assert await scalars(audited, "SELECT idempotency_key FROM idempotency_keys ORDER BY 1") == ["at-work", "fresh"]
+    assert await scalars(at, "SELECT idempotency_key FROM idempotency_keys ORDER BY 1") == ["at-work", "fresh"]
     assert await retention.sweep() == 0
 
 
-async def test_a_key_that_comes_again_after_its_time_is_another_one(audited: Audited) -> None:
-    answers = Answers(audited.world.database, lease_seconds=0)
+async def test_a_key_that_comes_again_after_its_time_is_another_one(at: Shop) -> None:
+    answers = Answers(at.database, lease_seconds=0)
     first = await answers.begin("shop", "k", HASH)
     resumed = await answers.begin("shop", "k", HASH)
-    await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
-    await Retention(audited.world.database, SETTINGS).sweep()
+    await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
+    await Retention(at.database, SETTINGS).sweep()
     again = await answers.begin("shop", "k", "1" * 64)
     assert isinstance(first, Begun)
     assert isinstance(resumed, Begun)
@@ -64,45 +61,42 @@ async def test_a_key_that_comes_again_after_its_time_is_another_one(audited: Aud
     assert (again.since > first.since, again.resumed) == (True, False)
 
 
-async def test_steps_that_are_done_leave_nothing_and_the_audit_does_not_miss_them(audited: Audited) -> None:
-    world = audited.world
+async def test_steps_that_are_done_leave_nothing_and_the_audit_does_not_miss_them(at: Shop) -> None:
     for _ in range(3):
-        order = await world.place()
-        await world.saga.pay(order.id, "test")
-        await world.saga.cancel(order.id, "test", Reason.CUSTOMER, None)
+        await at.returned()
     new = NewOrder("u", "Street 1", "card", (NewItem(1, 1, 1, Decimal("1.00")),), "c-1", "test")
-    waiting = await world.store.create(new, 3600)
-    assert await scalars(audited, "SELECT order_id FROM intents") == [waiting.id]
-    report = await audited.audit.run()
-    assert (report.checked, report.unfinished, report.findings) == (4, 1, ())
+    waiting = await at.store.create(new, 3600)
+    assert await scalars(at, "SELECT order_id FROM intents") == [waiting.id]
+    report = await at.audit.run()
+    assert (report.checked, report.unfinished, report.findings) == (4, 1, [])
 
 
-async def test_several_processes_delete_each_row_once(audited: Audited) -> None:
-    answers = Answers(audited.world.database, lease_seconds=0)
+async def test_several_processes_delete_each_row_once(at: Shop) -> None:
+    answers = Answers(at.database, lease_seconds=0)
     await asyncio.gather(*(answers.begin("shop", f"k-{number}", HASH) for number in range(60)))
-    await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
-    retention = Retention(audited.world.database, SETTINGS)
+    await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
+    retention = Retention(at.database, SETTINGS)
     assert sum(await asyncio.gather(*(retention.sweep() for _ in range(4)))) == 60
 
 
-async def test_it_sweeps_again_and_again(audited: Audited) -> None:
-    answers = Answers(audited.world.database, lease_seconds=0)
+async def test_it_sweeps_again_and_again(at: Shop) -> None:
+    answers = Answers(at.database, lease_seconds=0)
     often = SETTINGS.model_copy(update={"every_seconds": 0.01})
-    task = asyncio.create_task(Retention(audited.world.database, often).run())
+    kept = keep("retention", Retention(at.database, often).run)
 
     async def is_gone() -> bool:
-        return await scalars(audited, "SELECT 1 FROM idempotency_keys") == []
+        return await scalars(at, "SELECT 1 FROM idempotency_keys") == []
 
     for number in range(2):
         await answers.begin("shop", f"k-{number}", HASH)
-        await audited.world.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
+        await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
         await until(is_gone)
-    await end(task)
-    assert task.cancelled()
+    await end(kept)
+    assert kept.failures == 0
 
 
-async def test_old_keys_are_found_by_their_index(audited: Audited) -> None:
-    async with audited.world.database.engine.connect() as connection:
+async def test_old_keys_are_found_by_their_index(at: Shop) -> None:
+    async with at.database.engine.connect() as connection:
         statement = (
             "SELECT owner, idempotency_key FROM idempotency_keys WHERE created_at < NOW(6) - INTERVAL 1 DAY "
             "AND claimed_until < NOW(6) ORDER BY created_at LIMIT 10"

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Select
 from sqlalchemy.dialects import mysql
 
-from service_kit.database import Database
+from service_kit.database import Database, DatabaseSettings
 from tests.conftest import MakeDatabase
 from tests.warehouse_kit import connection
-from warehouse import queries, statements
+from warehouse import queries, requests, statements
 from warehouse.expiry import Sweeper
 from warehouse.queries import StockQueries
 from warehouse.records import EPOCH, State
@@ -38,7 +38,8 @@ FILL = (
     f"INSERT INTO reservation_lines SELECT {_ID}, n % 50 + 1, 1, 1, 1, 0 FROM {_NUMBERS}",
     f"""INSERT INTO movements SELECT 1, 1, n + 1, IF(n % 2, 'RESERVED', 'COMMITTED'), 1, 5, 5, 1, 1, '', '', '', '',
     {_ID}, {_THEN} FROM {_NUMBERS}""",
-    f"INSERT INTO request_ids SELECT CONCAT('r', n), REPEAT('x', 16), '[]', {_THEN} FROM {_NUMBERS}",
+    f"""INSERT INTO request_ids SELECT CONCAT('r', n), REPEAT('x', 16), CONCAT('[[["', {_ID}, '"]]]'), {_THEN}
+    FROM {_NUMBERS}""",
 )
 GROWING = ("reservations", "reservation_lines", "movements", "request_ids", "stock_levels", "products")
 
@@ -111,6 +112,7 @@ STATEMENTS = {
         "READ_WAREHOUSES",
     )
 } | {kind: statements.WRITES[kind][0] for kind in ("changed_levels", "changed_reservations", "committed_reservations")}
+STATEMENTS["look up requests"] = requests.READ
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -168,6 +170,8 @@ LISTINGS = {
     "an order's open ones": spied(lambda q: q.reservations_newest_first("o5", 0, State.RESERVED, "", 11)),
     "a product's newest": spied(lambda q: q.reservations_newest_first("", 3, None, "", 11)),
     "a product's next": spied(lambda q: q.reservations_newest_first("", 3, None, reservation_id(2002), 11)),
+    "the newest since": spied(lambda q: q.reservations_newest_first("", 0, None, "", 11, 1)),
+    "the next since": spied(lambda q: q.reservations_newest_first("", 0, None, reservation_id(2002), 11, 1)),
     "by expiry": spied(lambda q: q.reservations_by_expiry(State.RESERVED, None, 11)),
     "by expiry, next": spied(lambda q: q.reservations_by_expiry(State.COMMITTED, (int(_MIDDLE), "x"), 11)),
     "levels": spied(lambda q: q.levels_of_product(1, None, 11)),
@@ -212,5 +216,5 @@ async def test_the_database_door_reads_what_is_committed(url: str) -> None:
     finally:
         await database.close()
     zone, mode, wait = settings
-    assert (zone, wait, level[1]) == ("+00:00", 5, "READ-COMMITTED")
+    assert (zone, wait, level[1]) == ("+00:00", DatabaseSettings().lock_wait_timeout_seconds, "READ-COMMITTED")
     assert {"NO_BACKSLASH_ESCAPES", "STRICT_ALL_TABLES"} <= set(mode.split(","))

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 import pymysql
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from generated.warehouse.v1.stock_pb2 import AddStockRequest, CreateProductRequest, CreateWarehouseRequest
+from service_kit.database import Database
 from tests.processes import ROOT, clean_environment
 from tests.warehouse_kit import Calls, assert_clean, cancel, commit, make_overdue, scalar, serving, sql
 from warehouse.audit import FINDINGS_MAX, audit, repair
+from warehouse.audit_queries import By
+from warehouse.audit_slices import slices
+from warehouse.settings import AuditSettings
 
 pytestmark = pytest.mark.sql
 
@@ -87,11 +92,49 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 async def test_each_kind_of_damage_is_found_and_named(stock: Stock, kind: str) -> None:
-    statement, named = (text.format(open=stock.open_id, sold=stock.sold_id) for text in DAMAGE[kind])
+    statement, named = (one.format(open=stock.open_id, sold=stock.sold_id) for one in DAMAGE[kind])
     sql(stock.url, statement)
     report = await audit(stock.url)
     assert not report.is_clean
     assert any(named in finding for check in report.checks for finding in check.findings)
+    # However small the slices, the same rows are found, once.
+    sliced = await audit(stock.url, AuditSettings(slice_rows=2))
+    assert [sorted(check.findings) for check in sliced.checks] == [sorted(check.findings) for check in report.checks]
+
+
+async def test_slices_hold_all_rows_and_no_more_than_they_may(stock: Stock) -> None:
+    await asyncio.gather(*(stock.calls.hold((1, 1, 1)) for _ in range(20)))
+    rows = 7
+    counts = {
+        By.RESERVATION: ("reservations", "reservation_id > :low AND (:high IS NULL OR reservation_id <= :high)"),
+        By.REQUEST: ("request_ids", "request_id > :low AND (:high IS NULL OR request_id <= :high)"),
+        By.PRODUCT_AND_HASH: (
+            "movements",
+            "product_id > :low AND product_id <= :high AND MOD(CRC32(reference), :parts) = :part",
+        ),
+        By.HASH: ("outbox", "MOD(CRC32(event_id), :parts) = :part"),
+    }
+    database = Database(stock.url)
+    async with database.engine.connect() as connection:
+        for by, (table, where) in counts.items():
+            parts = [part async for part in slices(connection, by, rows)]
+            sizes = [
+                (await connection.execute(text(f"SELECT COUNT(*) FROM {table} WHERE {where}"), part)).scalar_one()
+                for part in parts
+            ]
+            assert sum(sizes) == scalar(stock.url, f"SELECT COUNT(*) FROM {table}")
+            assert len(parts) >= sum(sizes) / rows
+            if by in (By.RESERVATION, By.REQUEST):
+                assert max(sizes) <= rows
+    await database.close()
+
+
+async def test_when_its_time_is_over_it_says_so(stock: Stock) -> None:
+    report = await audit(stock.url, AuditSettings(time_limit_seconds=1e-9))
+    assert not report.is_complete
+    assert report.summary.startswith("the time was over: 13 of 13 checks were not completed")
+    done = run_audit(stock.url, WAREHOUSE_AUDIT__TIME_LIMIT_SECONDS="0.000000001")
+    assert (done.returncode, "WAREHOUSE_AUDIT__TIME_LIMIT_SECONDS" in done.stderr) == (3, True)
 
 
 async def findings_of(url: str, beginning: str) -> str:
@@ -181,10 +224,10 @@ async def test_the_first_findings_are_shown(stock: Stock) -> None:
     assert "more" in check.findings[-1]
 
 
-def run_audit(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run_audit(url: str, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "warehouse", "audit", *options],
-        env=clean_environment({"WAREHOUSE_DATABASE_URL": url, "PATH": os.environ["PATH"]}),
+        env=clean_environment({"WAREHOUSE_DATABASE_URL": url, "PATH": os.environ["PATH"], **settings}),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -199,6 +242,10 @@ async def test_the_command_line(stock: Stock) -> None:
     done = run_audit(stock.url)
     assert done.returncode == 1
     assert LEVEL in done.stdout
+    done = run_audit(stock.url, "--repair", "--dry-run")
+    assert done.returncode == 1
+    assert "repair: the counters of product 1 in warehouse 1 are set anew" in done.stdout
+    assert run_audit(stock.url).returncode == 1
     done = run_audit(stock.url, "--repair")
     assert done.returncode == 0, done.stdout
     assert "Mended 1 stock levels" in done.stdout
@@ -262,8 +309,8 @@ async def test_every_event_says_what_changed(stock: Stock) -> None:
         "warehouse.stock.changed.v1",
         *(f"warehouse.reservation.{verb}.v1" for verb in ("reserved", "committed", "cancelled", "expired")),
     }
-    for kind, subject, text in rows:
-        data = json.loads(text)
+    for kind, subject, document in rows:
+        data = json.loads(document)
         if kind == "warehouse.stock.changed.v1":
             assert subject.startswith("products/")
             assert data["level"]["on_hand"] == data["movement"]["quantity"]

@@ -15,7 +15,7 @@ import pymysql
 import pytest
 import pytest_asyncio
 
-from service_kit.database import Database
+from service_kit.database import Database, DatabaseSettings
 from tests.warehouse_kit import (
     Calls,
     assert_clean,
@@ -26,13 +26,15 @@ from tests.warehouse_kit import (
     sql,
     until_someone_waits_for_a_lock,
 )
-from warehouse.commands import Answer, Cancel, ChangeStock, Command, Commit, Expire, Extend, Line, Outcome, Reserve
+from warehouse.commands import Answer, Cancel, ChangeStock, Command, Commit, Expire, Extend, Line, Reserve
 from warehouse.records import MovementType, State
 from warehouse.refusals import Reason, Refusal
-from warehouse.store import CommandFailed, StockStore
+from warehouse.store import CommandFailed, Result, StockStore
 
 pytestmark = pytest.mark.sql
 TTL = 60_000_000
+PATIENT = DatabaseSettings(lock_patience_seconds=30, lock_wait_timeout_seconds=30)
+"""Nothing is set aside while a test looks whether somebody waits."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Shop:
     one: StockStore
     other: StockStore
 
-    def begin(self, store: StockStore, command: Command) -> "asyncio.Task[Sequence[Outcome | Exception]]":
+    def begin(self, store: StockStore, command: Command) -> "asyncio.Task[list[Result]]":
         """Let `store` carry out a command, in the background."""
         return asyncio.ensure_future(store.process([command]))
 
@@ -59,7 +61,7 @@ class Shop:
 async def shop(warehouse_database_url: str) -> AsyncIterator[Shop]:
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 10})
-        databases = (Database(warehouse_database_url), Database(warehouse_database_url))
+        databases = (Database(warehouse_database_url, PATIENT), Database(warehouse_database_url, PATIENT))
         one, other = map(StockStore, databases)
         yield Shop(warehouse_database_url, calls, databases, one, other)
         await asyncio.gather(one.close(), other.close())
@@ -89,10 +91,10 @@ def pause_before_writing(store: StockStore, monkeypatch: pytest.MonkeyPatch) -> 
     return decided, go_on
 
 
-def reservation_of(outcomes: Sequence[Outcome | Exception]) -> Any:
+def reservation_of(results: Sequence[Result]) -> Any:
     """The one reservation of the one answer."""
-    [answer] = outcomes
-    assert not isinstance(answer, Refusal | Exception), answer
+    [answer] = results
+    assert isinstance(answer, Answer), answer
     [reservation] = answer.reservations
     return reservation
 

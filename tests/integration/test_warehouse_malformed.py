@@ -45,6 +45,7 @@ BASES: dict[str, Message] = {
     "Commit": pb.CommitRequest(request_id="C", order_id="17", lines=lines((1, 1, 1))),
     "Cancel": pb.CancelRequest(request_id="X", order_id="17"),
     "Extend": pb.ExtendRequest(request_id="E", reservation_id="17", ttl=Duration(seconds=1)),
+    "GetCaller": pb.GetCallerRequest(),
     "GetReservation": pb.GetReservationRequest(reservation_id="17"),
     "ListReservations": pb.ListReservationsRequest(order_id="17"),
     "CreateProduct": stock.CreateProductRequest(request_id="P", sku="S", name="N"),
@@ -116,7 +117,7 @@ def _cases() -> Cases:
         cases += [(method, {"page_token": bad}, "page_token") for bad in ("x", "é", "W10=", "e30=", "\0", "%")]
     prices = {
         "list_price": (("USD", -1, 0), ("USD", 10**10, 0), ("USD", 0, -1), ("USD", GREATEST, 0)),
-        "list_price.nanos": (("USD", 1, 1), ("USD", 1, 10**9)),
+        "list_price.nanos": (("USD", 1, 1), ("USD", 1, 10**9), ("JPY", 1, 500_000_000)),
         "list_price.currency_code": (("usd", 1, 0), ("", 1, 0), ("EURO", 1, 0), ("É\0A", 1, 0)),
     }
     for field, values in prices.items():

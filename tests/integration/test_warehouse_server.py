@@ -1,9 +1,7 @@
 """The server around the calls: who may, over which wire, until when, how many, and how it stops."""
 
 import asyncio
-import datetime
 import hashlib
-import ipaddress
 import json
 import time
 from pathlib import Path
@@ -11,18 +9,18 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit import migrating
 from service_kit.batcher import BatcherSettings
+from service_kit.local_server import LocalServer
+from tests.certificates import Authority
 from tests.processes import Processes
 from tests.warehouse_kit import (
     Calls,
@@ -41,6 +39,7 @@ from tests.warehouse_kit import (
 from warehouse.auth import ApiKey, Role
 from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
+from warehouse.tls import LOOK_SECONDS
 
 pytestmark = pytest.mark.sql
 KEYS = tuple(
@@ -49,6 +48,7 @@ KEYS = tuple(
 NEEDED = {
     Role.READER: (
         "CheckStock",
+        "GetCaller",
         "GetReservation",
         "ListReservations",
         "BatchGetProducts",
@@ -91,6 +91,34 @@ async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> Non
         assert await calls.status() == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 10})
+    request = stock.AddStockRequest(request_id="back", product_id=1, warehouse_id=1, quantity=1)
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        shown = (("x-api-key", "order key"),)
+        no = await refused(calls.stock.AddStock(request, metadata=shown))
+        assert (no.code, dict(no.metadata)) == (
+            "PERMISSION_DENIED",
+            {"key": "the order", "role": "order", "needed": "admin"},
+        )
+        request.type = stock.MOVEMENT_TYPE_RETURNED
+        assert (await calls.stock.AddStock(request, metadata=shown)).stock_level.on_hand == 11
+        no = await refused(calls.stock.AddStock(request, metadata=(("x-api-key", "reader key"),)))
+        assert dict(no.metadata)["needed"] == "order"
+
+
+async def test_a_caller_is_told_who_it_is_and_what_time_it_is(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url, api_keys=KEYS) as calls:
+        found = await calls.holds.GetCaller(pb.GetCallerRequest(), metadata=(("x-api-key", "order key"),))
+        assert (found.name, found.role) == ("the order", "order")
+        off = scalar(warehouse_database_url, "SELECT UTC_TIMESTAMP(6)") - found.now.ToDatetime()
+        assert abs(off.total_seconds()) < 5
+    async with serving(warehouse_database_url) as calls:
+        found = await calls.holds.GetCaller(pb.GetCallerRequest())
+        assert (found.name, found.role) == ("anonymous", "admin")
+
+
 async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehouse_database_url: str) -> None:
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 10})
@@ -104,48 +132,6 @@ async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehou
     query = "SELECT actor FROM movements WHERE type = 'RESERVED' ORDER BY sequence"
     actors = [actor for (actor,) in sql(warehouse_database_url, query)]
     assert actors == ["the order", "the order/Zoë", "the order/shop", f"the order/{'x' * 54}"]
-
-
-class Authority:
-    """Makes certificates, for as long as a test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
-        self.certificate = folder / "ca.pem"
-        folder.mkdir()
-        self._write(self.certificate, self.name, self.key, is_authority=True)
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1 and its key, in files."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        self._write(certificate, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, is_authority=False)
-        key_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return certificate, key_path
-
-    def _write(self, path: Path, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> None:
-        now = datetime.datetime.now(datetime.UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-            )
-            .sign(self.key, hashes.SHA256())
-        )
-        path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
 
 def client_credentials(ca: Path, pair: tuple[Path, Path] | None = None) -> grpc.ChannelCredentials:
@@ -299,3 +285,71 @@ async def test_a_stop_in_good_order(warehouse_database_url: str, processes: Proc
     lines = [json.loads(line) for line in server.log_path.read_text().splitlines()]
     assert [line["event"] for line in lines][:1] == ["serving"]
     await assert_clean(warehouse_database_url)
+
+
+async def test_open_watches_and_reflection_do_not_delay_a_stop(
+    warehouse_database_url: str, processes: Processes
+) -> None:
+    server, target = processes.warehouse(warehouse_database_url, settings={"WAREHOUSE_STOP_GRACE_SECONDS": "60"})
+    serving_, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with calling(target) as calls:
+        watch = calls.health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == serving_
+        asking = reflection_pb2_grpc.ServerReflectionStub(calls.channel).ServerReflectionInfo()
+        await asking.write(question)
+        assert (await asking.read()).list_services_response.service
+        began = time.monotonic()
+        assert await asyncio.to_thread(server.stop, 50) == 0
+        assert time.monotonic() - began < 20
+        assert (await watch.read()).status == not_serving
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+        assert await asking.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
+    assert "Traceback" not in server.log_path.read_text()
+
+
+async def test_a_watch_tells_of_each_change(own_server: LocalServer) -> None:
+    url = f"{own_server.url}/watched"
+    migrating.upgrade(url, "warehouse")
+    async with serving(url, health_check_seconds=0.05) as calls, asyncio.timeout(60):
+        watch = calls.health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
+        nobody = calls.health.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+        assert (await nobody.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await asyncio.to_thread(own_server.kill)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.to_thread(own_server.start)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_renewed_certificates_are_used_without_a_restart(warehouse_database_url: str, tmp_path: Path) -> None:
+    """New connections get the new certificate; a pair of which only one half is there yet leaves the old one."""
+    ours, successors = Authority(tmp_path / "ours"), Authority(tmp_path / "successors")
+    certificate, key = ours.issue("server")
+    client_ca = tmp_path / "clients.pem"
+    client_ca.write_bytes(ours.certificate.read_bytes())
+    settings = WarehouseSettings(
+        database_url=warehouse_database_url,
+        listen="127.0.0.1:0",
+        tls_certificate=certificate,
+        tls_key=key,
+        tls_client_ca=client_ca,
+    )
+    old, new = (client_credentials(one.certificate, one.issue("client")) for one in (ours, successors))
+
+    async def is_trusted(port: int, credentials: grpc.ChannelCredentials) -> bool:
+        async with calling(f"127.0.0.1:{port}", credentials=credentials) as calls:
+            ended = await outcome(calls.health.Check(health_pb2.HealthCheckRequest(), timeout=5))
+            return not isinstance(ended, No)
+
+    async with running(settings) as port, asyncio.timeout(60):
+        assert (await is_trusted(port, old), await is_trusted(port, new)) == (True, False)
+        renewed, its_key = successors.issue("server")
+        certificate.write_bytes(renewed.read_bytes())
+        await asyncio.sleep(LOOK_SECONDS + 0.1)
+        assert (await is_trusted(port, old), await is_trusted(port, new)) == (True, False)
+        key.write_bytes(its_key.read_bytes())
+        client_ca.write_bytes(successors.certificate.read_bytes())
+        while not await is_trusted(port, new):  # noqa: ASYNC110 - nobody tells when the server has looked
+            await asyncio.sleep(0.1)
+        assert not await is_trusted(port, old)

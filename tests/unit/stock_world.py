@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from warehouse.commands import (
     Outcome,
     Reserve,
 )
+from warehouse.plan import plan_of
 from warehouse.records import (
     Event,
     Level,
@@ -51,9 +53,9 @@ class World:
     batches: int = 0
 
     def run(self, commands: Sequence[Command], now: int = START) -> list[Outcome]:
-        """Decide on the state as it is and write the rows."""
+        """Decide on what `plan` asks for of the state as it is, and write the rows."""
         self.batches += 1
-        decision = decide(self.stock(now), commands)
+        decision = decide(self.asked_for(commands, now), commands)
         self._write(decision)
         self.check()
         return decision.outcomes
@@ -81,6 +83,35 @@ class World:
             warehouses=frozenset(WAREHOUSES),
         )
 
+    def asked_for(self, commands: Sequence[Command], now: int) -> Stock:
+        """What a transaction of `commands` would have read: nothing but what their plan names."""
+        everything, plan = self.stock(now), plan_of(commands)
+        plan.locate(
+            [
+                (item.order_id, item.reservation_id)
+                for item in sorted(self.reservations.values(), key=lambda item: item.order_sequence)
+                if item.order_id in plan.orders_with_holds
+            ],
+            [stored for request_id, stored in self.answers.items() if request_id in plan.reserve_requests],
+        )
+        meant = {key: item for key, item in self.reservations.items() if key in plan.reservations}
+        plan.levels.update(line.key for item in meant.values() for line in item.lines)
+        missing = plan.levels - self.levels.keys()
+        return Stock(
+            now=now,
+            entropy=everything.entropy,
+            levels={key: level for key, level in self.levels.items() if key in plan.levels},
+            reservations=meant,
+            orders={
+                order_id: Order(order.last_sequence, order.cancelled_at, tuple(plan.holds.get(order_id, ())))
+                for order_id, order in everything.orders.items()
+                if order_id in plan.orders
+            },
+            answers={key: stored for key, stored in self.answers.items() if key in plan.requests},
+            products=everything.products & {key[0] for key in missing},
+            warehouses=everything.warehouses & {key[1] for key in missing},
+        )
+
     def check(self) -> None:
         """Invariants 1, 2, 3 and 6."""
         held: dict[LevelKey, int] = {}
@@ -96,11 +127,23 @@ class World:
             ends = [(0, 0), *((move.on_hand_after, move.reserved_after) for move in ledger)]
             assert [(move.on_hand_before, move.reserved_before) for move in ledger] == ends[:-1]
             assert ends[-1] == (level.on_hand, level.reserved)
+            self._check_time(level, ledger)
         assert not held
+        for item in self.reservations.values():
+            assert item.closed_at is None or item.is_tombstone or item.closed_at > item.created_at
         ids = [event.event_id for event in self.events]
         assert len(ids) == len(set(ids))
         about_stock = {event.event_id for event in self.events if "extended" not in event.type}
         assert about_stock == {move.event_id for move in self.movements}
+
+    def _check_time(self, level: Level, ledger: Sequence[Movement]) -> None:
+        """No movement of a level, and no event about one, is before the one it follows, whatever the clock did."""
+        steps = [(move.created_at, move.event_id) for move in ledger]
+        for (before, event_before), (after, event_after) in pairwise(steps):
+            assert after >= before
+            assert event_after >= event_before
+        assert level.updated_at == steps[-1][0]
+        assert level.created_at == steps[0][0]
 
     def _write(self, decision: Decision) -> None:
         for level in decision.new_levels:
@@ -113,6 +156,7 @@ class World:
             assert item.reservation_id in self.reservations
         for answer in decision.answers:
             assert answer.request_id not in self.answers
+        assert len({answer.request_id for answer in decision.answers}) == len(decision.answers)
         self.levels.update({level.key: level for level in (*decision.new_levels, *decision.changed_levels)})
         changed = (*decision.new_reservations, *decision.changed_reservations)
         self.reservations.update({item.reservation_id: item for item in changed})
@@ -202,3 +246,5 @@ steps: st.SearchStrategy[Step] = st.one_of(
 )
 batches = st.lists(st.tuples(st.integers(0, 20 * SECOND), st.lists(steps, max_size=8)), max_size=6)
 """Batches of steps, each with the time that passes before it."""
+stumbling_batches = st.lists(st.tuples(st.integers(-20 * SECOND, 20 * SECOND), st.lists(steps, max_size=8)), max_size=6)
+"""The same, with a clock that also steps back."""

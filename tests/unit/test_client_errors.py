@@ -9,24 +9,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from warehouse import client
 from warehouse.client.errors import REFUSAL_STATUSES, REFUSALS, RETRIED, STATUSES, from_rpc_error, from_status
+from warehouse.refusals import Reason, Refusal
+from warehouse.status import trailing_refusal
 
-REASONS = {
-    "INSUFFICIENT_STOCK": (grpc.StatusCode.FAILED_PRECONDITION, client.InsufficientStock),
-    "PRODUCT_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.ProductNotFound),
-    "WAREHOUSE_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.WarehouseNotFound),
-    "STOCK_LEVEL_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.StockLevelNotFound),
-    "RESERVATION_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.ReservationNotFound),
-    "ORDER_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, client.OrderNotFound),
-    "RESERVATION_EXPIRED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationExpired),
-    "RESERVATION_COMMITTED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationCommitted),
-    "RESERVATION_CANCELLED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservationCancelled),
-    "RESERVE_CANCELLED": (grpc.StatusCode.FAILED_PRECONDITION, client.ReserveCancelled),
-    "ANSWER_TOO_LARGE": (grpc.StatusCode.FAILED_PRECONDITION, client.AnswerTooLarge),
-    "REQUEST_ID_REUSED": (grpc.StatusCode.ALREADY_EXISTS, client.RequestIdReused),
-    "RESERVED_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, client.ReservedMismatch),
-    "PRODUCT_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, client.ProductExists),
-    "WAREHOUSE_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, client.WarehouseExists),
-}
 CODES = {
     grpc.StatusCode.UNAUTHENTICATED: client.Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: client.PermissionDenied,
@@ -49,20 +34,23 @@ def rpc_error(code: grpc.StatusCode, *details: Message) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "no")
 
 
-def test_the_tables_here_and_in_the_client_name_the_same_reasons() -> None:
-    assert set(REASONS) == set(REFUSALS)
+def test_the_client_knows_the_reasons_of_the_server_and_no_others() -> None:
+    assert set(REFUSALS) == {reason.value for reason in Reason} - {"INVALID_ARGUMENT"}
     assert set(CODES) == set(STATUSES) | {grpc.StatusCode.INVALID_ARGUMENT}
 
 
-@pytest.mark.parametrize("reason", REASONS)
-def test_refusals(reason: str) -> None:
-    code, kind = REASONS[reason]
-    info = error_details_pb2.ErrorInfo(reason=reason, domain="warehouse.v1", metadata={"order_id": "17"})
-    error = from_rpc_error(rpc_error(code, info))
-    assert type(error) is kind
-    assert isinstance(error, client.Refused)
-    assert error.reason == reason
-    assert error.metadata == {"order_id": "17"}
+def class_name(reason: str) -> str:
+    return "InvalidRequest" if reason == "INVALID_ARGUMENT" else reason.title().replace("_", "")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_refusal_becomes_the_exception_of_its_name(reason: Reason) -> None:
+    code, message, trailing = trailing_refusal(Refusal(reason, "no", (("order_id", "17"),)))
+    error = from_rpc_error(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), message))
+    assert type(error) is getattr(client, class_name(reason))
+    assert isinstance(error, client.Refused) is (code is not grpc.StatusCode.INVALID_ARGUMENT)
+    assert isinstance(error, client.NotFound) is (code is grpc.StatusCode.NOT_FOUND)
+    assert (str(error), error.reason, error.metadata) == ("no", reason, {"order_id": "17"})
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])

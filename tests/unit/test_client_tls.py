@@ -1,61 +1,18 @@
 """The client over TLS, with and without a certificate of its own, on a real socket."""
 
-import datetime
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from warehouse.client import ClientSettings, WarehouseClient
+from tests.certificates import Authority
+from warehouse.client import ClientSettings, WarehouseClient, connection
+from warehouse.client.connection import client_tls
 
 SERVICE = "warehouse.v1.WarehouseService"
-NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-
-
-class Authority:
-    """Signs certificates for 127.0.0.1 into a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self._build(self.key, is_authority=True)
-        self.path = folder / "ca.pem"
-        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate = self._build(key, is_authority=False)
-        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        unencrypted = serialization.NoEncryption()
-        key_path.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unencrypted)
-        )
-        return certificate_path, key_path
-
-    def _build(self, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(NAME if is_authority else x509.Name([]))
-            .issuer_name(NAME)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(local, critical=not is_authority)
-            .sign(self.key, hashes.SHA256())
-        )
 
 
 @pytest.fixture
@@ -68,7 +25,7 @@ async def serving(authority: Authority, *, asks_for_certificate: bool) -> AsyncI
     certificate, key = authority.issue("server")
     credentials = grpc.ssl_server_credentials(
         [(key.read_bytes(), certificate.read_bytes())],
-        authority.path.read_bytes() if asks_for_certificate else None,
+        authority.certificate.read_bytes() if asks_for_certificate else None,
         asks_for_certificate,
     )
     server, servicer = grpc.aio.server(), health.aio.HealthServicer()
@@ -89,7 +46,7 @@ async def is_serving(settings: ClientSettings) -> bool:
 
 async def test_tls(authority: Authority) -> None:
     async with serving(authority, asks_for_certificate=False) as target:
-        assert await is_serving(ClientSettings(target=target, tls_ca=authority.path))
+        assert await is_serving(ClientSettings(target=target, tls_ca=authority.certificate))
         assert not await is_serving(ClientSettings(target=target))
         assert not await is_serving(ClientSettings(target=target, tls=True))
 
@@ -97,6 +54,44 @@ async def test_tls(authority: Authority) -> None:
 async def test_mutual_tls(authority: Authority) -> None:
     certificate, key = authority.issue("client")
     async with serving(authority, asks_for_certificate=True) as target:
-        mine = ClientSettings(target=target, tls_ca=authority.path, tls_cert=certificate, tls_key=key)
+        mine = ClientSettings(target=target, tls_ca=authority.certificate, tls_cert=certificate, tls_key=key)
         assert await is_serving(mine)
-        assert not await is_serving(ClientSettings(target=target, tls_ca=authority.path))
+        assert not await is_serving(ClientSettings(target=target, tls_ca=authority.certificate))
+
+
+async def test_renewed_files_are_used_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New connections get the new files; a certificate whose key is not there yet leaves the old ones."""
+    monkeypatch.setattr(connection, "TLS_LOOK_SECONDS", 0)
+    before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
+    ca, certificate, key = tmp_path / "ca.pem", tmp_path / "mine.pem", tmp_path / "mine.key"
+
+    def copy(authority: Authority, *, whole: bool) -> None:
+        pair = authority.issue("client")
+        ca.write_bytes(authority.certificate.read_bytes())
+        certificate.write_bytes(pair[0].read_bytes())
+        if whole:
+            key.write_bytes(pair[1].read_bytes())
+
+    copy(before, whole=True)
+    settings = ClientSettings(target="", tls_ca=ca, tls_cert=certificate, tls_key=key)
+    async with serving(before, asks_for_certificate=True) as old, serving(after, asks_for_certificate=True) as new:
+        to_old, to_new = (WarehouseClient(settings.model_copy(update={"target": target})) for target in (old, new))
+        async with to_new:
+            async with to_old:
+                assert await to_old.is_serving(timeout_seconds=5)
+                assert not await to_new.is_serving(timeout_seconds=1)
+                copy(after, whole=False)
+                assert await to_old.is_serving(timeout_seconds=5)
+                copy(after, whole=True)
+                assert not await to_old.is_serving(timeout_seconds=1)
+            assert await to_new.is_serving(timeout_seconds=5)
+
+
+def test_a_file_that_can_not_be_used_is_told(tmp_path: Path, authority: Authority) -> None:
+    certificate, _ = authority.issue("client")
+    _, other_key = authority.issue("other")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        client_tls(ClientSettings(tls_ca=tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="not the key of the certificate"):
+        client_tls(ClientSettings(tls_cert=certificate, tls_key=other_key))
+    assert client_tls(ClientSettings()) is None

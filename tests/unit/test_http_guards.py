@@ -5,32 +5,39 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from aiohttp.typedefs import Handler, Middleware
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELOPMENT_USERS, ApiKey
+from order_gateway.http.app import ids_middleware
 from order_gateway.http.auth import Access, Caller
 from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
+from order_gateway.http.following import follow
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
+from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
 from order_gateway.http.reading import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
+from service_kit.followed import Followed
 
 SECRET = "s" * 32
 KEY = "a-long-secret"
@@ -41,7 +48,14 @@ def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service
 
 
 def settings(**changes: Any) -> OrdersSettings:
-    return OrdersSettings.model_validate({"database_url": "mysql://u:p@127.0.0.1/x", "api_keys": [entry()], **changes})
+    return OrdersSettings.model_validate(
+        {
+            "database_url": "mysql://u:p@127.0.0.1/x",
+            "api_keys": [entry()],
+            "payments": {"provider": "external"},
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,43 +66,99 @@ def settings(**changes: Any) -> OrdersSettings:
         ({"jwt_secret": "short"}, "too short"),
         ({"jwt_secret": SECRET, "users": [DEVELOPMENT_USERS[0].model_dump()]}, "password of the development profile"),
         ({"users": [{"name": "x", "user_id": "x", "password_hash": "$argon2id$"}]}, "ORDERS_JWT_SECRET"),
-        ({"api_keys_file": "/nowhere/keys.json"}, "can't be used"),
+        ({"api_keys": []}, "set ORDERS_API_KEYS"),
+        ({"api_keys": [entry("")]}, "an empty key, which lets everybody in"),
+        ({"profile": "development", "api_keys": [entry("")]}, "an empty key, which lets everybody in"),
+        ({"api_keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json can't be used: No such file"),
+        ({"jwt_jwks_file": "/nowhere/jwks.json"}, "/nowhere/jwks.json can't be used: No such file"),
+        ({"profile": "development", "listen": "0.0.0.0:3000"}, "ORDERS_ALLOW_INSECURE=yes-on-a-private-network"),
+        ({"database": {"pool_size": 3}}, "take 4 or more"),
+        ({"warehouse": {"tls_ca": "/nowhere/ca.pem"}}, "ORDERS_WAREHOUSE__TLS_CA: /nowhere/ca.pem can't be read"),
+        ({"warehouse": {"target": "other:1"}}, "set ORDERS_WAREHOUSE_TARGET"),
     ],
 )
 def test_unsafe_settings_are_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        settings(**given)
+    reasons = settings(**given).reasons_not_to_serve()
+    assert [message in reason for reason in reasons] == [True]
 
 
 def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text(json.dumps([entry("first", "one")]))
     keyring = Keyring(settings(api_keys_file=path))
+    assert keyring.file is not None
     assert [bool(keyring.find(key)) for key in (KEY, "first", "second", "")] == [True, True, False, False]
     path.write_text(json.dumps([entry("second", "two")]))
-    keyring.look()
+    keyring.file.look()
     assert [bool(keyring.find(key)) for key in (KEY, "first", "second")] == [True, False, True]
     for unusable in ("{", "[{}]", json.dumps([entry(DEVELOPMENT_KEY, "dev")])):
         path.write_text(unusable)
-        keyring.look()
+        keyring.file.look()
         assert keyring.find("second")
         assert not keyring.find(DEVELOPMENT_KEY)
     path.unlink()
-    keyring.look()
+    keyring.file.look()
     assert keyring.find("second")
 
 
 async def test_a_keys_file_is_read_again_at_a_sighup(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     await asyncio.to_thread(path.write_text, json.dumps([entry("first", "one")]))
-    keyring = Keyring(settings(api_keys_file=path, api_keys_check_seconds=3600))
+    keyring = Keyring(settings(api_keys_file=path))
+    assert keyring.file is not None
     app = web.Application()
-    app.cleanup_ctx.append(keyring.watch)
+    app.cleanup_ctx.append(follow([keyring.file], 3600))
     async with TestServer(app), asyncio.timeout(10):
         await asyncio.to_thread(path.write_text, json.dumps([entry("second", "two")]))
         os.kill(os.getpid(), signal.SIGHUP)
         while not keyring.find("second"):  # noqa: ASYNC110 - the signal is handled in the loop's own time
             await asyncio.sleep(0)
+
+
+def key_pair(key_id: str) -> tuple[ec.EllipticCurvePrivateKey, dict[str, str]]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    return private, {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key())), "kid": key_id}
+
+
+def test_a_jwk_set_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    (old, old_public), (new, new_public) = key_pair("old"), key_pair("new")
+    path.write_text(json.dumps({"keys": [old_public]}))
+    tokens = Tokens(settings(jwt_jwks_file=path))
+    assert tokens.file is not None
+    claims = {"sub": "7", "iss": "order-service", "aud": "order-service", "exp": time.time() + 60}
+
+    def is_believed(key: ec.EllipticCurvePrivateKey, key_id: str) -> bool:
+        try:
+            return tokens.read(f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': key_id})}") == Person("7", "customer")
+        except ApiError:
+            return False
+
+    assert (is_believed(old, "old"), is_believed(new, "new")) == (True, False)
+    path.write_text(json.dumps({"keys": [new_public]}))
+    assert tokens.file.look()
+    assert (is_believed(old, "old"), is_believed(new, "new")) == (False, True)
+    for unusable in ("{", '{"keys": []}', json.dumps({"keys": [{**old_public, "kid": ""}]})):
+        path.write_text(unusable)
+        assert not tokens.file.look()
+        assert is_believed(new, "new")
+
+
+def test_a_change_that_leaves_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"one")
+    before = path.stat()
+    followed = Followed("keys", [path], lambda contents: contents[0])
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert followed.look()
+    assert not followed.look()
+    assert followed.content == b"two"
+    path.unlink()
+    assert not followed.look()
+    assert followed.content == b"two"
+    path.write_bytes(b"three")
+    assert followed.look()
 
 
 async def test_a_token_tells_who_its_user_is() -> None:
@@ -268,3 +338,33 @@ def test_an_origin_that_is_no_text_is_not_sent_back(origin: str, allowed: bool) 
     headers = cors_headers(make_mocked_request("GET", "/", headers={"Origin": origin}), ["*"])
     assert ("Access-Control-Allow-Origin" in headers) == allowed
     assert headers["Vary"] == "Origin"
+
+
+async def test_attempts_to_log_in_are_counted_by_client_and_not_by_proxy() -> None:
+    """One customer who tries passwords does not lock out the others, nor gets further by making up addresses."""
+
+    async def attempts(trusted: list[str], *forwarded: str) -> list[int]:
+        made = settings(
+            jwt_secret=SECRET,
+            users=[{"name": "x", "user_id": "x", "password_hash": DEVELOPMENT_USERS[0].password_hash[:-1] + "x"}],
+            logins_per_minute_max=1,
+            trusted_proxies=trusted,
+        )
+        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), 60, "", made.trusted_proxies)
+        [operation] = routes.operations()
+        app = web.Application(middlewares=[ids_middleware, error_middleware])
+        app.add_routes([operation.route()])
+        body = {"username": "nobody", "password": "x"}
+        async with TestClient(TestServer(app)) as client:
+            found = []
+            for address in forwarded:
+                headers = {"X-Forwarded-For": address}
+                async with client.post("/auth/token", json=body, headers=headers) as response:
+                    found.append(response.status)
+            return found
+
+    assert await attempts(["127.0.0.0/8"], "203.0.113.5", "203.0.113.5", "203.0.113.6") == [401, 429, 401]
+    spoofed = ("198.51.100.1, 203.0.113.5", "198.51.100.2, 203.0.113.5", "203.0.113.6, 127.0.0.1")
+    assert await attempts(["127.0.0.0/8"], *spoofed) == [401, 429, 401]
+    # Nobody is trusted unless it is said: what comes in the header is the client's own.
+    assert await attempts([], "203.0.113.5", "203.0.113.6", "203.0.113.7") == [401, 429, 429]

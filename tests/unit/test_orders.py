@@ -35,13 +35,13 @@ JUMPS = {
 }
 QUIET = {Event.DEFERRED, Event.WAREHOUSE_CHOSEN}
 """What changes how an order is reserved, but not where it stands."""
-WISHES = {Event.PAY, Event.CANCEL, Event.SHIP, Event.COMPLETE}
+WISHES = {Event.PAY, Event.CANCEL, Event.SHIP, Event.COMPLETE, Event.REFUND_CONFIRMED}
 OUTCOMES = {
     Step.RESERVE: (Event.RESERVED, Event.RESERVE_REFUSED, Event.RESERVE_ABANDONED),
     Step.CHARGE: (Event.CHARGED, Event.DECLINED, Event.CHARGE_ABANDONED),
     Step.COMMIT: (Event.COMMITTED, Event.COMMIT_REFUSED),
     Step.CANCEL: (Event.RELEASED, Event.RELEASE_FOUND_COMMITTED),
-    Step.REFUND: (Event.REFUNDED,),
+    Step.REFUND: (Event.REFUNDED, Event.REFUND_REQUESTED),
     Step.GIVE_BACK: (Event.RETURNED,),
 }
 

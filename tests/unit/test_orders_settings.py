@@ -18,6 +18,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://u:p@127.0.0.1:3306")
     for name in ("ORDERS_DATABASE_URL", "ORDERS_PROFILE", "ORDERS_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ORDERS_PAYMENTS__PROVIDER", "external")
 
 
 def test_development_has_its_key_and_its_own_database(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +59,33 @@ def test_settings_out_of_bounds_are_all_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ORDERS_PAYMENTS__TRIES", "0")
     with pytest.raises(InvalidSettings) as caught:
         load_settings(OrdersSettings)
-    assert "ORDERS_RELAY.poll_seconds" in str(caught.value)
+    assert "ORDERS_RELAY__POLL_SECONDS" in str(caught.value)
     assert "ORDERS_PAYMENT_WINDOW_SECONDS" in str(caught.value)
-    assert "ORDERS_PAYMENTS.tries" in str(caught.value)
+    assert "ORDERS_PAYMENTS__TRIES" in str(caught.value)
+
+
+def test_production_does_not_start_without_somebody_who_takes_the_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERS_API_KEYS", KEYS)
+    monkeypatch.delenv("ORDERS_PAYMENTS__PROVIDER")
+    with pytest.raises(InvalidSettings, match="ORDERS_PAYMENTS__PROVIDER=http"):
+        load_settings(OrdersSettings)
+    monkeypatch.setenv("ORDERS_PAYMENTS__PROVIDER", "simulator")
+    with pytest.raises(InvalidSettings, match="takes no money"):
+        load_settings(OrdersSettings)
+    monkeypatch.setenv("ORDERS_PAYMENTS__PROVIDER", "http")
+    monkeypatch.setenv("ORDERS_PAYMENTS__HTTP__URL", "http://pay.example.com")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(OrdersSettings)
+    assert all(name in str(caught.value) for name in ("begin with https", "HTTP__API_KEY", "HTTP__CALLBACK_SECRET"))
+    monkeypatch.setenv("ORDERS_PAYMENTS__HTTP__URL", "https://pay.example.com")
+    monkeypatch.setenv("ORDERS_PAYMENTS__HTTP__API_KEY", "k")
+    monkeypatch.setenv("ORDERS_PAYMENTS__HTTP__CALLBACK_SECRET", "s" * 24)
+    assert load_settings(OrdersSettings).payments.provider == "http"
+
+
+def test_the_default_currency_is_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERS_API_KEYS", KEYS)
+    assert load_settings(OrdersSettings).currency_default == "USD"
+    monkeypatch.setenv("ORDERS_CURRENCY_DEFAULT", "euro")
+    with pytest.raises(InvalidSettings, match="ORDERS_CURRENCY_DEFAULT"):
+        load_settings(OrdersSettings)

@@ -7,7 +7,7 @@ from google.rpc.status_pb2 import Status
 
 from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database import DatabaseAway, LockRetriesSpent
-from warehouse.auth import PermissionDenied, Unauthenticated
+from warehouse.auth import PermissionDenied, Role, Unauthenticated
 from warehouse.refusals import Reason, Refusal, Shortage
 from warehouse.status import (
     REFUSAL_CODES,
@@ -58,7 +58,7 @@ def test_a_shortage_has_a_violation_per_line() -> None:
     ("error", "code", "retry"),
     [
         (Unauthenticated("who?"), grpc.StatusCode.UNAUTHENTICATED, False),
-        (PermissionDenied("no"), grpc.StatusCode.PERMISSION_DENIED, False),
+        (PermissionDenied("shop", Role.ORDER, Role.ADMIN), grpc.StatusCode.PERMISSION_DENIED, False),
         (TooManyCalls(), grpc.StatusCode.RESOURCE_EXHAUSTED, True),
         (BatcherFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, True),
         (BatcherClosed(), grpc.StatusCode.UNAVAILABLE, True),

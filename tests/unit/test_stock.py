@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from tests.unit.stock_world import SECOND, START, ByReservation, Step, World, batches
+from tests.unit.stock_world import SECOND, START, ByReservation, Step, World, batches, stumbling_batches
 from warehouse.commands import (
     Answer,
     Cancel,
@@ -57,7 +57,7 @@ def reason(outcome: Outcome) -> Reason:
 
 
 @settings(max_examples=200, deadline=None)
-@given(batches)
+@given(batches | stumbling_batches)
 def test_any_cut_into_batches_gives_what_one_by_one_gives(cut: list[tuple[int, list[Step]]]) -> None:
     batched, single = stocked(), stocked()
     batched_outcomes: list[Outcome] = []
@@ -73,6 +73,31 @@ def test_any_cut_into_batches_gives_what_one_by_one_gives(cut: list[tuple[int, l
         batched_outcomes += batched.run(resolved(known[0]), now)
         single_outcomes += [single.one(command, now) for command in resolved(known[1])]
     assert batched.without_ids(batched_outcomes) == single.without_ids(single_outcomes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(batches)
+def test_what_plan_asks_for_is_all_that_decide_needs(cut: list[tuple[int, list[Step]]]) -> None:
+    world, now = stocked(), START
+    for passed, batch in cut:
+        now += passed
+        known = list(world.reservations)
+        commands = [step.resolve(known) if isinstance(step, ByReservation) else step for step in batch]
+        assert decide(world.asked_for(commands, now), commands) == decide(world.stock(now), commands)
+        world.run(commands, now)
+
+
+def test_time_stands_still_on_a_level_while_the_clock_is_behind_and_expiry_goes_by_the_clock() -> None:
+    """A year ahead for a moment: what was written then stays in front, other levels and deadlines are not touched."""
+    world, year = stocked(), 365 * 86_400 * SECOND
+    world.one(ChangeStock("ahead", 1, 1, MovementType.STOCK_IN, 1), START + year)
+    behind = held(world, "r1", "o1", Line(1, 1, 1), now=START + 1)
+    other = held(world, "r2", "o2", Line(2, 1, 1), now=START + 1)
+    assert behind.created_at == START + year + 1
+    assert (other.created_at, other.expires_at) == (START + 1, START + 1 + TTL)
+    sold = only(world.one(Commit("c", order_id="o1"), START + 2))
+    assert sold.closed_at == START + year + 2
+    assert only(world.one(Expire(other.reservation_id), other.expires_at)).state is State.EXPIRED
 
 
 @settings(max_examples=50, deadline=None)
@@ -284,6 +309,10 @@ def test_cancel_of_an_unseen_request_fences_it() -> None:
     assert reason(world.one(Reserve("r", "o", (Line(1, 1, 1),), TTL))) is Reason.RESERVE_CANCELLED
 
 
+def test_a_cancel_can_not_cancel_itself() -> None:
+    assert reason(stocked().one(Cancel("x", reserve_request_id="x"))) is Reason.REQUEST_ID_REUSED
+
+
 def test_cancel_by_request_finds_the_hold_even_in_the_same_batch() -> None:
     world = stocked()
     _, answer = world.run([Reserve("r", "o", (Line(1, 1, 1),), TTL), Cancel("x", reserve_request_id="r")])
@@ -311,7 +340,6 @@ def test_cancel_of_an_overdue_hold_finds_it_expired() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Commit("c", order_id="none"),
         Commit("c", reservation_id="none"),
         Cancel("x", reservation_id="none"),
         Extend("e", "none", TTL),
@@ -319,6 +347,10 @@ def test_cancel_of_an_overdue_hold_finds_it_expired() -> None:
 )
 def test_unknown_reservations_are_not_found(command: Commit | Cancel | Extend) -> None:
     assert reason(stocked().one(command)) is Reason.RESERVATION_NOT_FOUND
+
+
+def test_an_order_of_which_nothing_is_known_is_not_found() -> None:
+    assert reason(stocked().one(Commit("c", order_id="none"))) is Reason.ORDER_NOT_FOUND
 
 
 def test_only_free_units_can_be_removed() -> None:

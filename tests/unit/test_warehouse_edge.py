@@ -71,18 +71,19 @@ def key(name: str, secret: str, role: Role) -> ApiKey:
 
 def test_keys_allow_what_their_role_includes() -> None:
     keyring = Keyring([key("shop", "s1", Role.ORDER), key("shop", "s2", Role.ORDER), key("boss", "s3", Role.ADMIN)])
-    assert keyring.identify("s1", Role.READER) == "shop"
-    assert keyring.identify("s2", Role.ORDER) == "shop"
-    assert keyring.identify("s3", Role.ADMIN) == "boss"
-    with pytest.raises(PermissionDenied):
-        keyring.identify("s1", Role.ADMIN)
+    assert keyring.admit("s1", Role.READER)[0] == "shop"
+    assert keyring.admit("s2", Role.ORDER)[0] == "shop"
+    assert keyring.admit("s3", Role.ADMIN)[0] == "boss"
+    with pytest.raises(PermissionDenied, match="role admin; the key 'shop' has the role order") as denied:
+        keyring.admit("s1", Role.ADMIN)
+    assert denied.value.metadata == {"key": "shop", "role": "order", "needed": "admin"}
     for unknown in (None, "", "s4"):
         with pytest.raises(Unauthenticated):
-            keyring.identify(unknown, Role.READER)
+            keyring.admit(unknown, Role.READER)
 
 
 def test_without_keys_everyone_is_anonymous() -> None:
-    assert Keyring([]).identify(None, Role.ADMIN) == ANONYMOUS
+    assert Keyring([]).admit(None, Role.ADMIN) == (ANONYMOUS, Role.ADMIN)
 
 
 def test_settings_name_everything_that_is_wrong_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_settings_name_everything_that_is_wrong_at_once(monkeypatch: pytest.Monk
         monkeypatch.setenv(f"WAREHOUSE_{name}", value)
     with pytest.raises(InvalidSettings) as failure:
         load_settings(WarehouseSettings)
-    for name in ("WAREHOUSE_WORKERS", "WAREHOUSE_LISTEN", "WAREHOUSE_BATCHER.batch_size_max"):
+    for name in ("WAREHOUSE_WORKERS", "WAREHOUSE_LISTEN", "WAREHOUSE_BATCHER__BATCH_SIZE_MAX"):
         assert name in str(failure.value)
 
 

@@ -2,18 +2,23 @@
 
     async with WarehouseClient(ClientSettings(target="127.0.0.1:50051")) as warehouse:
         try:
-            hold = await warehouse.reserve("17", [line(product_id=1, warehouse_id=1, quantity=2)], ttl_seconds=900)
+            lines = [line(product_id=1, warehouse_id=1, quantity=2)]
+            hold = await warehouse.reserve("17", lines, ttl_seconds=900, request_id="reserve-17")
         except InsufficientStock as refusal:
             print(refusal.shortages)
 
 A call is repeated, always with the same request id, while its deadline allows it: when the server is
-away, restarting or overloaded, and when an answer was lost. What comes out is a protobuf
-message or an exception; `errors` draws their hierarchy.
+away, restarting or overloaded, and when an answer was lost. (A client that was never answered gives up after
+`absent_seconds` where nobody listens at the target.) What comes out is a protobuf message or an exception; `errors`
+draws their hierarchy.
+
+What would have its effect twice if it were made twice (`reserve`, `add_stock`, `remove_stock`) needs a request id,
+which the caller keeps with what it is for: a program that runs again, after it died or by mistake, changes nothing.
 """
 
 from generated.warehouse.v1 import stock_pb2, warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import Line, ReservationState
-from warehouse.client.calling import CallOptions, new_request_id
+from warehouse.client.calling import CallContext, CallOptions, EffectOptions, new_request_id
 from warehouse.client.connection import ClientSettings
 from warehouse.client.errors import (
     AnswerTooLarge,
@@ -54,7 +59,7 @@ class WarehouseClient(HoldCalls, StockCalls):
     """A connection to the warehouse, for any number of concurrent calls. Every method raises WarehouseError.
 
     Use it as an async context manager, or call `close`. Methods that change something are safe to repeat
-    with the same `request_id`.
+    with the same `request_id`. TLS files that change are used for new connections, without a restart.
 
     Args:
         observe: gives a context manager for each call, which may add to its metadata and sees how it ended.
@@ -63,9 +68,11 @@ class WarehouseClient(HoldCalls, StockCalls):
 
 __all__ = [
     "AnswerTooLarge",
+    "CallContext",
     "CallOptions",
     "ClientSettings",
     "DeadlineExceeded",
+    "EffectOptions",
     "InsufficientStock",
     "InvalidRequest",
     "Line",

@@ -11,21 +11,21 @@ from typing import Any, Self, TypedDict, TypeVar
 import grpc
 import tenacity
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
-from warehouse.client.connection import ClientSettings, open_channel
-from warehouse.client.errors import RETRIED, WarehouseError, from_rpc_error
+from warehouse.client.connection import ClientSettings
+from warehouse.client.connections import Connection, Connections, is_silence
+from warehouse.client.errors import RETRIED, WarehouseError, WarehouseUnavailable, from_rpc_error
 
 ResponseT = TypeVar("ResponseT")
 Observe = Callable[[str, list[tuple[str, str]]], AbstractContextManager[object]]
+Method = Callable[[Connection], Callable[..., Awaitable[ResponseT]]]
+"""Finds what is called on a connection: every attempt may take another one."""
 
 
-class CallOptions(TypedDict, total=False):
+class CallContext(TypedDict, total=False):
     """What every call takes besides its own arguments."""
 
-    request_id: str
-    """The idempotency key of a mutating call; a random one unless given."""
     deadline_seconds: float
     """For the call with all its repetitions, instead of the setting."""
     correlation_id: str
@@ -34,6 +34,21 @@ class CallOptions(TypedDict, total=False):
     """W3C trace context, passed on as it is."""
     actor: str
     """On whose behalf, in ASCII; the ledger names them after the key."""
+
+
+class CallOptions(CallContext, total=False):
+    """What a call takes that looks, or has the same effect however often it is made."""
+
+    request_id: str
+    """The idempotency key; a random one unless given."""
+
+
+class EffectOptions(CallContext):
+    """What a call takes that would have its effect twice if it were made twice."""
+
+    request_id: str
+    """The idempotency key, to be kept with what the call is for: the same key again, by whatever process, has no second
+    effect and gets the same answer. A random one must be chosen on purpose, by `new_request_id`."""
 
 
 def new_request_id() -> str:
@@ -50,12 +65,8 @@ class Calling:
     def __init__(self, settings: ClientSettings | None = None, observe: Observe | None = None) -> None:
         self.settings = settings or ClientSettings()
         self._observe = observe
-        self._channels = [open_channel(self.settings) for _ in range(self.settings.connections)]
-        self._stubs = [
-            (warehouse_pb2_grpc.WarehouseServiceStub(channel), stock_pb2_grpc.StockServiceStub(channel))
-            for channel in self._channels
-        ]
-        self._turn = 0
+        self._connections = Connections(self.settings, lambda: self._metadata({}))
+        self._was_answered = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,32 +76,26 @@ class Calling:
 
     async def close(self) -> None:
         """Hang up; calls in flight end as cancelled."""
-        await asyncio.gather(*(channel.close() for channel in self._channels))
+        await self._connections.close()
 
-    async def is_serving(self, service: str = "warehouse.v1.WarehouseService", *, timeout_seconds: float = 1) -> bool:
-        """Whether the server is there and says that it serves; one try, never raises WarehouseError."""
-        stub = health_pb2_grpc.HealthStub(self._channels[0])
-        try:
-            answer = await stub.Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds, metadata=self._metadata({})
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    async def is_serving(
+        self, service: str = "warehouse.v1.WarehouseService", *, timeout_seconds: float | None = None
+    ) -> bool:
+        """Whether the server is there and says that it serves, over any connection; never raises WarehouseError.
 
-    @property
-    def _warehouse(self) -> "warehouse_pb2_grpc.WarehouseServiceAsyncStub":
-        self._turn += 1
-        return self._stubs[self._turn % len(self._stubs)][0]
+        Args:
+            timeout_seconds: None: the setting for signs of life.
+        """
+        timeout_seconds = timeout_seconds or self.settings.probe_timeout_seconds
+        answer = await self._connections.health(service, timeout_seconds)
+        return answer is not None and bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     @property
-    def _stock(self) -> "stock_pb2_grpc.StockServiceAsyncStub":
-        self._turn += 1
-        return self._stubs[self._turn % len(self._stubs)][1]
+    def connections_replaced(self) -> int:
+        """How many connections were replaced because they had gone silent."""
+        return self._connections.replaced
 
-    async def _call(
-        self, method: Callable[..., Awaitable[ResponseT]], request: Message, call: CallOptions
-    ) -> ResponseT:
+    async def _call(self, method: Method[ResponseT], request: Message, call: CallContext) -> ResponseT:
         metadata = self._metadata(call)
         deadline = time.monotonic() + call.get("deadline_seconds", self.settings.deadline_seconds)
         if self._observe is None:
@@ -109,17 +114,23 @@ class Calling:
 
     async def _insist(
         self,
-        method: Callable[..., Awaitable[ResponseT]],
+        method: Method[ResponseT],
         request: Message,
         metadata: list[tuple[str, str]],
         deadline: float,
     ) -> ResponseT:
         async def attempt() -> ResponseT:
             timeout = min(self.settings.attempt_timeout_seconds, deadline - time.monotonic())
+            connection = self._connections.next()
             try:
-                return await method(request, timeout=max(timeout, 0), metadata=metadata)
+                answer = await method(connection)(request, timeout=max(timeout, 0), metadata=metadata)
             except grpc.aio.AioRpcError as error:
+                if is_silence(error):
+                    self._connections.note_silence(connection)
+                self._was_answered = self._was_answered or bool(error.trailing_metadata())
                 raise from_rpc_error(error) from error
+            self._was_answered = True
+            return answer
 
         try:
             return await attempt()
@@ -137,8 +148,12 @@ class Calling:
             failure = state.outcome.exception() if state.outcome else None
             return float(growing(state)) + _asked_wait_seconds(failure)
 
+        lost_hope = time.monotonic() + self.settings.absent_seconds
+
         def out_of_time(state: tenacity.RetryCallState) -> bool:
-            return time.monotonic() + state.upcoming_sleep >= deadline
+            failure = state.outcome.exception() if state.outcome else None
+            is_absent = not self._was_answered and isinstance(failure, WarehouseUnavailable) and failure.is_absent
+            return time.monotonic() + state.upcoming_sleep >= (min(deadline, lost_hope) if is_absent else deadline)
 
         pause = self.settings.retry_wait_initial_seconds * random.random() + _asked_wait_seconds(failure)  # noqa: S311
         if time.monotonic() + pause >= deadline:
@@ -149,7 +164,7 @@ class Calling:
         )
         return await retrying(attempt)
 
-    def _metadata(self, call: CallOptions) -> list[tuple[str, str]]:
+    def _metadata(self, call: CallContext) -> list[tuple[str, str]]:
         known = (
             ("x-api-key", self.settings.api_key),
             ("x-correlation-id", call.get("correlation_id", "")),
@@ -167,6 +182,13 @@ def _asked_wait_seconds(failure: BaseException | None) -> float:
 def request_id_of(call: CallOptions) -> str:
     """The caller's request id, or a fresh one."""
     return call.get("request_id") or new_request_id()
+
+
+def kept_request_id(call: EffectOptions) -> str:
+    """The caller's request id. Raises: TypeError, if there is none."""
+    if request_id := call.get("request_id"):
+        return request_id
+    raise TypeError("this call needs a request_id, to be kept with what it is for: sent again it has no second effect")
 
 
 def with_request_id(request: Any, call: CallOptions) -> Any:

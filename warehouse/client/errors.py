@@ -159,7 +159,17 @@ class WarehouseFault(WarehouseError):
     """Something does not work. A mutating call may have had its effect: repeat it with the same request id."""
 
 
-class WarehouseUnavailable(WarehouseFault): ...
+class WarehouseUnavailable(WarehouseFault):
+    """The server, or its database, is away."""
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether nobody listens at the target, or its name stands for no address."""
+        return not self.metadata and any(sign in str(self) for sign in _ABSENCES)
+
+
+# gRPC has no code for it. "refused" is the system's word for nobody being there, the others are its resolvers'.
+_ABSENCES = ("Connection refused", "DNS resolution failed", "Domain name not found")
 
 
 class WarehouseOverloaded(WarehouseFault): ...
@@ -168,7 +178,14 @@ class WarehouseOverloaded(WarehouseFault): ...
 class WarehouseBusy(WarehouseFault): ...
 
 
-class DeadlineExceeded(WarehouseFault): ...
+class DeadlineExceeded(WarehouseFault):
+    """There was no answer in time; or there was one, which says that the server had no time for the call.
+
+    Attributes:
+        is_silence: which of the two.
+    """
+
+    is_silence = True
 
 
 class WarehouseBroken(WarehouseFault): ...
@@ -245,7 +262,10 @@ def _translate(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> W
     if _is_about_size(code, message, details):
         return MessageTooLarge(message, reason="MESSAGE_TOO_LARGE", **common)
     if code in STATUSES:
-        return STATUSES[code](message, reason=info.reason or code.name, **common)
+        fault = STATUSES[code](message, reason=info.reason or code.name, **common)
+        if isinstance(fault, DeadlineExceeded):
+            fault.is_silence = not details
+        return fault
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         violations = {violation.field: violation.description for violation in invalid.field_violations}
         return InvalidRequest(message, violations=violations, reason=info.reason or code.name, **common)

@@ -1,14 +1,19 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Unpack
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.warehouse.v1 import warehouse_pb2
 from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
-from warehouse.client.calling import Calling, CallOptions, request_id_of
-from warehouse.client.errors import WarehouseError, from_status
+from warehouse.client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
+from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_status
+
+REQUESTS_MAX = 1000
+"""What the contract allows in one BatchGetRequests."""
 
 BATCH_MAX = 1000
 """Requests in one BatchReserve, says the contract."""
@@ -28,7 +33,7 @@ class HoldCalls(Calling):
 
     async def check_stock(self, items: Iterable[Line], **call: Unpack[CallOptions]) -> warehouse_pb2.CheckStockResponse:
         """What is available now. Advice only: nothing is held."""
-        return await self._call(self._warehouse.CheckStock, warehouse_pb2.CheckStockRequest(items=items), call)
+        return await self._call(lambda to: to.warehouse.CheckStock, warehouse_pb2.CheckStockRequest(items=items), call)
 
     async def reserve(
         self,
@@ -36,22 +41,29 @@ class HoldCalls(Calling):
         lines: Iterable[Line],
         *,
         ttl_seconds: float | None = None,
+        expires_at: datetime | None = None,
         allow_partial: bool = False,
-        **call: Unpack[CallOptions],
+        **call: Unpack[EffectOptions],
     ) -> Reservation:
-        """Hold stock for an order, for `ttl_seconds` (None: the server's default).
+        """Hold stock for an order, for `ttl_seconds` (None: the server's default), or until `expires_at`.
+
+        Args:
+            expires_at: with a time zone; the warehouse compares it with its database's clock.
+            request_id: required; keep it with the order. An order may have several holds, so the order alone does not
+                tell a repetition from a further hold; the same request id does, also when another process sends it.
 
         Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, ReserveCancelled,
             RequestIdReused, or another WarehouseError.
         """
         request = warehouse_pb2.ReserveRequest(
-            request_id=request_id_of(call),
+            request_id=kept_request_id(call),
             order_id=order_id,
             lines=lines,
             ttl=None if ttl_seconds is None else _duration(ttl_seconds),
+            expires_at=None if expires_at is None else _timestamp(expires_at),
             allow_partial=allow_partial,
         )
-        return (await self._call(self._warehouse.Reserve, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.Reserve, request, call)).reservation
 
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
@@ -60,6 +72,8 @@ class HoldCalls(Calling):
 
         It is one call unless the requests or the answer could be too long for a message. If one of several calls fails,
         its requests have that failure as their result.
+
+        Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
         """
         parts = list(self._parts(requests))
         if len(parts) == 1:
@@ -76,7 +90,10 @@ class HoldCalls(Calling):
         self, requests: list[warehouse_pb2.ReserveRequest], call: CallOptions
     ) -> list[Reservation | WarehouseError]:
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
-        response = await self._call(self._warehouse.BatchReserve, request, call)
+        response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
+        if len(response.results) != len(request.requests):
+            told, asked = len(response.results), len(request.requests)
+            raise WarehouseUnavailable(f"the answer tells of {told} requests, {asked} were sent", reason="UNAVAILABLE")
         return [
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results
@@ -107,6 +124,8 @@ class HoldCalls(Calling):
     ) -> list[Reservation]:
         """Sell what a reservation, or all open holds of an order, hold; only `lines` of it if given.
 
+        What is sold already is answered as it is, whatever the request id: repeating is safe.
+
         Args:
             reacquire: if the hold has expired, take the stock again where it is still there.
 
@@ -119,7 +138,7 @@ class HoldCalls(Calling):
             **_given(reservation_id=reservation_id, order_id=order_id),
             if_expired=IfExpired.IF_EXPIRED_REACQUIRE if reacquire else IfExpired.IF_EXPIRED_REFUSE,
         )
-        return list((await self._call(self._warehouse.Commit, request, call)).reservations)
+        return list((await self._call(lambda to: to.warehouse.Commit, request, call)).reservations)
 
     async def cancel(
         self,
@@ -140,7 +159,7 @@ class HoldCalls(Calling):
             reason=reason,
             **_given(reservation_id=reservation_id, order_id=order_id, reserve_request_id=reserve_request_id),
         )
-        return list((await self._call(self._warehouse.Cancel, request, call)).reservations)
+        return list((await self._call(lambda to: to.warehouse.Cancel, request, call)).reservations)
 
     async def extend(self, reservation_id: str, ttl_seconds: float, **call: Unpack[CallOptions]) -> Reservation:
         """Let a hold end `ttl_seconds` from now, or when it would have ended if that is later.
@@ -151,28 +170,57 @@ class HoldCalls(Calling):
         request = warehouse_pb2.ExtendRequest(
             request_id=request_id_of(call), reservation_id=reservation_id, ttl=_duration(ttl_seconds)
         )
-        return (await self._call(self._warehouse.Extend, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.Extend, request, call)).reservation
 
     async def get_reservation(self, reservation_id: str, **call: Unpack[CallOptions]) -> Reservation:
         """One reservation as it is now. Raises: ReservationNotFound, or another WarehouseError."""
         request = warehouse_pb2.GetReservationRequest(reservation_id=reservation_id)
-        return (await self._call(self._warehouse.GetReservation, request, call)).reservation
+        return (await self._call(lambda to: to.warehouse.GetReservation, request, call)).reservation
 
     async def list_reservations(
         self, request: warehouse_pb2.ListReservationsRequest, **call: Unpack[CallOptions]
     ) -> warehouse_pb2.ListReservationsResponse:
         """A page of reservations by order, product or state."""
-        return await self._call(self._warehouse.ListReservations, request, call)
+        return await self._call(lambda to: to.warehouse.ListReservations, request, call)
+
+    async def get_caller(self, **call: Unpack[CallOptions]) -> warehouse_pb2.GetCallerResponse:
+        """The name and the role of this client's key, and the time by which holds expire."""
+        return await self._call(lambda to: to.warehouse.GetCaller, warehouse_pb2.GetCallerRequest(), call)
+
+    async def get_requests(
+        self, request_ids: Sequence[str], **call: Unpack[CallOptions]
+    ) -> list[warehouse_pb2.RequestOutcome]:
+        """What became of the calls with these request ids (different ones, of any number), in the order asked for.
+
+        At most 1,000 are asked for at once; what is in one answer of the server is as of one moment.
+        """
+        outcomes: list[warehouse_pb2.RequestOutcome] = []
+        while len(outcomes) < len(request_ids):
+            wanted = request_ids[len(outcomes) : len(outcomes) + REQUESTS_MAX]
+            request = warehouse_pb2.BatchGetRequestsRequest(request_ids=wanted)
+            found = (await self._call(lambda to: to.warehouse.BatchGetRequests, request, call)).outcomes
+            if not found:
+                raise WarehouseError("the server answered with no outcome at all")
+            outcomes += found
+        return outcomes
 
     async def sweep_expired(self, **call: Unpack[CallOptions]) -> int:
         """Expire overdue holds now; how many there were."""
-        return (await self._call(self._warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)).expired
+        return (
+            await self._call(lambda to: to.warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)
+        ).expired
 
 
 def _duration(seconds: float) -> Duration:
     duration = Duration()
     duration.FromMicroseconds(round(seconds * 1e6))
     return duration
+
+
+def _timestamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
 
 
 def _given(**fields: str | None) -> dict[str, Any]:

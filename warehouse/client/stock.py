@@ -1,11 +1,12 @@
 """The calls of StockService: the catalogue, stock levels and the ledger."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Unpack
 
 from generated.warehouse.v1 import stock_pb2
 from generated.warehouse.v1.stock_pb2 import MovementType, StockLevel
-from warehouse.client.calling import Calling, CallOptions, request_id_of, with_request_id
+from warehouse.client.calling import CallContext, Calling, CallOptions, EffectOptions, kept_request_id, with_request_id
 
 
 class StockCalls(Calling):
@@ -16,7 +17,7 @@ class StockCalls(Calling):
     ) -> stock_pb2.Product:
         """Add a product; the request id may be left empty. Raises: ProductExists, RequestIdReused, WarehouseError."""
         request = with_request_id(product, call)
-        return (await self._call(self._stock.CreateProduct, request, call)).product
+        return (await self._call(lambda to: to.stock.CreateProduct, request, call)).product
 
     async def get_products(
         self, product_ids: Iterable[int], **call: Unpack[CallOptions]
@@ -26,7 +27,7 @@ class StockCalls(Calling):
         until = self._until(call)
         while True:
             request = stock_pb2.BatchGetProductsRequest(product_ids=wanted)
-            response = await self._call(self._stock.BatchGetProducts, request, self._rest(call, until))
+            response = await self._call(lambda to: to.stock.BatchGetProducts, request, self._rest(call, until))
             found.update((product.product_id, product) for product in response.products)
             missing += response.missing_product_ids
             wanted = list(response.left_out_product_ids)
@@ -34,14 +35,29 @@ class StockCalls(Calling):
                 return found, missing
 
     async def list_products(
-        self, *, page_size: int = 0, page_token: str = "", skip: int = 0, **call: Unpack[CallOptions]
+        self,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        skip: int = 0,
+        counted: bool = True,
+        changed_since: datetime | None = None,
+        **call: Unpack[CallOptions],
     ) -> stock_pb2.ListProductsResponse:
         """A page of the catalogue, by product id, `skip` products further on.
 
         It may be shorter than `page_size`: there is more as long as it has a next_page_token.
+
+        Args:
+            counted: whether to count all products.
+            changed_since: only those that were changed then or later, by the database's clock; None: all.
         """
-        request = stock_pb2.ListProductsRequest(page_size=page_size, page_token=page_token, skip=skip)
-        return await self._call(self._stock.ListProducts, request, call)
+        request = stock_pb2.ListProductsRequest(
+            page_size=page_size, page_token=page_token, skip=skip, without_total=not counted
+        )
+        if changed_since is not None:
+            request.changed_since.FromDatetime(changed_since)
+        return await self._call(lambda to: to.stock.ListProducts, request, call)
 
     async def create_warehouse(
         self, warehouse: stock_pb2.CreateWarehouseRequest, **call: Unpack[CallOptions]
@@ -51,12 +67,12 @@ class StockCalls(Calling):
         Raises: WarehouseExists, RequestIdReused, or another WarehouseError.
         """
         request = with_request_id(warehouse, call)
-        return (await self._call(self._stock.CreateWarehouse, request, call)).warehouse
+        return (await self._call(lambda to: to.stock.CreateWarehouse, request, call)).warehouse
 
     async def get_inventory(self, product_id: int, warehouse_id: int, **call: Unpack[CallOptions]) -> StockLevel:
         """One stock level. Raises: ProductNotFound, WarehouseNotFound, StockLevelNotFound, WarehouseError."""
         request = stock_pb2.GetInventoryRequest(product_id=product_id, warehouse_id=warehouse_id)
-        return (await self._call(self._stock.GetInventory, request, call)).stock_level
+        return (await self._call(lambda to: to.stock.GetInventory, request, call)).stock_level
 
     async def batch_get_inventory(
         self, keys: Iterable[tuple[int, int]], **call: Unpack[CallOptions]
@@ -64,7 +80,7 @@ class StockCalls(Calling):
         """The stock levels of many (product_id, warehouse_id) pairs; missing ones are named."""
         wanted = [stock_pb2.StockLevelKey(product_id=product, warehouse_id=warehouse) for product, warehouse in keys]
         request = stock_pb2.BatchGetInventoryRequest(keys=wanted)
-        return await self._call(self._stock.BatchGetInventory, request, call)
+        return await self._call(lambda to: to.stock.BatchGetInventory, request, call)
 
     async def list_inventory(self, product_id: int, **call: Unpack[CallOptions]) -> list[StockLevel]:
         """All stock of a product, preferred warehouses first. Raises: ProductNotFound, or another WarehouseError."""
@@ -72,7 +88,7 @@ class StockCalls(Calling):
         token, until = "", self._until(call)
         while True:
             request = stock_pb2.ListInventoryRequest(product_id=product_id, page_token=token)
-            page = await self._call(self._stock.ListInventory, request, self._rest(call, until))
+            page = await self._call(lambda to: to.stock.ListInventory, request, self._rest(call, until))
             levels += page.stock_levels
             token = page.next_page_token
             if not token:
@@ -87,11 +103,14 @@ class StockCalls(Calling):
         returned: bool = False,
         reference: str = "",
         notes: str = "",
-        **call: Unpack[CallOptions],
+        **call: Unpack[EffectOptions],
     ) -> stock_pb2.AddStockResponse:
-        """Put units on hand. Raises: ProductNotFound, WarehouseNotFound, RequestIdReused, or another WarehouseError."""
+        """Put units on hand; `request_id` is required, and to be kept with the delivery.
+
+        Raises: ProductNotFound, WarehouseNotFound, RequestIdReused, or another WarehouseError.
+        """
         request = stock_pb2.AddStockRequest(
-            request_id=request_id_of(call),
+            request_id=kept_request_id(call),
             product_id=product_id,
             warehouse_id=warehouse_id,
             quantity=quantity,
@@ -99,17 +118,17 @@ class StockCalls(Calling):
             reference=reference,
             notes=notes,
         )
-        return await self._call(self._stock.AddStock, request, call)
+        return await self._call(lambda to: to.stock.AddStock, request, call)
 
     async def remove_stock(
-        self, removal: stock_pb2.RemoveStockRequest, **call: Unpack[CallOptions]
+        self, removal: stock_pb2.RemoveStockRequest, **call: Unpack[CallContext]
     ) -> stock_pb2.RemoveStockResponse:
-        """Take free units away; the request id may be left empty.
+        """Take free units away; `removal` needs a request id, to be kept with what they are taken for.
 
         Raises: InsufficientStock, ProductNotFound, WarehouseNotFound, StockLevelNotFound, RequestIdReused, or
             another WarehouseError.
         """
-        return await self._call(self._stock.RemoveStock, with_request_id(removal, call), call)
+        return await self._call(lambda to: to.stock.RemoveStock, removal, call)
 
     async def update_inventory(
         self, count: stock_pb2.UpdateInventoryRequest, **call: Unpack[CallOptions]
@@ -119,10 +138,10 @@ class StockCalls(Calling):
         Raises: InsufficientStock, ReservedMismatch, ProductNotFound, WarehouseNotFound, RequestIdReused, or
             another WarehouseError.
         """
-        return await self._call(self._stock.UpdateInventory, with_request_id(count, call), call)
+        return await self._call(lambda to: to.stock.UpdateInventory, with_request_id(count, call), call)
 
     async def list_movements(
         self, request: stock_pb2.ListMovementsRequest, **call: Unpack[CallOptions]
     ) -> stock_pb2.ListMovementsResponse:
         """A page of the ledger of a product."""
-        return await self._call(self._stock.ListMovements, request, call)
+        return await self._call(lambda to: to.stock.ListMovements, request, call)

@@ -6,6 +6,10 @@ random number; any cut of a command sequence into batches gives the same outcome
 
 A command is refused, or fails with StockDrift, before it has changed anything: one bad command never spoils
 its batch-mates. The one effect a refusal may leave is the end of a hold whose time was over.
+
+Where the database's clock steps back, what is overdue, and for how long a new hold lasts, goes by the clock as it is:
+for a while nothing expires that would have, and nothing is lost by that. What is *written* to have happened, and the
+ids made from that, come after what is written of the same levels and reservations.
 """
 
 from collections.abc import Sequence
@@ -45,6 +49,7 @@ def decide(stock: Stock, commands: Sequence[Command]) -> Decision:
 
 def _apply(draft: Draft, command: Command) -> Outcome:
     """Replay the command if its request id is known, otherwise let it act."""
+    draft.begin()
     try:
         if isinstance(command, Expire):
             return expire(draft, command)

@@ -39,11 +39,18 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Draft:
-    """The working state of one call of `decide`; what it was given is never changed."""
+    """The working state of one call of `decide`; what it was given is never changed.
+
+    Attributes:
+        now: the database's time, which decides what is overdue and when a new hold expires.
+        instant: when what the present command does is written to have happened: later than all that it follows
+            (`follow`), so that ledgers and ids never go backwards, even where the database's clock does.
+    """
 
     def __init__(self, stock: Stock) -> None:
         self.stock = stock
         self.now = stock.now
+        self.instant = stock.now
         self.levels = dict(stock.levels)
         self.reservations = dict(stock.reservations)
         self.orders = dict(stock.orders)
@@ -97,8 +104,26 @@ class Draft:
         """Whether it is a hold whose time is over."""
         return reservation.state is State.RESERVED and reservation.expires_at <= self.now
 
+    def begin(self) -> None:
+        """A command that follows nothing yet."""
+        self.instant = self.now
+
+    def follow(self, *instants: int | None) -> None:
+        """What happens now happens after these."""
+        for instant in instants:
+            if instant is not None and instant >= self.instant:
+                self.instant = instant + 1
+
+    def follow_reservation(self, reservation: Reservation) -> None:
+        """What happens now happens after all that happened to a reservation."""
+        self.follow(reservation.created_at, reservation.closed_at)
+
     def check_held(self, reservation: Reservation) -> None:
-        """Raises: StockDrift, if the levels do not count what the reservation holds, or can't count it back."""
+        """Before what the reservation holds is changed: that follows what happened to it and its levels.
+
+        Raises: StockDrift, if the levels do not count what it holds, or can't count it back.
+        """
+        self.follow_reservation(reservation)
         self.check_ledgers(reservation.lines)
         for line in reservation.lines:
             level = self.levels.get(line.key)
@@ -109,13 +134,18 @@ class Draft:
                 )
 
     def check_ledgers(self, lines: Iterable[Line | HeldLine]) -> None:
-        """Raises: StockDrift, as `check_ledger` for each line's level."""
-        if self.stock.torn:
-            for line in lines:
-                self.check_ledger(line.key)
+        """As `check_ledger` for each line's level. Raises: StockDrift."""
+        for line in lines:
+            self.check_ledger(line.key)
 
     def check_ledger(self, key: LevelKey) -> None:
-        """Raises: StockDrift, if the next movement of a level has its place in the ledger taken."""
+        """Before a level is changed: that follows all that happened to it.
+
+        Raises: StockDrift, if its next movement has its place in the ledger taken.
+        """
+        level = self.levels.get(key)
+        if level is not None:
+            self.follow(level.updated_at)
         if key in self.stock.torn:
             raise StockDrift(
                 f"the ledger of product {key[0]} in warehouse {key[1]} goes on behind the version of its stock level: "
@@ -148,7 +178,7 @@ class Draft:
             old.reserved + reserved,
             old.version + 1,
             old.created_at,
-            self.now,
+            self.instant,
         )
         self.levels[key] = new
         self.movements.append(
@@ -167,7 +197,7 @@ class Draft:
                 cause.actor,
                 cause.correlation_id,
                 cause.event_id,
-                self.now,
+                self.instant,
             )
         )
 
@@ -187,16 +217,16 @@ class Draft:
         """Write an event; `data` becomes its JSON."""
         text = _encode(data).decode()
         self.events.append(
-            Event(cause.event_id, kind, subject, text, cause.correlation_id, self.now, cause.traceparent)
+            Event(cause.event_id, kind, subject, text, cause.correlation_id, self.instant, cause.traceparent)
         )
 
     def store(self, request_id: str, print_of_command: str, answer: Answer) -> None:
         """Keep what a request id was answered, for replays."""
-        stored = StoredAnswer(request_id, print_of_command, encode_answer(answer), self.now)
+        stored = StoredAnswer(request_id, print_of_command, encode_answer(answer), self.instant)
         self.answers[request_id] = stored
         self.new_answers.append(stored)
 
     def next_id(self) -> str:
         """An id for a reservation or an event; they sort in the order in which they were made."""
         self._ids += 1
-        return uuid7(self.now, self._ids, self.stock.entropy)
+        return uuid7(self.instant, self._ids, self.stock.entropy)

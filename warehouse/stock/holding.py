@@ -21,6 +21,9 @@ def reserve(draft: Draft, command: Reserve) -> Answer | Refusal:
     order = draft.orders.get(command.order_id, NEW_ORDER)
     if order.cancelled_at is not None:
         return refusals.reserve_cancelled(command.order_id, order.cancelled_at)
+    if command.expires_at is not None and not draft.now < command.expires_at <= draft.now + command.ttl:
+        is_over = command.expires_at <= draft.now
+        return refusals.expires_at_over(draft.now) if is_over else refusals.expires_at_too_far(draft.now + command.ttl)
     for line in command.lines:
         if line.key not in draft.levels:
             return draft.level_not_found(line.key)
@@ -43,8 +46,9 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
         order_id=command.order_id,
         order_sequence=order.last_sequence + 1,
         state=State.RESERVED,
-        expires_at=draft.now + command.ttl,
-        created_at=draft.now,
+        # Also where the clock has stepped back: only a tombstone expires as it is made.
+        expires_at=max(_expiry(draft, command), draft.instant + 1),
+        created_at=draft.instant,
         closed_at=None,
         reason="",
         correlation_id=command.correlation_id,
@@ -52,6 +56,10 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
     )
     draft.add(reservation)
     return reservation
+
+
+def _expiry(draft: Draft, command: Reserve) -> int:
+    return draft.now + command.ttl if command.expires_at is None else command.expires_at
 
 
 def _fill(draft: Draft, wanted: Iterable[Line]) -> tuple[tuple[HeldLine, ...], tuple[Shortage, ...]]:
@@ -76,6 +84,7 @@ def extend(draft: Draft, command: Extend) -> Answer | Refusal:
         reservation = release(draft, reservation, State.EXPIRED, "", command)
     if reservation.state is not State.RESERVED:
         return refusals.closed(reservation)
+    draft.follow_reservation(reservation)
     extended = _replace(reservation, expires_at=max(reservation.expires_at, draft.now + command.ttl))
     draft.reservations[extended.reservation_id] = extended
     draft.tell_reservation(draft.cause(command, extended), "extended", extended)

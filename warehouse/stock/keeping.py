@@ -40,7 +40,7 @@ def _write_stock(draft: Draft, command: StockCommand, kind: MovementType, quanti
     key = (command.product_id, command.warehouse_id)
     draft.check_ledger(key)
     if key not in draft.levels:
-        draft.levels[key] = Level(*key, 0, 0, 0, draft.now, draft.now)
+        draft.levels[key] = Level(*key, 0, 0, 0, draft.instant, draft.instant)
     cause = Cause(
         draft.next_id(),
         command.actor,

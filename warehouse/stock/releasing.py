@@ -13,8 +13,10 @@ _replace = msgspec.structs.replace
 
 def cancel(draft: Draft, command: Cancel) -> Answer | Refusal:
     """Give back the open holds that are meant; what nobody has seen yet is fenced off."""
+    if command.reserve_request_id == command.request_id:
+        return refusals.request_id_reused(command.request_id)
     if command.reserve_request_id and command.reserve_request_id not in draft.answers:
-        draft.store(command.reserve_request_id, "0" * 32, Answer(fenced_at=draft.now))
+        draft.store(command.reserve_request_id, "0" * 32, Answer(fenced_at=draft.instant))
         return Answer()
     found = draft.targets(command)
     if not found:
@@ -38,7 +40,7 @@ def cancel(draft: Draft, command: Cancel) -> Answer | Refusal:
 def _cancel_unseen(draft: Draft, command: Cancel) -> Answer | Refusal:
     if command.reserve_request_id:
         fenced = decode_answer(draft.answers[command.reserve_request_id].answer).fenced_at is not None
-        return Answer() if fenced else refusals.reservation_not_found("", "", command.reserve_request_id)
+        return Answer() if fenced else refusals.reservation_not_found("", command.reserve_request_id)
     if not command.order_id:
         return refusals.reservation_not_found(command.reservation_id)
     tombstone = Reservation(
@@ -46,9 +48,9 @@ def _cancel_unseen(draft: Draft, command: Cancel) -> Answer | Refusal:
         order_id=command.order_id,
         order_sequence=1,
         state=State.CANCELLED,
-        expires_at=draft.now,
-        created_at=draft.now,
-        closed_at=draft.now,
+        expires_at=draft.instant,
+        created_at=draft.instant,
+        closed_at=draft.instant,
         reason=command.reason,
         correlation_id=command.correlation_id,
         lines=(),
@@ -72,7 +74,7 @@ def release(draft: Draft, hold: Reservation, state: State, reason: str, command:
     kind = MovementType.EXPIRED if state is State.EXPIRED else MovementType.RELEASED
     for line in hold.lines:
         draft.move(line.key, kind, line.quantity, 0, -line.quantity, cause)
-    closed = _replace(hold, state=state, closed_at=draft.now, reason=reason)
+    closed = _replace(hold, state=state, closed_at=draft.instant, reason=reason)
     draft.reservations[closed.reservation_id] = closed
     draft.tell_reservation(cause, state.lower(), closed)
     return closed

@@ -18,7 +18,9 @@ def commit(draft: Draft, command: Commit) -> Answer | Refusal:
     """Sell the open holds that are meant; without any, what was sold before, or what expired if that may be."""
     found = draft.targets(command)
     if not found:
-        return refusals.reservation_not_found(command.reservation_id, command.order_id)
+        if command.order_id:
+            return refusals.order_not_found(command.order_id)
+        return refusals.reservation_not_found(command.reservation_id)
     if refusal := draft.too_large(command, found):
         return refusal
     overdue = [item for item in found if draft.is_overdue(item)]
@@ -59,7 +61,7 @@ def _sell_one(draft: Draft, command: Commit, hold: Reservation, sold: dict[Level
         if rest:
             draft.move(line.key, MovementType.RELEASED, rest, 0, -rest, cause)
     lines = tuple(_replace(line, committed_quantity=sold[line.key]) for line in hold.lines)
-    committed = _replace(hold, state=State.COMMITTED, closed_at=draft.now, lines=lines)
+    committed = _replace(hold, state=State.COMMITTED, closed_at=draft.instant, lines=lines)
     draft.reservations[committed.reservation_id] = committed
     draft.tell_reservation(cause, "committed", committed)
     return committed
@@ -73,6 +75,7 @@ def _reacquire(draft: Draft, command: Commit, expired: Reservation) -> Answer | 
     sold = _take(expired, wanted)
     if any(quantity > draft.levels[key].available for key, quantity in sold.items()):
         return refusals.closed(expired)
+    draft.follow_reservation(expired)
     draft.check_ledgers(expired.lines)
     cause = draft.cause(command, expired)
     for key, quantity in sold.items():
@@ -80,7 +83,7 @@ def _reacquire(draft: Draft, command: Commit, expired: Reservation) -> Answer | 
             draft.move(key, MovementType.RESERVED, quantity, 0, quantity, cause)
             draft.move(key, MovementType.COMMITTED, quantity, -quantity, -quantity, cause)
     lines = tuple(_replace(line, committed_quantity=sold[line.key]) for line in expired.lines)
-    committed = _replace(expired, state=State.COMMITTED, closed_at=draft.now, lines=lines)
+    committed = _replace(expired, state=State.COMMITTED, closed_at=draft.instant, lines=lines)
     draft.reservations[committed.reservation_id] = committed
     draft.tell_reservation(cause, "committed", committed)
     return Answer((committed,))

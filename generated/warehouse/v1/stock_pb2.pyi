@@ -342,7 +342,9 @@ class CreateProductRequest(_message.Message):
     """At most 4,000 characters."""
     @_builtins.property
     def list_price(self) -> _money_pb2.Money:
-        """Not negative, to the cent, at most 9,999,999,999.99; currency_code is required with it."""
+        """Not negative, to the cent, at most 9,999,999,999.99; currency_code is required with it. In a currency without cents
+        (JPY) it is whole.
+        """
 
     def __init__(
         self,
@@ -457,22 +459,32 @@ class ListProductsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
+    WITHOUT_TOTAL_FIELD_NUMBER: _builtins.int
+    CHANGED_SINCE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, 1 to 1,000; 0: 100."""
     page_token: _builtins.str
     """next_page_token of the page before; empty: the first page."""
     skip: _builtins.int
     """Leave out this many products before the page, 0 to 1,000,000."""
+    without_total: _builtins.bool
+    """Don't count the catalogue: total_size is 0. Counting costs as much as reading all of it."""
+    @_builtins.property
+    def changed_since(self) -> _timestamp_pb2.Timestamp:
+        """Only products that were added or changed at or after this instant; unset: all. total_size counts all of them."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         skip: _builtins.int = ...,
+        without_total: _builtins.bool = ...,
+        changed_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_since", b"changed_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "skip", b"skip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_since", b"changed_since", "page_size", b"page_size", "page_token", b"page_token", "skip", b"skip", "without_total", b"without_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,13 +499,18 @@ class ListProductsResponse(_message.Message):
     PRODUCTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    READ_AT_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Where the next page begins; empty on the last page."""
     total_size: _builtins.int
-    """How many products there are in all."""
+    """How many products there are in all; 0 if that was not to be counted."""
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Product]:
         """By product_id."""
+
+    @_builtins.property
+    def read_at(self) -> _timestamp_pb2.Timestamp:
+        """When this page was read, by the database's clock."""
 
     def __init__(
         self,
@@ -501,10 +518,11 @@ class ListProductsResponse(_message.Message):
         products: _abc.Iterable[Global___Product] | None = ...,
         next_page_token: _builtins.str = ...,
         total_size: _builtins.int = ...,
+        read_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_at", b"read_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "products", b"products", "total_size", b"total_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "products", b"products", "read_at", b"read_at", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

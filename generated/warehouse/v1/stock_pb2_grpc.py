@@ -151,7 +151,8 @@ class StockServiceServicer:
 
     def AddStock(self, request, context):
         """Puts units on hand; the first call for a (product, warehouse) opens its stock level.
-        Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin.
+        Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin; order for the type RETURNED,
+        which gives sold units back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

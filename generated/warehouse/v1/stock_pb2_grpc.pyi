@@ -60,7 +60,8 @@ class StockServiceStub:
     """
     AddStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.AddStockRequest, _stock_pb2.AddStockResponse]
     """Puts units on hand; the first call for a (product, warehouse) opens its stock level.
-    Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin.
+    Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin; order for the type RETURNED,
+    which gives sold units back.
     """
     RemoveStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.RemoveStockRequest, _stock_pb2.RemoveStockResponse]
     """Takes free units away. Refusals: INSUFFICIENT_STOCK (held units can't be taken),
@@ -103,7 +104,8 @@ class StockServiceAsyncStub(StockServiceStub):
     """
     AddStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.AddStockRequest, _stock_pb2.AddStockResponse]  # type: ignore[assignment]
     """Puts units on hand; the first call for a (product, warehouse) opens its stock level.
-    Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin.
+    Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin; order for the type RETURNED,
+    which gives sold units back.
     """
     RemoveStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.RemoveStockRequest, _stock_pb2.RemoveStockResponse]  # type: ignore[assignment]
     """Takes free units away. Refusals: INSUFFICIENT_STOCK (held units can't be taken),
@@ -191,7 +193,8 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.AddStockResponse, _abc.Awaitable[_stock_pb2.AddStockResponse]]:
         """Puts units on hand; the first call for a (product, warehouse) opens its stock level.
-        Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin.
+        Refusals: PRODUCT_NOT_FOUND, WAREHOUSE_NOT_FOUND, REQUEST_ID_REUSED. Role: admin; order for the type RETURNED,
+        which gives sold units back.
         """
 
     @_abc_1.abstractmethod

@@ -27,17 +27,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&generated/warehouse/v1/warehouse.proto\x12\x0cwarehouse.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"B\n\x04Line\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"\x85\x01\n\x0fReservationLine\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x1a\n\x12requested_quantity\x18\x04 \x01(\x03\x12\x1a\n\x12\x63ommitted_quantity\x18\x05 \x01(\x03\"\xcb\x02\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.warehouse.v1.ReservationState\x12,\n\x05lines\x18\x04 \x03(\x0b\x32\x1d.warehouse.v1.ReservationLine\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\"6\n\x11\x43heckStockRequest\x12!\n\x05items\x18\x01 \x03(\x0b\x32\x12.warehouse.v1.Line\"W\n\x12\x43heckStockResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.warehouse.v1.ItemAvailability\x12\x12\n\nsufficient\x18\x02 \x01(\x08\"\x84\x01\n\x10ItemAvailability\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x12\n\nsufficient\x18\x05 \x01(\x08\x12\r\n\x05\x66ound\x18\x06 \x01(\x08\"\xd4\x01\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12!\n\x05lines\x18\x03 \x03(\x0b\x32\x12.warehouse.v1.Line\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"A\n\x0fReserveResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\"E\n\x13\x42\x61tchReserveRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.warehouse.v1.ReserveRequest\"I\n\x14\x42\x61tchReserveResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .warehouse.v1.BatchReserveResult\"u\n\x12\x42\x61tchReserveResult\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xab\x01\n\rCommitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12!\n\x05lines\x18\x04 \x03(\x0b\x32\x12.warehouse.v1.Line\x12+\n\nif_expired\x18\x05 \x01(\x0e\x32\x17.warehouse.v1.IfExpiredB\x08\n\x06target\"A\n\x0e\x43ommitResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\"\x89\x01\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12\x1c\n\x12reserve_request_id\x18\x05 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x08\n\x06target\"A\n\x0e\x43\x61ncelResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\"c\n\rExtendRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0e\x45xtendResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\"/\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"H\n\x16GetReservationResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\"\x95\x01\n\x17ListReservationsRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\x03\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.warehouse.v1.ReservationState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"d\n\x18ListReservationsResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x15\n\x13SweepExpiredRequest\"\'\n\x14SweepExpiredResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x01(\x03*\xb6\x01\n\x10ReservationState\x12!\n\x1dRESERVATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aRESERVATION_STATE_RESERVED\x10\x01\x12\x1f\n\x1bRESERVATION_STATE_COMMITTED\x10\x02\x12\x1f\n\x1bRESERVATION_STATE_CANCELLED\x10\x03\x12\x1d\n\x19RESERVATION_STATE_EXPIRED\x10\x04*X\n\tIfExpired\x12\x1a\n\x16IF_EXPIRED_UNSPECIFIED\x10\x00\x12\x15\n\x11IF_EXPIRED_REFUSE\x10\x01\x12\x18\n\x14IF_EXPIRED_REACQUIRE\x10\x02\x32\xe8\x05\n\x10WarehouseService\x12O\n\nCheckStock\x12\x1f.warehouse.v1.CheckStockRequest\x1a .warehouse.v1.CheckStockResponse\x12\x46\n\x07Reserve\x12\x1c.warehouse.v1.ReserveRequest\x1a\x1d.warehouse.v1.ReserveResponse\x12U\n\x0c\x42\x61tchReserve\x12!.warehouse.v1.BatchReserveRequest\x1a\".warehouse.v1.BatchReserveResponse\x12\x43\n\x06\x43ommit\x12\x1b.warehouse.v1.CommitRequest\x1a\x1c.warehouse.v1.CommitResponse\x12\x43\n\x06\x43\x61ncel\x12\x1b.warehouse.v1.CancelRequest\x1a\x1c.warehouse.v1.CancelResponse\x12\x43\n\x06\x45xtend\x12\x1b.warehouse.v1.ExtendRequest\x1a\x1c.warehouse.v1.ExtendResponse\x12[\n\x0eGetReservation\x12#.warehouse.v1.GetReservationRequest\x1a$.warehouse.v1.GetReservationResponse\x12\x61\n\x10ListReservations\x12%.warehouse.v1.ListReservationsRequest\x1a&.warehouse.v1.ListReservationsResponse\x12U\n\x0cSweepExpired\x12!.warehouse.v1.SweepExpiredRequest\x1a\".warehouse.v1.SweepExpiredResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&generated/warehouse/v1/warehouse.proto\x12\x0cwarehouse.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"B\n\x04Line\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\"\x85\x01\n\x0fReservationLine\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x1a\n\x12requested_quantity\x18\x04 \x01(\x03\x12\x1a\n\x12\x63ommitted_quantity\x18\x05 \x01(\x03\"\xcb\x02\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.warehouse.v1.ReservationState\x12,\n\x05lines\x18\x04 \x03(\x0b\x32\x1d.warehouse.v1.ReservationLine\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\"6\n\x11\x43heckStockRequest\x12!\n\x05items\x18\x01 \x03(\x0b\x32\x12.warehouse.v1.Line\"W\n\x12\x43heckStockResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.warehouse.v1.ItemAvailability\x12\x12\n\nsufficient\x18\x02 \x01(\x08\"\x84\x01\n\x10ItemAvailability\x12\x12\n\nproduct_id\x18\x01 \x01(\x03\x12\x14\n\x0cwarehouse_id\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x11\n\tavailable\x18\x04 \x01(\x03\x12\x12\n\nsufficient\x18\x05 \x01(\x08\x12\r\n\x05\x66ound\x18\x06 \x01(\x08\"\x84\x02\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12!\n\x05lines\x18\x03 \x03(\x0b\x32\x12.warehouse.v1.Line\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0fReserveResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\"E\n\x13\x42\x61tchReserveRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.warehouse.v1.ReserveRequest\"I\n\x14\x42\x61tchReserveResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .warehouse.v1.BatchReserveResult\"u\n\x12\x42\x61tchReserveResult\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xab\x01\n\rCommitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12!\n\x05lines\x18\x04 \x03(\x0b\x32\x12.warehouse.v1.Line\x12+\n\nif_expired\x18\x05 \x01(\x0e\x32\x17.warehouse.v1.IfExpiredB\x08\n\x06target\"A\n\x0e\x43ommitResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\"\x89\x01\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x03 \x01(\tH\x00\x12\x1c\n\x12reserve_request_id\x18\x05 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x08\n\x06target\"A\n\x0e\x43\x61ncelResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\"c\n\rExtendRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0e\x45xtendResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\"/\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"H\n\x16GetReservationResponse\x12.\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.warehouse.v1.Reservation\".\n\x17\x42\x61tchGetRequestsRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"J\n\x18\x42\x61tchGetRequestsResponse\x12.\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1c.warehouse.v1.RequestOutcome\"\x96\x01\n\x0eRequestOutcome\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x0b\x61nswered_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66\x65nced\x18\x03 \x01(\x08\x12/\n\x0creservations\x18\x04 \x03(\x0b\x32\x19.warehouse.v1.Reservation\"\xc8\x01\n\x17ListReservationsRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\nproduct_id\x18\x02 \x01(\x03\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.warehouse.v1.ReservationState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x31\n\rcreated_since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x18ListReservationsResponse\x12/\n\x0creservations\x18\x01 \x03(\x0b\x32\x19.warehouse.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetCallerRequest\"X\n\x11GetCallerResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\'\n\x03now\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13SweepExpiredRequest\"\'\n\x14SweepExpiredResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x01(\x03*\xb6\x01\n\x10ReservationState\x12!\n\x1dRESERVATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aRESERVATION_STATE_RESERVED\x10\x01\x12\x1f\n\x1bRESERVATION_STATE_COMMITTED\x10\x02\x12\x1f\n\x1bRESERVATION_STATE_CANCELLED\x10\x03\x12\x1d\n\x19RESERVATION_STATE_EXPIRED\x10\x04*X\n\tIfExpired\x12\x1a\n\x16IF_EXPIRED_UNSPECIFIED\x10\x00\x12\x15\n\x11IF_EXPIRED_REFUSE\x10\x01\x12\x18\n\x14IF_EXPIRED_REACQUIRE\x10\x02\x32\x99\x07\n\x10WarehouseService\x12O\n\nCheckStock\x12\x1f.warehouse.v1.CheckStockRequest\x1a .warehouse.v1.CheckStockResponse\x12\x46\n\x07Reserve\x12\x1c.warehouse.v1.ReserveRequest\x1a\x1d.warehouse.v1.ReserveResponse\x12U\n\x0c\x42\x61tchReserve\x12!.warehouse.v1.BatchReserveRequest\x1a\".warehouse.v1.BatchReserveResponse\x12\x43\n\x06\x43ommit\x12\x1b.warehouse.v1.CommitRequest\x1a\x1c.warehouse.v1.CommitResponse\x12\x43\n\x06\x43\x61ncel\x12\x1b.warehouse.v1.CancelRequest\x1a\x1c.warehouse.v1.CancelResponse\x12\x43\n\x06\x45xtend\x12\x1b.warehouse.v1.ExtendRequest\x1a\x1c.warehouse.v1.ExtendResponse\x12[\n\x0eGetReservation\x12#.warehouse.v1.GetReservationRequest\x1a$.warehouse.v1.GetReservationResponse\x12\x61\n\x10ListReservations\x12%.warehouse.v1.ListReservationsRequest\x1a&.warehouse.v1.ListReservationsResponse\x12\x61\n\x10\x42\x61tchGetRequests\x12%.warehouse.v1.BatchGetRequestsRequest\x1a&.warehouse.v1.BatchGetRequestsResponse\x12L\n\tGetCaller\x12\x1e.warehouse.v1.GetCallerRequest\x1a\x1f.warehouse.v1.GetCallerResponse\x12U\n\x0cSweepExpired\x12!.warehouse.v1.SweepExpiredRequest\x1a\".warehouse.v1.SweepExpiredResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'generated.warehouse.v1.warehouse_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESERVATIONSTATE']._serialized_start=2568
-  _globals['_RESERVATIONSTATE']._serialized_end=2750
-  _globals['_IFEXPIRED']._serialized_start=2752
-  _globals['_IFEXPIRED']._serialized_end=2840
+  _globals['_RESERVATIONSTATE']._serialized_start=3054
+  _globals['_RESERVATIONSTATE']._serialized_end=3236
+  _globals['_IFEXPIRED']._serialized_start=3238
+  _globals['_IFEXPIRED']._serialized_end=3326
   _globals['_LINE']._serialized_start=146
   _globals['_LINE']._serialized_end=212
   _globals['_RESERVATIONLINE']._serialized_start=215
@@ -51,39 +51,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMAVAILABILITY']._serialized_start=830
   _globals['_ITEMAVAILABILITY']._serialized_end=962
   _globals['_RESERVEREQUEST']._serialized_start=965
-  _globals['_RESERVEREQUEST']._serialized_end=1177
-  _globals['_RESERVERESPONSE']._serialized_start=1179
-  _globals['_RESERVERESPONSE']._serialized_end=1244
-  _globals['_BATCHRESERVEREQUEST']._serialized_start=1246
-  _globals['_BATCHRESERVEREQUEST']._serialized_end=1315
-  _globals['_BATCHRESERVERESPONSE']._serialized_start=1317
-  _globals['_BATCHRESERVERESPONSE']._serialized_end=1390
-  _globals['_BATCHRESERVERESULT']._serialized_start=1392
-  _globals['_BATCHRESERVERESULT']._serialized_end=1509
-  _globals['_COMMITREQUEST']._serialized_start=1512
-  _globals['_COMMITREQUEST']._serialized_end=1683
-  _globals['_COMMITRESPONSE']._serialized_start=1685
-  _globals['_COMMITRESPONSE']._serialized_end=1750
-  _globals['_CANCELREQUEST']._serialized_start=1753
-  _globals['_CANCELREQUEST']._serialized_end=1890
-  _globals['_CANCELRESPONSE']._serialized_start=1892
-  _globals['_CANCELRESPONSE']._serialized_end=1957
-  _globals['_EXTENDREQUEST']._serialized_start=1959
-  _globals['_EXTENDREQUEST']._serialized_end=2058
-  _globals['_EXTENDRESPONSE']._serialized_start=2060
-  _globals['_EXTENDRESPONSE']._serialized_end=2124
-  _globals['_GETRESERVATIONREQUEST']._serialized_start=2126
-  _globals['_GETRESERVATIONREQUEST']._serialized_end=2173
-  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2175
-  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2247
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2250
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=2399
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=2401
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=2501
-  _globals['_SWEEPEXPIREDREQUEST']._serialized_start=2503
-  _globals['_SWEEPEXPIREDREQUEST']._serialized_end=2524
-  _globals['_SWEEPEXPIREDRESPONSE']._serialized_start=2526
-  _globals['_SWEEPEXPIREDRESPONSE']._serialized_end=2565
-  _globals['_WAREHOUSESERVICE']._serialized_start=2843
-  _globals['_WAREHOUSESERVICE']._serialized_end=3587
+  _globals['_RESERVEREQUEST']._serialized_end=1225
+  _globals['_RESERVERESPONSE']._serialized_start=1227
+  _globals['_RESERVERESPONSE']._serialized_end=1292
+  _globals['_BATCHRESERVEREQUEST']._serialized_start=1294
+  _globals['_BATCHRESERVEREQUEST']._serialized_end=1363
+  _globals['_BATCHRESERVERESPONSE']._serialized_start=1365
+  _globals['_BATCHRESERVERESPONSE']._serialized_end=1438
+  _globals['_BATCHRESERVERESULT']._serialized_start=1440
+  _globals['_BATCHRESERVERESULT']._serialized_end=1557
+  _globals['_COMMITREQUEST']._serialized_start=1560
+  _globals['_COMMITREQUEST']._serialized_end=1731
+  _globals['_COMMITRESPONSE']._serialized_start=1733
+  _globals['_COMMITRESPONSE']._serialized_end=1798
+  _globals['_CANCELREQUEST']._serialized_start=1801
+  _globals['_CANCELREQUEST']._serialized_end=1938
+  _globals['_CANCELRESPONSE']._serialized_start=1940
+  _globals['_CANCELRESPONSE']._serialized_end=2005
+  _globals['_EXTENDREQUEST']._serialized_start=2007
+  _globals['_EXTENDREQUEST']._serialized_end=2106
+  _globals['_EXTENDRESPONSE']._serialized_start=2108
+  _globals['_EXTENDRESPONSE']._serialized_end=2172
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=2174
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=2221
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=2223
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=2295
+  _globals['_BATCHGETREQUESTSREQUEST']._serialized_start=2297
+  _globals['_BATCHGETREQUESTSREQUEST']._serialized_end=2343
+  _globals['_BATCHGETREQUESTSRESPONSE']._serialized_start=2345
+  _globals['_BATCHGETREQUESTSRESPONSE']._serialized_end=2419
+  _globals['_REQUESTOUTCOME']._serialized_start=2422
+  _globals['_REQUESTOUTCOME']._serialized_end=2572
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=2575
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=2775
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=2777
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=2877
+  _globals['_GETCALLERREQUEST']._serialized_start=2879
+  _globals['_GETCALLERREQUEST']._serialized_end=2897
+  _globals['_GETCALLERRESPONSE']._serialized_start=2899
+  _globals['_GETCALLERRESPONSE']._serialized_end=2987
+  _globals['_SWEEPEXPIREDREQUEST']._serialized_start=2989
+  _globals['_SWEEPEXPIREDREQUEST']._serialized_end=3010
+  _globals['_SWEEPEXPIREDRESPONSE']._serialized_start=3012
+  _globals['_SWEEPEXPIREDRESPONSE']._serialized_end=3051
+  _globals['_WAREHOUSESERVICE']._serialized_start=3329
+  _globals['_WAREHOUSESERVICE']._serialized_end=4250
 # @@protoc_insertion_point(module_scope)

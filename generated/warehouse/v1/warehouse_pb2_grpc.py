@@ -78,6 +78,16 @@ class WarehouseServiceStub:
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
                 response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
                 _registered_method=True)
+        self.BatchGetRequests = channel.unary_unary(
+                '/warehouse.v1.WarehouseService/BatchGetRequests',
+                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+                _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/warehouse.v1.WarehouseService/GetCaller',
+                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.SweepExpired = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/SweepExpired',
                 request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
@@ -124,9 +134,9 @@ class WarehouseServiceServicer:
         """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
         Committing what is already committed answers with the same reservation. Role: order.
 
-        Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held), ANSWER_TOO_LARGE (by order_id: name the
-        reservations one by one), REQUEST_ID_REUSED.
+        Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+        known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+        than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +173,21 @@ class WarehouseServiceServicer:
 
     def ListReservations(self, request, context):
         """Reservations by order, product or state, in pages. Role: reader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetRequests(self, request, context):
+        """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+        carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCaller(self, request, context):
+        """Who the caller is to this server, and what time it is for its holds. Role: reader.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +243,16 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
                     servicer.ListReservations,
                     request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
                     response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'BatchGetRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetRequests,
+                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.FromString,
+                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.SerializeToString,
+            ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.FromString,
+                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.SerializeToString,
             ),
             'SweepExpired': grpc.unary_unary_rpc_method_handler(
                     servicer.SweepExpired,
@@ -445,6 +480,60 @@ class WarehouseService:
             '/warehouse.v1.WarehouseService/ListReservations',
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
             generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warehouse.v1.WarehouseService/BatchGetRequests',
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warehouse.v1.WarehouseService/GetCaller',
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,9 +76,9 @@ class WarehouseServiceStub:
     """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
     Committing what is already committed answers with the same reservation. Role: order.
 
-    Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held), ANSWER_TOO_LARGE (by order_id: name the
-    reservations one by one), REQUEST_ID_REUSED.
+    Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+    known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+    than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -98,6 +98,12 @@ class WarehouseServiceStub:
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]
     """Reservations by order, product or state, in pages. Role: reader."""
+    BatchGetRequests: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.BatchGetRequestsRequest, _warehouse_pb2.BatchGetRequestsResponse]
+    """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+    carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+    """
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -132,9 +138,9 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
     Committing what is already committed answers with the same reservation. Role: order.
 
-    Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-    INSUFFICIENT_STOCK (lines ask for more than is held), ANSWER_TOO_LARGE (by order_id: name the
-    reservations one by one), REQUEST_ID_REUSED.
+    Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+    known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+    than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -154,6 +160,12 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     """One reservation. Refusals: RESERVATION_NOT_FOUND. Role: reader."""
     ListReservations: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ListReservationsRequest, _warehouse_pb2.ListReservationsResponse]  # type: ignore[assignment]
     """Reservations by order, product or state, in pages. Role: reader."""
+    BatchGetRequests: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.BatchGetRequestsRequest, _warehouse_pb2.BatchGetRequestsResponse]  # type: ignore[assignment]
+    """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+    carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+    """
+    GetCaller: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.GetCallerRequest, _warehouse_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Who the caller is to this server, and what time it is for its holds. Role: reader."""
     SweepExpired: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.SweepExpiredRequest, _warehouse_pb2.SweepExpiredResponse]  # type: ignore[assignment]
     """Expires overdue holds now instead of at the server's next sweep, until none is left or the
     call's deadline is near. Role: admin.
@@ -209,9 +221,9 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Turns a hold into a sale: the stock leaves on_hand. Committing a part releases the rest.
         Committing what is already committed answers with the same reservation. Role: order.
 
-        Refusals: RESERVATION_NOT_FOUND, RESERVATION_EXPIRED, RESERVATION_CANCELLED,
-        INSUFFICIENT_STOCK (lines ask for more than is held), ANSWER_TOO_LARGE (by order_id: name the
-        reservations one by one), REQUEST_ID_REUSED.
+        Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
+        known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
+        than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -255,6 +267,24 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_warehouse_pb2.ListReservationsResponse, _abc.Awaitable[_warehouse_pb2.ListReservationsResponse]]:
         """Reservations by order, product or state, in pages. Role: reader."""
+
+    @_abc_1.abstractmethod
+    def BatchGetRequests(
+        self,
+        request: _warehouse_pb2.BatchGetRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.BatchGetRequestsResponse, _abc.Awaitable[_warehouse_pb2.BatchGetRequestsResponse]]:
+        """What became of mutating calls, by their request ids: for a caller who wants to know what it owns. What merely
+        carries the same order id is not found this way. All of it is as of one moment. Role: reader.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _warehouse_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.GetCallerResponse, _abc.Awaitable[_warehouse_pb2.GetCallerResponse]]:
+        """Who the caller is to this server, and what time it is for its holds. Role: reader."""
 
     @_abc_1.abstractmethod
     def SweepExpired(

@@ -1,0 +1,230 @@
+"""The commands that look at orders beside a running service, or before one is started."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from order_gateway.agreement import Mending
+from order_gateway.audit import Finding, OrdersAudit, OrdersReport
+from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.holdings import Holdings
+from order_gateway.intents import Intents
+from order_gateway.listing import Listing
+from order_gateway.orders import OrderNotFound
+from order_gateway.payments import Payments
+from order_gateway.reconcile import Reconciling, lines
+from order_gateway.relay import Relay
+from order_gateway.repair import OrdersRepair
+from order_gateway.saga import Saga
+from order_gateway.settings import OrdersSettings
+from order_gateway.starting import failures_explained
+from order_gateway.store import Store, StoreSettings
+from order_gateway.why import Explaining
+from order_gateway.why import lines as explanation_lines
+from order_gateway.wiring import payments, saga_settings
+from service_kit.database import Database
+from service_kit.logging import configure_logging
+from service_kit.progress import Progress
+from service_kit.settings import load_settings_or_exit
+from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
+from warehouse.client import WarehouseClient
+
+ID_MAX = 2**63 - 1
+ROUNDS_MAX = 100
+"""Rounds of audit and repair; each mends at most `findings_max` orders."""
+Since = Annotated[
+    str, typer.Option(help="Only orders made at this instant or later, in UTC unless it says so: 2026-11-25T08:00:00")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the commands work with."""
+
+    settings: OrdersSettings
+    database: Database
+    store: Store
+    gateway: GrpcGateway
+    holdings: Holdings
+    payments: Payments
+
+    def audit(self) -> OrdersAudit:
+        """The comparison."""
+        return OrdersAudit(self.database, self.store, self.holdings, self.settings.audit)
+
+    def reconciling(self) -> Reconciling:
+        """The comparison from the warehouse's side."""
+        return Reconciling(self.database, self.store, self.holdings, self.settings.audit.findings_max)
+
+    def repair(self) -> OrdersRepair:
+        """Its other half."""
+        settings = self.settings
+        saga = Saga(self.store, self.gateway, self.payments, saga_settings(settings))
+        relay = Relay(self.store, Intents(self.database), saga, settings)
+        hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
+        return OrdersRepair(self.database, self.store, saga, relay, self.gateway, self.holdings, hold_seconds)
+
+
+@asynccontextmanager
+async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
+    """Put together; hung up at the end."""
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database_url, settings.database)
+        stack.push_async_callback(database.close)
+        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
+        gateway = GrpcGateway(client)
+        stack.push_async_callback(gateway.close)
+        store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
+        stack.push_async_callback(store.close)
+        taking = payments(settings)
+        stack.push_async_callback(taking.close)
+        yield Parts(settings, database, store, gateway, Holdings(client), taking)
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (audit, reconcile, why):
+        cli.command(epilog=EXIT_STATUSES)(command)
+
+
+def audit(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend the orders concerned.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what --repair would do.")] = False,
+    since: Since = "",
+) -> None:
+    """Check every order against the warehouse (invariant 7).
+
+    Without the warehouse it checks what it can, and ends with status 3.
+    """
+    raise typer.Exit(_run(lambda settings: _audit(settings, _instant(since), repair=repair, dry_run=dry_run)))
+
+
+async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bool, dry_run: bool) -> Exit:
+    async with parts(settings) as with_:
+        report = await _audited(with_, since)
+        _print_plan(report.findings, is_asked=repair or dry_run)
+        _print_summary(report, settings)
+        for _ in range(ROUNDS_MAX if repair and not dry_run else 0):
+            todo = [finding for finding in report.findings if finding.mending is not Mending.NOTHING]
+            if not todo:
+                break
+            typer.echo(f"Mending {len(todo)} orders ...")
+            await with_.repair().run(todo)
+            before, report = report, await _audited(with_, since)
+            _print_plan(report.findings, is_asked=True)
+            _print_summary(report, settings)
+            if report.found >= before.found:
+                break
+        if report.unasked:
+            return Exit.NEEDED
+        return Exit.FOUND if report.found else Exit.DONE
+
+
+def reconcile(since: Since = "") -> None:
+    """Tell what differs after the orders database or the warehouse's database was restored alone; changes nothing.
+
+    It ends with status 1 if anything differs.
+    """
+    raise typer.Exit(_run(lambda settings: _reconcile(settings, _instant(since))))
+
+
+async def _reconcile(settings: OrdersSettings, since: datetime | None) -> Exit:
+    async with parts(settings) as with_:
+        progress = Progress("reservations seen")
+        try:
+            found = await with_.reconciling().run(since, progress)
+        finally:
+            progress.end()
+        for line in lines(found):
+            typer.echo(line)
+        report = await _audited(with_, since)
+        _print_plan(report.findings, is_asked=True)
+        _print_summary(report, settings)
+        if report.unasked:
+            return Exit.NEEDED
+        return Exit.FOUND if found.lost_count or report.found else Exit.DONE
+
+
+def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The order's number.")]) -> None:
+    """Explain an order: what is still to be done for it, tries, last error, next try, history, holds.
+
+    It ends with status 1 if there is no such order, or if it does not agree with the warehouse.
+    """
+    raise typer.Exit(_run(lambda settings: _why(settings, order_id)))
+
+
+async def _why(settings: OrdersSettings, order_id: int) -> Exit:
+    async with parts(settings) as with_:
+        listing = Listing(with_.database, settings.list_counted_max)
+        try:
+            explained = await Explaining(with_.audit(), with_.store, listing).explain(order_id)
+        except OrderNotFound as error:
+            typer.echo(f"{error}.", err=True)
+            return Exit.FOUND
+    for line in explanation_lines(explained):
+        typer.echo(line)
+    if explained.warehouse is None:
+        return Exit.NEEDED
+    return Exit.FOUND if explained.disagreement else Exit.DONE
+
+
+async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:
+    progress = Progress("orders compared")
+    try:
+        return await with_.audit().run(since, progress)
+    finally:
+        progress.end()
+
+
+def _print_plan(findings: list[Finding], *, is_asked: bool) -> None:
+    for finding in findings:
+        row = finding.row
+        typer.echo(f"order {row.id} ({row.state.status}, stock {row.state.stock}): {finding.text}")
+        for holding in finding.owned.reserve.holdings if finding.owned else ():
+            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
+        if is_asked:
+            typer.echo(f"    repair: {finding.mending}")
+
+
+def _print_summary(report: OrdersReport, settings: OrdersSettings) -> None:
+    if report.found > len(report.findings):
+        typer.echo(f"... and {report.found - len(report.findings)} more orders that don't agree")
+    for row in report.unfinished_rows:
+        steps = ", ".join(f"{step.step} ({step.attempts} tries)" for step in row.steps)
+        typer.echo(f"unfinished: order {row.id} ({row.state.status}) has still to do: {steps}")
+    if report.unfinished > len(report.unfinished_rows):
+        typer.echo(f"... and {report.unfinished - len(report.unfinished_rows)} more unfinished orders")
+    if report.unfinished:
+        typer.echo("why an order is unfinished: python -m order_gateway why ID")
+    wrong = f"{report.found} don't agree with the warehouse" if report.found else "clean"
+    typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
+    if report.unasked:
+        typer.echo(
+            f"orders: {report.unasked} could not be compared with the warehouse at {settings.warehouse_target} "
+            f"({report.why_unasked}): start it, and run this again"
+        )
+
+
+def _run(work: Callable[[OrdersSettings], Coroutine[Any, Any, Exit]]) -> Exit:
+    """Run a command on the settings; what is needed and can't be had is told in one line."""
+    settings = load_settings_or_exit(OrdersSettings)
+    configure_logging("order_gateway", settings.log_level)
+    with failures_explained(settings):
+        if problems := settings.unusable_client():
+            raise NotStarted("; ".join(problems))
+        return asyncio.run(work(settings))
+
+
+def _instant(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter("write an instant like 2026-11-25T08:00:00", param_hint="--since") from error
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

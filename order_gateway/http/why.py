@@ -1,0 +1,27 @@
+"""Why an order is as it is, for admins."""
+
+from aiohttp import web
+
+from order_gateway.http.auth import Access
+from order_gateway.http.errors import success
+from order_gateway.http.fields import ById
+from order_gateway.http.operations import Operation
+from order_gateway.why import Explaining, Explanation
+
+
+class WhyRoutes:
+    """The operation that explains an order."""
+
+    def __init__(self, explaining: Explaining, prefix: str) -> None:
+        self._explaining = explaining
+        self._prefix = prefix
+
+    def operations(self) -> list[Operation]:
+        """The one there is."""
+        at = f"{self._prefix}/orders/{{id}}/why"
+        codes = ("ORDER_NOT_FOUND",)
+        return [Operation("GET", at, self.explain, Explanation, "operations", codes=codes, access=Access.ADMIN)]
+
+    async def explain(self, _request: web.Request, path: ById) -> web.Response:
+        """Explain an order: its open steps with tries, last error and next try, its history, what the warehouse has."""
+        return success(await self._explaining.explain(path.id))

@@ -1,0 +1,24 @@
+"""Currencies, by their ISO 4217 codes: which amounts there are in them."""
+
+WITHOUT_CENTS = frozenset(
+    (
+        "BIF",
+        "CLP",
+        "DJF",
+        "GNF",
+        "ISK",
+        "JPY",
+        "KMF",
+        "KRW",
+        "PYG",
+        "RWF",
+        "UGX",
+        "UYI",
+        "VND",
+        "VUV",
+        "XAF",
+        "XOF",
+        "XPF",
+    )
+)
+"""Currencies without a minor unit. Amounts in those with three places (KWD) are kept to two: nothing finer is taken."""

@@ -1,0 +1,136 @@
+"""A node of a cluster dies, stands still, comes back, is alone: no answer is lost, and those without one ask again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+import pytest
+import pytest_asyncio
+
+from service_kit.database import Database, DatabaseAway, DatabaseSettings
+from tests.faults.conftest import MakeUrls, OpenDatabase
+from tests.faults.galera import EVICTION_SECONDS, GaleraCluster
+from tests.faults.several_nodes import PRODUCTS, Told, ask, everything_is_as_told, stock_up, until
+from tests.warehouse_kit import Calls, No, fresh, outcome, reserve, serving, sql
+from warehouse.commands import Line, Reserve
+from warehouse.records import State
+from warehouse.store import StockStore
+
+pytestmark = pytest.mark.galera
+Start = Callable[[Callable[[], None]], Awaitable[None]]
+TTL = 3_600_000_000
+IMPATIENT = DatabaseSettings(connect_timeout_seconds=1, tries=3, retry_for_seconds=1, transaction_timeout_seconds=2)
+CALL_SECONDS = 4
+"""After so long a caller gives up one server and asks another."""
+PATIENCE_SECONDS = 60
+CALLERS = 12
+
+
+@pytest_asyncio.fixture
+async def urls(make_urls: MakeUrls) -> list[str]:
+    """The warehouse's database, at each node, with many units of each product."""
+    made = make_urls("warehouse")
+    await stock_up(made[0])
+    return made
+
+
+@pytest_asyncio.fixture
+async def start(cluster_hands: Executor) -> Start:
+    """Calls what starts nodes, from a thread that lives as long as they do."""
+    return partial(asyncio.get_running_loop().run_in_executor, cluster_hands)
+
+
+@dataclass
+class Callers:
+    """Callers who ask another server, for the same, when one does not answer.
+
+    Attributes:
+        answered: the states of holds, as they were told.
+        asked_again: how often a call had to be repeated.
+    """
+
+    servers: Sequence[Calls]
+    told: Told = field(default_factory=Told)
+    asked_again: int = 0
+
+    async def go_on(self, number: int, is_over: asyncio.Event) -> None:
+        """One hold after the other, until the event."""
+        chance = Random(number)
+        while not is_over.is_set():
+            request = reserve((chance.choice(PRODUCTS), 1, 1))
+            end = time.monotonic() + PATIENCE_SECONDS
+            server = self.servers[chance.randrange(len(self.servers))]
+            while isinstance(answer := await outcome(ask(server, request, CALL_SECONDS)), No):
+                assert answer.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"), answer
+                assert time.monotonic() < end, answer
+                self.asked_again += 1
+                server = self.servers[chance.randrange(len(self.servers))]
+                await asyncio.sleep(chance.uniform(0, 0.1))
+            self.told.states[answer.reservation.reservation_id].add(State.RESERVED)
+
+    async def until_more_answers(self, count: int) -> None:
+        """Wait for so many more answers."""
+        wanted, end = len(self.told.states) + count, time.monotonic() + PATIENCE_SECONDS
+        while len(self.told.states) < wanted:
+            assert time.monotonic() < end, "nobody is answered any more"
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("blow", ["killed", "frozen for a moment", "frozen until the others go on"])
+async def test_no_answer_is_lost_with_a_node(urls: list[str], cluster: GaleraCluster, start: Start, blow: str) -> None:
+    """The others go on, with all that was answered; the node comes back and has it all, too."""
+    node, is_over = cluster.nodes[1], asyncio.Event()
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(url, database=IMPATIENT)) for url in urls]
+        callers = Callers(servers)
+        tasks = [asyncio.ensure_future(callers.go_on(number, is_over)) for number in range(CALLERS)]
+        await callers.until_more_answers(100)
+        if blow == "killed":
+            node.kill()
+            await callers.until_more_answers(100)
+            await start(node.start)
+        else:
+            node.freeze()
+            # Within the first second nobody gives it up.
+            await asyncio.sleep(1 if blow == "frozen for a moment" else EVICTION_SECONDS + 2)
+            if blow != "frozen for a moment":
+                await callers.until_more_answers(100)
+            node.thaw()
+        await start(cluster.wait_until_whole)
+        await callers.until_more_answers(100)
+        is_over.set()
+        await asyncio.gather(*tasks)
+    print(f"{len(callers.told.states)} holds answered, {callers.asked_again} calls repeated")
+    await everything_is_as_told(callers.told, urls)
+
+
+async def test_a_survivor_without_quorum_is_away_until_it_has_one(
+    urls: list[str], cluster: GaleraCluster, start: Start, open_database: OpenDatabase
+) -> None:
+    """Error 1047: no data was refused, and nothing is done that the others would not know of."""
+    survivor = cluster.nodes[2]
+    impatient = Database(urls[2], IMPATIENT)
+    store, patient = StockStore(impatient), StockStore(open_database(urls[2]))
+    reserving = Reserve(fresh("request"), fresh("order"), (Line(1, 1, 1),), TTL)
+    for node in cluster.nodes[:2]:
+        node.kill()
+    await until(lambda: survivor.status("wsrep_cluster_status") == "non-Primary")
+    began = time.monotonic()
+    with pytest.raises(DatabaseAway):
+        await store.process([reserving])
+    assert time.monotonic() < began + 10
+    sql(survivor.url, "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'")
+    told = Told()
+    for who in (store, patient):
+        [ended] = await who.process([reserving])
+        told.note(ended)
+    await start(cluster.wait_until_whole)
+    await asyncio.gather(store.close(), patient.close())
+    await impatient.close()
+    assert len(told.states) == 1
+    await everything_is_as_told(told, urls)
