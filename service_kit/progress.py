@@ -39,10 +39,6 @@ class Progress:
         rate = count / max(now - self._began_at, 0.001)
         self._write(f"{self._what}: {count:,}{percent}, {rate:,.0f}/s{more and f', {more}'}")
 
-    def say(self, text: str) -> None:
-        """What is being done now, whatever the time."""
-        self._write(text)
-
     def end(self) -> None:
         """Make room for what comes after it."""
         if self._has_line:

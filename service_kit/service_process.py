@@ -15,7 +15,6 @@ from service_kit import child_process
 PROBE_TIMEOUT_SECONDS = 2
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
 """For channels to our own servers: proxies that the environment names are for the way out of the house."""
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 20
 
@@ -120,7 +119,8 @@ def grpc_is_serving(target: str) -> bool:
 def http_answers(url: str) -> bool:
     """Whether a GET of `url` is answered with a 2xx status."""
     try:
-        with _DIRECTLY.open(url, timeout=PROBE_TIMEOUT_SECONDS) as answer:
+        directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with directly.open(url, timeout=PROBE_TIMEOUT_SECONDS) as answer:
             return 200 <= int(answer.status) < 300
     except (OSError, urllib.error.URLError):
         return False

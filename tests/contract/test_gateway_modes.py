@@ -21,8 +21,8 @@ from order_gateway.saga import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
 from order_gateway.store import Store, StoreSettings
 from service_kit.database import Database
-from tests.e2e.test_order_flow import until
 from tests.processes import Processes
+from tests.shop_processes import until
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 

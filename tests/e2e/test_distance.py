@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_order_flow import order, until
 from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.shop_processes import order, until
 from tests.tcp_proxy import proxied
 from tests.warehouse_kit import scalar, sql
 from warehouse.client import ClientSettings, WarehouseClient

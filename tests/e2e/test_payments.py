@@ -88,9 +88,14 @@ class Shop:
                 if line.startswith(b"data: "):
                     await seen.put(json.loads(line[6:])["event"])
 
-    async def stock(self) -> tuple[int, int]:
-        level = await self.warehouse.get_inventory(1, 1)
-        return level.on_hand, level.reserved
+    async def stock_becomes(self, expected: tuple[int, int]) -> None:
+        """On hand and reserved: an order is shown as paid just before its stock is sold."""
+
+        async def is_so() -> bool:
+            level = await self.warehouse.get_inventory(1, 1)
+            return (level.on_hand, level.reserved) == expected
+
+        await until(is_so)
 
     async def close(self) -> None:
         await self.session.close()
@@ -133,7 +138,7 @@ async def test_paid_cancelled_and_declined(shop: Shop, provider: ReferenceProvid
     await shop.becomes(declined, "cancelled", "declined")
     assert provider.states() == {paid: "captured", cancelled: "refunded", declined: "declined"}
     assert provider.balance() == {"USD": Decimal("19.99")}
-    assert await shop.stock() == (99, 0)
+    await shop.stock_becomes((99, 0))
 
 
 async def test_an_outcome_that_comes_later_by_callback(shop: Shop, provider: ReferenceProvider) -> None:
@@ -169,7 +174,7 @@ async def test_a_callback_that_comes_before_the_answer_and_one_that_never_comes(
     await shop.pay(silent, status=202)
     await shop.becomes(silent, "paid", "charged")
     assert provider.moves_per_key() == [1, 1]
-    assert await shop.stock() == (98, 0)
+    await shop.stock_becomes((98, 0))
 
 
 async def test_only_signed_news_of_now_are_taken(shop: Shop, provider: ReferenceProvider) -> None:
@@ -261,7 +266,7 @@ async def test_a_caller_who_takes_the_money_gives_it_back_when_asked(shop: Shop)
     await shop.call("POST", f"/orders/{order}/cancel", {}, status=200)
     # The stock does not wait for the money.
     await shop.becomes(order, "cancelled", "refund_requested")
-    assert await shop.stock() == (99, 0)
+    await shop.stock_becomes((99, 0))
     [asked] = await shop.call("GET", "/refunds?status=requested", status=200)
     assert (asked["id"], asked["amount"], asked["currency"]) == (order, PRICE, "USD")
     assert (asked["payment_reference"], asked["reason"]) == (f"cash-{order}", "customer")

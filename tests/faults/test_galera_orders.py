@@ -15,7 +15,7 @@ from order_gateway.answers import Answers, Begun
 from order_gateway.orders import NewItem, NewOrder, Reason, Status, Way
 from order_gateway.placing import Claimed, ClaimLost
 from tests.faults.conftest import PATIENT, MakeUrls
-from tests.integration.test_gateway_saga import World
+from tests.scripted_orders import World
 from tests.warehouse_kit import scalar, sql
 
 pytestmark = pytest.mark.galera

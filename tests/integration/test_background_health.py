@@ -13,7 +13,7 @@ from order_gateway.http.health import HealthRoutes
 from service_kit import background
 from service_kit.background import Background
 from service_kit.batcher import Batcher
-from tests.integration.test_gateway_saga import Outside, World
+from tests.scripted_orders import Outside, World
 from tests.warehouse_kit import Calls, serving
 from warehouse.expiry import Sweeper
 

@@ -24,7 +24,7 @@ from order_gateway.orders import Order, Way
 from order_gateway.payments import Declined
 from order_gateway.watching import Watching
 from service_kit.batcher import BatcherFull
-from tests.integration.test_gateway_saga import AWAY, SHORT, Outside, World
+from tests.scripted_orders import AWAY, SHORT, Outside, World
 from tests.warehouse_kit import nobody_reads, scalar
 
 pytestmark = pytest.mark.sql

@@ -19,7 +19,7 @@ from order_gateway.store import Store, StoreSettings
 from order_gateway.watching import Watching
 from service_kit import migrating
 from service_kit.database import Database
-from tests.integration.test_gateway_saga import Outside, World
+from tests.scripted_orders import Outside, World
 from tests.warehouse_kit import connection, sql
 
 pytestmark = pytest.mark.sql

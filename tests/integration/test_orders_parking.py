@@ -14,8 +14,8 @@ from order_gateway.metrics import GatewayMetrics
 from order_gateway.orders import Order, Payment, Reason, Step, Stock
 from order_gateway.payments import ProviderFault
 from order_gateway.settings import MetricsSettings
-from tests.integration.test_gateway_saga import AWAY, World
 from tests.processes import DEVELOPMENT_API_KEY
+from tests.scripted_orders import AWAY, World
 from tests.warehouse_kit import scalar, sql
 
 pytestmark = pytest.mark.sql

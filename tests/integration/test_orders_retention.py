@@ -12,8 +12,8 @@ from order_gateway.orders import NewItem, NewOrder
 from order_gateway.retention import Retention
 from order_gateway.settings import RetentionSettings
 from service_kit.background import end, keep
-from tests.e2e.test_order_flow import until
 from tests.orders_kit import Shop, shop
+from tests.shop_processes import until
 
 pytestmark = pytest.mark.sql
 SETTINGS = RetentionSettings(idempotency_keys_seconds=3600, batch=10, pause_seconds=0)

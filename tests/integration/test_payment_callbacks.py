@@ -8,7 +8,7 @@ from order_gateway.orders import Order, Payment, Status, Step
 from order_gateway.payments import Pending, ProviderFault, Refunded
 from order_gateway.payments.callbacks import Callbacks
 from order_gateway.saga import PaymentAwaited
-from tests.integration.test_gateway_saga import World
+from tests.scripted_orders import World
 from tests.warehouse_kit import sql
 
 pytestmark = pytest.mark.sql

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Select
 from sqlalchemy.dialects import mysql
 
-from service_kit.database import Database, DatabaseSettings
+from service_kit.database import Database
 from tests.conftest import MakeDatabase
 from tests.warehouse_kit import connection
 from warehouse import queries, requests, statements
@@ -216,5 +216,5 @@ async def test_the_database_door_reads_what_is_committed(url: str) -> None:
     finally:
         await database.close()
     zone, mode, wait = settings
-    assert (zone, wait, level[1]) == ("+00:00", DatabaseSettings().lock_wait_timeout_seconds, "READ-COMMITTED")
+    assert (zone, wait, level[1]) == ("+00:00", database.settings.lock_wait_timeout_seconds, "READ-COMMITTED")
     assert {"NO_BACKSLASH_ESCAPES", "STRICT_ALL_TABLES"} <= set(mode.split(","))

@@ -16,7 +16,7 @@ from order_gateway.store import Change
 from service_kit.batcher import SetAside
 from service_kit.database import Database, DatabaseSettings
 from service_kit.stuck_rows import RowsLocked
-from tests.integration.test_gateway_saga import World
+from tests.scripted_orders import World
 from tests.warehouse_kit import connection, sql
 
 pytestmark = pytest.mark.sql

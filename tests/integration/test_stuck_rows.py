@@ -154,11 +154,14 @@ async def test_one_stuck_request_of_a_batch_reserve_does_not_keep_the_others(
 ) -> None:
     await shop.lock(rival, "stock_levels WHERE product_id = 1")
     requests = [reserve((product, 1, 1)) for product in (2, 1, 3)]
+    patient = asyncio.ensure_future(refused(shop.calls.holds.Reserve(reserve((1, 1, 1)), timeout=4)))
     results = (await shop.calls.holds.BatchReserve(pb.BatchReserveRequest(requests=requests))).results
     assert [one.HasField("reservation") for one in results] == [True, False, True]
+    assert not patient.done()
     no = no_of_status(results[1].error, "")
     assert (no.reason, bool(no.retry_seconds)) == ("LOCK_RETRIES_SPENT", True)
     rival.rollback()
+    patient.cancel()
     again = (await shop.calls.holds.BatchReserve(pb.BatchReserveRequest(requests=requests))).results
     assert [one.reservation.reservation_id for one in again if one is not again[1]] == [
         one.reservation.reservation_id for one in results if one is not results[1]

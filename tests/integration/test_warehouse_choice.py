@@ -14,7 +14,7 @@ from order_gateway.listing import Listing
 from order_gateway.orders import NewItem, NewOrder, Order, Reason, Status, Step, Stock, Way
 from order_gateway.reserve_step import ReserveStep
 from order_gateway.saga import StepFault
-from tests.integration.test_gateway_saga import AWAY, Outside, World
+from tests.scripted_orders import AWAY, Outside, World
 
 pytestmark = pytest.mark.sql
 KEY = Call("key", "c-1", deadline_seconds=1)

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from tests.integration.test_store_queries import rows_read, tables_scanned  # noqa: F401
 from tests.warehouse_kit import (
     Calls,
     serving,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service_kit import background
 from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings, BatchFailed, SetAside
 from service_kit.database import Fault
-from tests.kits.virtual_time import in_virtual_time
+from tests.virtual_time import in_virtual_time
 
 
 class Recorder:

@@ -203,7 +203,7 @@ async def test_where_nobody_listens_a_new_client_says_so_soon_and_one_that_was_a
             with pytest.raises(client.WarehouseUnavailable, match="Connection refused") as caught:
                 await warehouse.reserve("17", LINES, request_id="r")
             assert caught.value.is_absent
-    async with connect(port) as warehouse:
+    async with WarehouseClient(settings) as warehouse:
         async with serving(Scripted(), port):
             await warehouse.reserve("17", LINES, request_id="r")
         back = asyncio.create_task(warehouse.reserve("17", LINES, request_id="r"))

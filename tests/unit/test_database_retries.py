@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from service_kit.database import SERVER_LOST, Database, DatabaseAway, DatabaseSettings, LockRetriesSpent, error_number
-from tests.kits.virtual_time import in_virtual_time
+from tests.virtual_time import in_virtual_time
 
 BOUNDS = DatabaseSettings(
     tries=50, retry_for_seconds=0.1, transaction_timeout_seconds=0.15, retry_wait_max_seconds=0.01

@@ -91,11 +91,12 @@ def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path.write_text(json.dumps([entry("second", "two")]))
     keyring.file.look()
     assert [bool(keyring.find(key)) for key in (KEY, "first", "second")] == [True, False, True]
-    for unusable in ("{", "[{}]", json.dumps([entry(DEVELOPMENT_KEY, "dev")])):
+    for unusable in ("{", "[{}]", json.dumps([entry(DEVELOPMENT_KEY, "dev")]), json.dumps([entry("")])):
         path.write_text(unusable)
         keyring.file.look()
         assert keyring.find("second")
         assert not keyring.find(DEVELOPMENT_KEY)
+        assert not keyring.find("")
     path.unlink()
     keyring.file.look()
     assert keyring.find("second")

@@ -1,6 +1,5 @@
 """The order state machine: every reachable state, every event, no illegal jump."""
 
-from collections import deque
 from random import Random
 
 import pytest
@@ -23,6 +22,7 @@ from order_gateway.orders import (
     is_open,
     is_settled,
 )
+from tests.order_states import REACHABLE
 
 JUMPS = {
     Status.PENDING_RESERVATION: {Status.PENDING, Status.REJECTED, Status.CANCELLED},
@@ -44,21 +44,6 @@ OUTCOMES = {
     Step.REFUND: (Event.REFUNDED, Event.REFUND_REQUESTED),
     Step.GIVE_BACK: (Event.RETURNED,),
 }
-
-
-def reachable() -> list[State]:
-    seen, queue = {NEW}, deque([NEW])
-    while queue:
-        state = queue.popleft()
-        for event in Event:
-            result = advance(state, event)
-            if isinstance(result, Transition) and result.state not in seen:
-                seen.add(result.state)
-                queue.append(result.state)
-    return sorted(seen, key=str)
-
-
-REACHABLE = reachable()
 
 
 @pytest.mark.parametrize("event", list(Event))
