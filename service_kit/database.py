@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
+from service_kit import database_login
 from service_kit.database_flavour import SHOW_VARIABLES, causal_reads, is_mariadb
 from service_kit.database_url import DatabaseAddress, encrypt_connections, read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
@@ -309,6 +310,7 @@ class DriverSession:
 
 def _create_engine(address: DatabaseAddress, settings: DatabaseSettings) -> AsyncEngine:
     connect_args: dict[str, Any] = {
+        "async_creator_fn": database_login.connect,
         "connect_timeout": settings.connect_timeout_seconds,
         "init_command": (
             f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', "
@@ -326,11 +328,11 @@ def _create_engine(address: DatabaseAddress, settings: DatabaseSettings) -> Asyn
         pool_recycle=1800,
         pool_use_lifo=True,
     )
+    if address.tls:
+        # Before the listener that connects: the first one that does is the last one that is asked.
+        sqlalchemy.event.listen(engine.sync_engine, "do_connect", encrypt_connections(address))
     sqlalchemy.event.listen(engine.sync_engine, "do_connect", _connect)
     sqlalchemy.event.listen(engine.sync_engine, "connect", _learn_flavour)
-    if address.tls:
-        sqlalchemy.event.listen(engine.sync_engine, "do_connect", encrypt_connections(address), insert=True)
-        sqlalchemy.event.listen(engine.sync_engine, "connect", _insist_on_tls)
     return engine
 
 
@@ -351,16 +353,6 @@ def _learn_flavour(connection: Any, record: Any) -> None:
         cursor.execute(statement)
     cursor.close()
     record.info["is_mariadb"] = is_mariadb(variables)
-
-
-def _insist_on_tls(connection: Any, _record: object) -> None:
-    """aiomysql goes on in plain text, silently, when the server does not offer TLS."""
-    cursor = connection.cursor()
-    cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
-    cipher = cursor.fetchone()
-    cursor.close()
-    if not cipher or not cipher[1]:
-        raise pymysql.err.OperationalError(2026, "the database did not encrypt the connection, and tls=on asks for it")
 
 
 def _cause(error: BaseException | None) -> str:

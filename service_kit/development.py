@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import pymysql
 import typer
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from service_kit.child_process import start_tethered, stop
 from service_kit.database import service_database_url
+from service_kit.database_login import SafeConnection
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
 from service_kit.migrating import Service, upgrade
@@ -253,7 +253,7 @@ def _check_server(url: str) -> None:
     """Raises: Failure if nobody answers at `url`."""
     try:
         address = read_database_url(url, needs_database=False)
-        pymysql.connect(
+        SafeConnection(
             host=address.url.host or HOST,
             port=address.url.port or 3306,
             user=address.url.username,
