@@ -92,17 +92,6 @@ class SafeConnection(SafeLogin, pymysql.Connection):  # type: ignore[misc]
         return str(self.host), bool(self.ssl), str(self._auth_plugin_name)
 
 
-async def connect(**options: Any) -> SafeAsyncConnection:
-    """A new connection of aiomysql.
-
-    Args:
-        options: what aiomysql.connect takes.
-    """
-    connection = SafeAsyncConnection(**options)
-    await connection._connect()
-    return connection
-
-
 def _require_safe(plugin: str, *, is_encrypted: bool) -> None:
     if plugin in _PLAIN and not is_encrypted:
         raise _unsafe("as it is, over a connection that is not encrypted")

@@ -25,6 +25,7 @@ from service_kit.database_login import SafeConnection
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
 from service_kit.migrating import Service, upgrade
+from service_kit.private_files import append_private, write_private
 from service_kit.server_programs import Flavour, ServerNotInstalled
 from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 from service_kit.supervision import Startable, Supervised
@@ -244,9 +245,7 @@ def _running_server(data_dir: Path) -> str | None:
 
 
 def _publish_url(data_dir: Path, url: str) -> None:
-    path = data_dir / "database-url"
-    path.touch(mode=0o600)
-    path.write_text(f"{url}\n")
+    write_private(data_dir / "database-url", f"{url}\n")
 
 
 def _check_server(url: str) -> None:
@@ -281,7 +280,8 @@ def _migrate(plan: Plan, database_url: str) -> None:
 
 def _load_demo_data(plan: Plan, database_url: str) -> None:
     log_path = plan.data_dir / "logs" / "load-demo.log"
-    with log_path.open("wb") as log:
+    log_path.unlink(missing_ok=True)
+    with append_private(log_path) as log:
         process = start_tethered(
             [sys.executable, "-m", "warehouse", "load-demo", "--target", plan.target],
             output=log,

@@ -1,8 +1,8 @@
 """How often somebody may guess: keys from an address, the password of an account.
 
-Whoever has guessed too often is refused without a look at the next guess, so as not to learn that it is right. Whoever has
-been right before, from the same address, goes on as before: behind one address, or at one account, somebody who guesses
-does not lock out the others.
+Whoever has guessed too often is refused without a look at the next guess, so as not to learn that it is right. Whoever
+has been right before, from the same address, goes on as before: behind one address, or at one account, somebody who
+guesses does not lock out the others.
 """
 
 from collections import OrderedDict

@@ -2,8 +2,8 @@
 
 A page from anywhere can have its own name lead to this machine (DNS rebinding); the browser of somebody who works here
 then sends what the page asks for to us, as to the page's own server. Such a request names the page's host. Everybody
-knows the keys of the development profile, so there, only who asks for this machine by address or by a name that is known
-is answered.
+knows the keys of the development profile, so there, only who asks for this machine by address or by a name that is
+known is answered.
 """
 
 from collections.abc import Collection
