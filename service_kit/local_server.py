@@ -27,6 +27,10 @@ from service_kit.private_files import append_private, make_private_folder, write
 from service_kit.server_programs import Flavour, Report, ServerProgram, ensure_installed
 
 USER = "stock"
+SERVICES_USER = "services"
+SERVICES_DATABASES = ("warehouse", "orders")
+SERVICES_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
+"""What the services, their audits and repairs need; only `migrate` makes and changes tables."""
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 20
 
@@ -81,8 +85,13 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """`mysql://user:password@host:port`, without a database."""
+        """`mysql://user:password@host:port`, without a database; its user may do everything, as `migrate` must."""
         return f"mysql://{USER}:{self._password()}@127.0.0.1:{self.port}"
+
+    @property
+    def services_url(self) -> str:
+        """The same for the services, whose user may read and write rows of their databases, and nothing else."""
+        return f"mysql://{SERVICES_USER}:{self._password(SERVICES_USER)}@127.0.0.1:{self.port}"
 
     @property
     def error_log(self) -> Path:
@@ -246,16 +255,19 @@ class LocalServer:
 
     def _write_init_file(self, program: ServerProgram) -> None:
         account, password = f"'{USER}'@'127.0.0.1'", self._password()
+        services = f"'{SERVICES_USER}'@'127.0.0.1'"
         statements = [
             f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}';",
             f"GRANT ALL ON *.* TO {account} WITH GRANT OPTION;",
+            f"CREATE USER IF NOT EXISTS {services} IDENTIFIED BY '{self._password(SERVICES_USER)}';",
+            *(f"GRANT {SERVICES_RIGHTS} ON `{database}`.* TO {services};" for database in SERVICES_DATABASES),
         ]
         if not program.is_mariadb:  # there root has no password at first; here it is bound to the system's user
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';")
         write_private(self.folder / "init.sql", "\n".join(statements) + "\n")
 
-    def _password(self) -> str:
-        path = self.folder / "password"
+    def _password(self, user: str = USER) -> str:
+        path = self.folder / ("password" if user == USER else f"password-{user}")
         if not path.exists():
             write_private(path, secrets.token_hex(16))
         return path.read_text()

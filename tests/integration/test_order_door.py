@@ -174,8 +174,8 @@ def test_one_key_and_one_token_or_none(start_door: StartDoor) -> None:
     shop, admin, person = f"X-API-Key: {SHOP}", f"X-API-Key: {ADMIN}", f"Authorization: Bearer {token()}"
     assert (door.status(shop), door.status(shop, person)) == (200, 200)
     for headers in ((shop, shop), (shop, admin), ("X-API-Key: wrong", admin), (admin, "x-api-key: wrong"),
-                    ("X-API-Key:", admin), (f"X-API-Key: {SHOP}, {SHOP}",), (shop, person, person), (shop, person, "Authorization: "),
-                    (), ("X-API-Key:",), ("X-API-Key: \u00e9",)):  # fmt: skip
+                    ("X-API-Key:", admin), (f"X-API-Key: {SHOP}, {SHOP}",), (shop, person, person),
+                    (shop, person, "Authorization: "), (), ("X-API-Key:",), ("X-API-Key: \u00e9",)):  # fmt: skip
         assert door.status(*headers) == 401, headers
 
 
