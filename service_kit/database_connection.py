@@ -6,6 +6,7 @@ The driver is aiomysql. What it leaves open, and what is done here instead:
   choose by a status flag that comes with the server's answers, and that a proxy may drop.
 - A connection that the other side has closed while it was idle is found out before anything is sent on it. uvloop
   raises a RuntimeError at that point, asyncio raises nothing, and SQLAlchemy knows neither for a lost connection.
+- The login, which gives a password to whoever asks for it: see `database_login`.
 - Whatever goes wrong while connecting is a ConnectFailed.
 """
 
@@ -22,11 +23,11 @@ from service_kit.database_errors import (
     CONNECTION_FAILED,
     SERVER_GONE,
     SERVER_LOST,
-    TLS_FAILED,
     ConnectFailed,
     error_number,
 )
 from service_kit.database_flavour import VARIABLES, causal_reads, is_mariadb
+from service_kit.database_login import SafeAsyncConnection
 from service_kit.database_settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
@@ -82,7 +83,7 @@ def literal(text: str) -> str:
     return f"'{text}'"
 
 
-class Connection(aiomysql.Connection):  # type: ignore[misc]
+class Connection(SafeAsyncConnection):
     """A connection of the driver.
 
     Attributes:
@@ -222,8 +223,6 @@ async def connect(settings: DatabaseSettings, **options: Any) -> Connection:
     try:
         async with asyncio.timeout(settings.connect_timeout_seconds):
             await connection._connect()
-            if options.get("ssl") is not None:
-                await _insist_on_tls(connection)
             await connection.set_up()
     except BaseException as error:
         connection.close()
@@ -234,13 +233,6 @@ async def connect(settings: DatabaseSettings, **options: Any) -> Connection:
         text = str(error.args[1]) if error_number(error) is not None and len(error.args) > 1 else repr(error)
         raise ConnectFailed(number, text) from error
     return connection
-
-
-async def _insist_on_tls(connection: Connection) -> None:
-    """aiomysql goes on in plain text, silently, when the server does not offer TLS."""
-    [rows] = await connection.run("SHOW STATUS LIKE 'Ssl_cipher'")
-    if not rows or not rows[0][1]:
-        raise ConnectFailed(TLS_FAILED, "the database did not encrypt the connection, and tls=on asks for it")
 
 
 def _differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:

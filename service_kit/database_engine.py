@@ -27,6 +27,8 @@ class Connector:
             connect_args={"async_creator_fn": self._connect},
             pool_size=settings.pool_size,
             max_overflow=0,
+            # Errors are logged, and what customers write is none of the log's business.
+            hide_parameters=True,
             pool_use_lifo=True,
         )
 

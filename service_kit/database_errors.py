@@ -125,6 +125,7 @@ MEANINGS: dict[int, Meaning] = {
     2013: Meaning(Kind.AWAY, "connection lost"),
     2014: Meaning(Kind.AWAY, "commands out of order on the connection"),
     2026: Meaning(Kind.AWAY, "no encrypted connection"),
+    2061: Meaning(Kind.AWAY, "a login that would give the password away"),
     2055: Meaning(Kind.AWAY, "connection lost"),
     3118: Meaning(Kind.AWAY, "the account is locked (MySQL)"),
     4031: Meaning(Kind.AWAY, "the server hung up on an idle connection (MySQL)"),

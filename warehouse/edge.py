@@ -13,9 +13,10 @@ import grpc
 import msgspec
 import structlog
 
+from service_kit.actors import actor_of
 from service_kit.logging import call_details
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
-from warehouse.auth import API_KEY_HEADER, Keyring, Role
+from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
 from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
@@ -26,7 +27,6 @@ log = structlog.get_logger(__name__)
 CORRELATION_HEADER = "x-correlation-id"
 TRACEPARENT_HEADER = "traceparent"
 ACTOR_HEADER = "x-actor"
-ACTOR_LENGTH_MAX = 64
 DETAIL_LENGTH_MAX = 128
 """Characters of what a caller sent that a log line repeats."""
 RequestT = TypeVar("RequestT")
@@ -49,12 +49,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     def acting_for(self, behalf: str) -> str:
         """The actor of one request of this caller, on somebody's behalf; this caller's own unless that is given."""
-        return on_behalf(self.key_name, behalf) if behalf else self.actor
-
-
-def on_behalf(key_name: str, behalf: str) -> str:
-    """An actor for the ledger: behind the name of the key, so that nobody can pass as somebody else."""
-    return f"{key_name}/{behalf}"[:ACTOR_LENGTH_MAX]
+        return actor_of(self.key_name, behalf) if behalf else self.actor
 
 
 class HasIds(Protocol):
@@ -97,6 +92,8 @@ class Edge:
         key, correlation_id, behalf, traceparent = None, "", "", ""
         for name, value in context.invocation_metadata() or ():
             if name == API_KEY_HEADER:
+                if key is not None:
+                    raise Unauthenticated(f"send the metadata {API_KEY_HEADER} once")
                 key = str(value)
             elif name == CORRELATION_HEADER:
                 correlation_id = str(value)
@@ -110,7 +107,7 @@ class Edge:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
             checks.done()
-        actor = on_behalf(key_name, behalf) if behalf else key_name
+        actor = actor_of(key_name, behalf)
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         deadline = asyncio.get_running_loop().time() + seconds

@@ -140,6 +140,11 @@ class WarehouseSettings(ServiceSettings):
                 'set WAREHOUSE_API_KEYS=[{"name": "shop", "role": "order", "sha256": "<SHA-256 of a secret key>"}], '
                 f"or listen on 127.0.0.1, or allow it with WAREHOUSE_ALLOW_INSECURE={ALLOW_INSECURE}"
             )
+        if len({key.sha256 for key in self.api_keys}) < len(self.api_keys):
+            reasons.append(
+                "WAREHOUSE_API_KEYS holds the same sha256 twice: whoever shows that key would be either of two; "
+                "make a key of its own for each"
+            )
         known = [key.name for key in self.api_keys if is_known_to_everybody(key)]
         return reasons + [
             f"WAREHOUSE_API_KEYS: everybody knows the key of {name!r}; make a secret one" for name in known

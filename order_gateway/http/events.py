@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
-from order_gateway.http.auth import Caller
+from order_gateway.http.auth import IS_VALID, Caller
 from order_gateway.http.errors import ApiError
 from order_gateway.http.limits import TIME_LIMIT
 from order_gateway.http.readers import is_digits
@@ -93,7 +93,7 @@ class Streams:
             request[TIME_LIMIT].reschedule(None)
             await response.prepare(request)
             async with asyncio.timeout(self._settings.event_stream_seconds_max):
-                await self._stream(response, order_id, last, caller)
+                await self._stream(request, response, order_id, last, caller)
         except (TimeoutError, ConnectionResetError, DatabaseFault) as end_:
             # All are ends of a stream like any other: the client comes back with its Last-Event-ID.
             log.info("stream_ended", order_id=order_id, why=repr(end_))
@@ -102,18 +102,31 @@ class Streams:
             self._open -= 1
         return response
 
-    async def _stream(self, response: web.StreamResponse, order_id: int, last: int, caller: Caller) -> None:
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, order_id: int, last: int, caller: Caller
+    ) -> None:
+        settings, clock = self._settings, asyncio.get_running_loop().time
+        # A key or a token may end at any time, and nothing would wake this up.
+        patience = min(settings.event_heartbeat_seconds, settings.api_keys_check_seconds)
+        written_at = clock()
         while not self._watching.is_stopping:
             happened = await self._listing.history(order_id, last, BATCH)
+            if not request[IS_VALID]():
+                await response.write(b": the key or the token is not valid any more\n\n")
+                return
             for happening in happened:
                 await response.write(_frame(happening, caller))
-                last = happening.id
+                last, written_at = happening.id, clock()
             if len(happened) == BATCH:
                 continue
             if await self._is_over(order_id, last):
                 return
-            if not await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds):
-                await response.write(b": still here\n\n")
+            while not await self._watching.wait(order_id, last, patience):
+                if self._watching.is_stopping or not request[IS_VALID]():
+                    break
+                if clock() - written_at >= settings.event_heartbeat_seconds:
+                    await response.write(b": still here\n\n")
+                    written_at = clock()
 
     async def _is_over(self, order_id: int, last: int) -> bool:
         """Whether `last` is the last that will ever happen to the order."""

@@ -86,9 +86,12 @@ def _again(answer: Answer) -> web.Response:
 
 
 def _owner(caller: Caller) -> str:
-    """Whose key it is: persons don't see each other's answers."""
+    """Whose key it is: persons don't see each other's answers, nor does who has lost a role what it had shown."""
     name = caller.key.name if caller.person is None else f"{caller.key.name}/{caller.person.user_id}"
-    return name if len(name) <= OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
+    roles = sorted(caller.key.roles) if caller.person is None else [caller.person.role]
+    if roles not in (["service"], ["customer"]):
+        name = f"{name} ({', '.join(roles)})"
+    return name if len(name) < OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
 
 
 async def _hash(request: web.Request) -> str:

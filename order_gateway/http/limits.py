@@ -45,11 +45,16 @@ class RateLimit:
             bucket = self._buckets[name] = AsyncLimiter(size, self._seconds * size / self._amount)
             if len(self._buckets) > NAMES_MAX:
                 self._buckets.popitem(last=False)
-        if not bucket.has_capacity():
+        self.must_have_room(name)
+        await bucket.acquire()
+
+    def must_have_room(self, name: str) -> None:
+        """Raises: ApiError, if the next one would be one too many; nothing is counted."""
+        bucket = self._buckets.get(name)
+        if bucket is not None and not bucket.has_capacity():
             wait = math.ceil(self._seconds / self._amount)
             message = f"more than {self._amount:g} requests in {self._seconds:g} s; wait a little"
             raise ApiError("RATE_LIMITED", message, (), {"Retry-After": str(wait)})
-        await bucket.acquire()
 
 
 def load_middleware(in_flight_max: int, seconds_max: float) -> Middleware:

@@ -72,8 +72,14 @@ class ReservationRoutes:
 
     async def show(self, request: web.Request, path: HoldPath) -> web.Response:
         """Show a hold; customers see those of their own orders."""
-        hold, order = await self._holds.find(request, await self._reservation_id(path))
         user = request[CALLER].only_user
+        try:
+            hold, order = await self._holds.find(request, await self._reservation_id(path))
+        except ApiError as error:
+            # In the very words in which a stranger's hold is not found.
+            if user is not None and error.code == "RESERVATION_NOT_FOUND":
+                raise _not_found(path.id) from error
+            raise
         if user is not None and (order is None or order.user_id != user):
             raise _not_found(path.id)
         return success(hold_view(hold, order))

@@ -120,7 +120,8 @@ class Tokens:
 
 
 def _person(claims: Mapping[str, Any]) -> Person:
-    roles = claims.get("roles") or [claims.get("role")]
+    # An empty list of roles is no role, whatever stands in `role`.
+    roles = claims["roles"] if "roles" in claims else [claims.get("role")]
     is_admin = isinstance(roles, list) and "admin" in roles
     user_id = str(claims["sub"])
     # The database takes no notice of spaces at the end.

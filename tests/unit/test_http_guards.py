@@ -29,6 +29,7 @@ from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.following import follow
+from order_gateway.http.guesses import Guesses
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
 from order_gateway.http.login import LoginRoutes
@@ -351,7 +352,7 @@ async def test_attempts_to_log_in_are_counted_by_client_and_not_by_proxy() -> No
             logins_per_minute_max=1,
             trusted_proxies=trusted,
         )
-        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), 60, "", made.trusted_proxies)
+        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), Guesses(60), 60, "", made.trusted_proxies)
         [operation] = routes.operations()
         app = web.Application(middlewares=[ids_middleware, error_middleware])
         app.add_routes([operation.route()])
