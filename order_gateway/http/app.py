@@ -14,10 +14,11 @@ from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, er
 from order_gateway.http.following import follow
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware, load_middleware
+from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
+from order_gateway.http.slots import Note, Slots, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
 from service_kit.logging import begin_call
@@ -38,6 +39,7 @@ def make_app(
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
     background: Background | None = None,
+    note_limit: Note = lambda _bound: None,
 ) -> web.Application:
     """The application.
 
@@ -46,6 +48,7 @@ def make_app(
         routes: what is not part of the API's document.
         background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
+        note_limit: is told the name of each bound that refuses or ends something.
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
@@ -56,8 +59,9 @@ def make_app(
         *observers,
         *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
-        load_middleware(settings.requests_in_flight_max, settings.request_seconds_max),
-        auth_middleware(keyring, tokens, RateLimit(settings.requests_per_second_max, 1)),
+        # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
+        auth_middleware(keyring, tokens),
+        slots_middleware(Slots(settings, note_limit)),
         idempotency_middleware(answers),
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)

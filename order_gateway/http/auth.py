@@ -7,9 +7,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import ApiKey
+from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
 from order_gateway.http.keys import Keyring, find_key
-from order_gateway.http.limits import RateLimit
 from order_gateway.http.tokens import Person, Tokens
 from service_kit.logging import note_call
 
@@ -81,8 +81,8 @@ class Caller(msgspec.Struct, frozen=True):
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 
-def auth_middleware(keyring: Keyring, tokens: Tokens, rate: RateLimit) -> Middleware:
-    """Let only callers with a valid key through, no faster than they may, and remember who they are."""
+def auth_middleware(keyring: Keyring, tokens: Tokens) -> Middleware:
+    """Let only callers with a valid key through, and remember who they are."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -91,10 +91,10 @@ def auth_middleware(keyring: Keyring, tokens: Tokens, rate: RateLimit) -> Middle
         key = keyring.find(request.headers.get("X-API-Key", ""))
         if key is None:
             raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
-        await rate.count(key.name)
         authorization = request.headers.get("Authorization")
         caller = Caller(key, None if authorization is None else tokens.read(authorization))
         request[CALLER] = caller
+        know_connection(request)
         note_call(caller=caller.actor)
         return await handler(request)
 

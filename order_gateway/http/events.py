@@ -13,9 +13,9 @@ from aiohttp import web
 
 from order_gateway.access import AccessSettings
 from order_gateway.http.auth import Caller
-from order_gateway.http.errors import ApiError
-from order_gateway.http.limits import TIME_LIMIT
+from order_gateway.http.connections import ended_by_hang_up
 from order_gateway.http.reading import invalid
+from order_gateway.http.slots import SLOT, TIME_LIMIT
 from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Payment, Status, is_settled
 from order_gateway.store import Store
@@ -60,7 +60,6 @@ class Streams:
         self._listing = listing
         self._watching = watching
         self._settings = settings
-        self._open = 0
 
     def attach(self, app: web.Application) -> None:
         """Look at the watched orders while the application runs, and end the streams when it stops."""
@@ -84,24 +83,21 @@ class Streams:
             return web.Response(status=204)
         if request.method == "HEAD":
             return web.Response(headers=HEADERS)
-        if self._open >= self._settings.event_streams_max:
-            raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
-        self._open += 1
+        request[SLOT].becomes_stream()
         response = web.StreamResponse(headers=HEADERS)
         try:
             request[TIME_LIMIT].reschedule(None)
             await response.prepare(request)
             async with asyncio.timeout(self._settings.event_stream_seconds_max):
-                await self._stream(response, order_id, last, caller)
+                await self._stream(request, response, order_id, last, caller)
         except (TimeoutError, ConnectionResetError, DatabaseFault) as end_:
             # All are ends of a stream like any other: the client comes back with its Last-Event-ID.
             log.info("stream_ended", order_id=order_id, why=repr(end_))
-            return response
-        finally:
-            self._open -= 1
         return response
 
-    async def _stream(self, response: web.StreamResponse, order_id: int, last: int, caller: Caller) -> None:
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, order_id: int, last: int, caller: Caller
+    ) -> None:
         while not self._watching.is_stopping:
             happened = await self._listing.history(order_id, last, BATCH)
             for happening in happened:
@@ -111,7 +107,9 @@ class Streams:
                 continue
             if await self._is_over(order_id, last):
                 return
-            if not await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds):
+            with ended_by_hang_up(request):
+                has_more = await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds)
+            if not has_more:
                 await response.write(b": still here\n\n")
 
     async def _is_over(self, order_id: int, last: int) -> bool:
