@@ -1,7 +1,8 @@
 """Bringing a service's database to the schema that its code expects: Alembic, called from programs.
 
-The migrations are hand-written DDL in `migrations/<service>/versions`. On one server they run one at a time,
-however many programs start at once: a row that stays locked while one of them is at work makes the others wait.
+The migrations are hand-written DDL in `migrations/<service>/versions`. They run one at a time, however many programs
+start at once: a row that stays locked while one of them is at work makes the others wait; on a cluster, see
+`migration_turn`.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from service_kit.database import error_number
 from service_kit.database_url import DatabaseAddress, read_database_url
+from service_kit.migration_turn import cluster_turn, see_what_others_did
 
 Service = Literal["warehouse", "orders"]
 
@@ -73,17 +75,27 @@ def run_environment() -> None:
 def _migrating(url: str, service: Service) -> Iterator[Config]:
     engine = _create_engine(read_database_url(url))
     try:
-        with engine.connect() as guard, engine.connect() as connection:
-            _wait_for_turn(guard)
+        with engine.connect() as connection, _turn(engine, connection):
             config = Config()
             config.set_main_option("script_location", str(_MIGRATIONS / service).replace("%", "%%"))
             config.set_main_option("path_separator", "os")
             config.attributes["connection"] = connection
             yield config
             connection.commit()
-            guard.rollback()
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _turn(engine: Engine, connection: Connection) -> Iterator[None]:
+    if see_what_others_did(connection):
+        with cluster_turn(engine, LOCK_WAIT_SECONDS):
+            yield
+        return
+    with engine.connect() as guard:
+        _wait_for_turn(guard)
+        yield
+        guard.rollback()
 
 
 def _wait_for_turn(guard: Connection) -> None:

@@ -50,7 +50,8 @@ class Outside:
 
     async def reserve(self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call) -> Any:
         now = datetime.now(UTC)
-        hold = Hold(f"hold-{order_id}", now + timedelta(seconds=ttl_seconds), now, tuple(lines))
+        # The end of the order's name is random digits; as long as the column.
+        hold = Hold(f"hold-{order_id}"[-36:], now + timedelta(seconds=ttl_seconds), now, tuple(lines))
         return self.happens("reserve", call.request_id, hold)
 
     async def state_of(self, reservation_id: str, call: Call) -> HoldingState:

@@ -1,6 +1,7 @@
 """A node of a cluster dies, stands still, comes back, is alone: no answer is lost, and those without one ask again."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -16,6 +17,7 @@ from service_kit.database import Database, DatabaseAway, DatabaseSettings
 from tests.faults.conftest import MakeUrls, OpenDatabase
 from tests.faults.galera import EVICTION_SECONDS, GaleraCluster
 from tests.faults.several_nodes import PRODUCTS, Told, ask, everything_is_as_told, stock_up, until
+from tests.processes import ROOT, clean_environment
 from tests.warehouse_kit import Calls, No, fresh, outcome, reserve, serving, sql
 from warehouse.commands import Line, Reserve
 from warehouse.records import State
@@ -134,3 +136,23 @@ async def test_a_survivor_without_quorum_is_away_until_it_has_one(
     await impatient.close()
     assert len(told.states) == 1
     await everything_is_as_told(told, urls)
+
+
+async def test_programs_that_migrate_at_several_nodes_take_turns(cluster: GaleraCluster) -> None:
+    """A locked row at one node keeps nobody out at another, and half of two migrations is none."""
+    cluster.wait_until_whole()
+    urls = cluster.urls(fresh("warehouse").replace("-", "_"))
+    command = [sys.executable, "-m", "warehouse", "migrate"]
+    running = [
+        await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env=clean_environment({"WAREHOUSE_DATABASE_URL": url}),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        for url in urls
+    ]
+    told = await asyncio.gather(*(process.communicate() for process in running))
+    assert [process.returncode for process in running] == [0, 0, 0], told
+    async with serving(urls[2]) as calls:
+        await calls.keep({(1, 1): 1})

@@ -288,3 +288,21 @@ async def test_many_orders_are_compared_by_one_call(at: Shop, monkeypatch: pytes
     monkeypatch.setattr(at.client, "get_requests", counted)
     assert (await at.audit.run()).checked == len(orders)
     assert asked == [len(orders)]
+
+
+async def test_an_order_that_changes_between_the_two_looks_is_looked_at_again(
+    at: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await at.place()
+    look_up = at.client.get_requests
+    looks: list[int] = []
+
+    async def paid_meanwhile(request_ids: Sequence[str]) -> list[pb.RequestOutcome]:
+        looks.append(len(request_ids))
+        if len(looks) == 1:
+            await at.saga.pay(order.id, "test")
+        return await look_up(request_ids)
+
+    monkeypatch.setattr(at.client, "get_requests", paid_meanwhile)
+    assert (await at.audit.run()).findings == []
+    assert looks == [1, 1]

@@ -214,5 +214,5 @@ async def test_the_database_door_reads_what_is_committed(url: str) -> None:
     finally:
         await database.close()
     zone, mode, wait = settings
-    assert (zone, wait, level[1]) == ("+00:00", 5, "READ-COMMITTED")
+    assert (zone, wait, level[1]) == ("+00:00", database.settings.lock_wait_timeout_seconds, "READ-COMMITTED")
     assert {"NO_BACKSLASH_ESCAPES", "STRICT_ALL_TABLES"} <= set(mode.split(","))

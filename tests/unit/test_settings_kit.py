@@ -173,8 +173,5 @@ def test_a_url_that_is_wrong_does_not_hide_what_else_is(monkeypatch: Environment
     assert [line.partition(":")[0] for line in lines] == ["WAREHOUSE_DATABASE_URL", "WAREHOUSE_API_KEYS"]
     given = {"ORDERS_DATABASE_URL": "mysql://u:p@h/shop?ssl=on", "ORDERS_PROFILE": "production", "ORDERS_GATEWAY": "no"}
     lines = problems(OrdersSettings, monkeypatch, given)
-    assert [line.partition(":")[0].partition(" ")[0] for line in lines] == [
-        "ORDERS_DATABASE_URL",
-        "ORDERS_GATEWAY",
-        "set",
-    ]
+    assert [line.partition(":")[0] for line in lines[:2]] == ["ORDERS_DATABASE_URL", "ORDERS_GATEWAY"]
+    assert any(line.startswith("set ORDERS_API_KEYS") for line in lines[2:])
