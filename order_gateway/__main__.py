@@ -38,7 +38,7 @@ from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
-from order_gateway.http.slots import connection_limits
+from order_gateway.http.slots import Slots, connection_limits
 from order_gateway.http.why import WhyRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
@@ -50,6 +50,7 @@ from order_gateway.metrics import (
     mode_gauges,
     observed_calls,
     observed_steps,
+    slots_gauge,
     standing_gauges,
 )
 from order_gateway.payments.callbacks import Callbacks
@@ -197,6 +198,8 @@ async def run(settings: OrdersSettings) -> None:
             *DeadLetterRoutes(intents, relay, PREFIX).operations(),
             *WhyRoutes(explaining, PREFIX).operations(),
         ]
+        slots = Slots(settings, metrics.limited.add)
+        metrics.add(slots_gauge(slots.taken))
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
             operations,
@@ -206,7 +209,7 @@ async def run(settings: OrdersSettings) -> None:
             routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
             background=background,
-            note_limit=metrics.limited.add,
+            slots=slots,
         )
         streams.attach(app)
         saga.nudge = relay.nudge

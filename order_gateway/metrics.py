@@ -184,6 +184,11 @@ def connection_gauge(count: Callable[[], float]) -> Gauge:
     return Gauge(f"{PREFIX}_http_connections", "Connections of clients that are open.", count)
 
 
+def slots_gauge(taken: Callable[[], dict[Labels, float]]) -> Gauge:
+    """How many slots are taken, by kind."""
+    return Gauge(f"{PREFIX}_slots_taken", "Requests, event streams and waits under way, by kind.", taken, ("kind",))
+
+
 def standing_gauges(standing: Standing) -> list[Gauge]:
     """Whether the warehouse takes this service's key, how far its clock is off, and connections that went silent."""
     return [

@@ -18,7 +18,7 @@ from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
-from order_gateway.http.slots import Note, Slots, slots_middleware
+from order_gateway.http.slots import Slots, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
 from service_kit.logging import begin_call
@@ -39,7 +39,7 @@ def make_app(
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
     background: Background | None = None,
-    note_limit: Note = lambda _bound: None,
+    slots: Slots | None = None,
 ) -> web.Application:
     """The application.
 
@@ -48,7 +48,7 @@ def make_app(
         routes: what is not part of the API's document.
         background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
-        note_limit: is told the name of each bound that refuses or ends something.
+        slots: how much may be under way at the same time; those of `settings` unless given.
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
@@ -61,7 +61,7 @@ def make_app(
         error_middleware,
         # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
         auth_middleware(keyring, tokens),
-        slots_middleware(Slots(settings, note_limit)),
+        slots_middleware(slots or Slots(settings)),
         idempotency_middleware(answers),
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)

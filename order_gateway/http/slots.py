@@ -43,7 +43,7 @@ class Kind:
         self, name: str, what: str, budget: Budget, owners: Sequence[str], retry_seconds: int, note: Note
     ) -> None:
         self.budget = budget
-        self._name = name
+        self.name = name
         self._what = what
         self._owners = owners
         self._retry_seconds = retry_seconds
@@ -55,7 +55,7 @@ class Kind:
             self.budget.take(*names)
         except NoSlot as full:
             owner = "" if full.place == ALL else self._owners[full.place]
-            self._note(f"{self._name}_of_{owner}" if owner else self._name)
+            self._note(f"{self.name}_of_{owner}" if owner else self.name)
             whose = f" of this {owner}" if owner else ""
             message = f"as many {self._what}{whose} are under way as may be at the same time; try again shortly"
             raise ApiError("TOO_MANY_REQUESTS", message, (), {"Retry-After": str(self._retry_seconds)}) from full
@@ -118,6 +118,10 @@ class Slots:
         self._note = note
         self.request_seconds_max = settings.request_seconds_max
         self.body_seconds_max = settings.body_seconds_max
+
+    def taken(self) -> dict[tuple[str, ...], float]:
+        """How many slots are taken now, by kind."""
+        return {(kind.name,): kind.budget.taken for kind in (self.known, self.open, self.streams, self.waits)}
 
     async def take(self, request: web.Request) -> Slot:
         """A slot for a request. Raises: ApiError."""
