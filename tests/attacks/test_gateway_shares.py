@@ -1,8 +1,9 @@
 """One caller, or a stranger, wants everything of the order gateway; the others must not notice."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -88,10 +89,11 @@ class Gateway:
         return time.monotonic() - started
 
 
+Start = Callable[..., Awaitable[Gateway]]
+
+
 @pytest.fixture
-async def start(
-    processes: Processes, warehouse_database_url: str, orders_database_url: str
-) -> AsyncIterator[Callable[..., "asyncio.Future[Gateway]"]]:
+async def start(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Start]:
     """Starts an order service with these settings; `is_queued`: whose orders wait for a warehouse that is away."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
@@ -115,14 +117,14 @@ async def start(
         yield run
 
 
-async def test_bodies_that_never_end_take_only_what_is_open(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_bodies_that_never_end_take_only_what_is_open(start: Start) -> None:
     gateway = await start(
         requests_in_flight_max=8, open_requests_in_flight_max=4, address_share_max=1, body_seconds_max=2
     )
     with connections(gateway.port, 20, LOGIN_HALF) as logins, connections(gateway.port, 20, STRANGER_HALF) as strangers:
         refused = [one for one in logins if await asyncio.to_thread(_is_refused_at_once, one)]
         assert len(refused) == 16
-        assert {await asyncio.to_thread(lambda one=one: status_of(head_of(one))) for one in strangers} == {401}
+        assert {status_of(await asyncio.to_thread(head_of, one)) for one in strangers} == {401}
         assert [await gateway.orders() for _ in range(10)] == [200] * 10
         held = [one for one in logins if one not in refused]
         heads = await asyncio.gather(*(asyncio.to_thread(answer, one) for one in held))
@@ -134,7 +136,7 @@ async def test_bodies_that_never_end_take_only_what_is_open(start: Callable[...,
         assert status_of(await asyncio.to_thread(head_of, login)) == 400
 
 
-def _is_refused_at_once(connection: object) -> bool:
+def _is_refused_at_once(connection: socket.socket) -> bool:
     connection.settimeout(0.3)
     try:
         head = head_of(connection)
@@ -147,7 +149,7 @@ def _is_refused_at_once(connection: object) -> bool:
     return True
 
 
-async def test_one_address_leaves_open_slots_for_others(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_one_address_leaves_open_slots_for_others(start: Start) -> None:
     gateway = await start(open_requests_in_flight_max=10, trusted_proxies='["127.0.0.0/8"]')
     with connections(gateway.port, 8, LOGIN_HALF) as logins:
         await gateway.until(lambda taken: taken == 2, 'order_gateway_slots_taken{kind="open_in_flight"}')
@@ -160,9 +162,7 @@ async def test_one_address_leaves_open_slots_for_others(start: Callable[..., "as
 @pytest.mark.parametrize(
     ("begin", "drip"), [(b"", b""), (HEADER_HALF, b""), (HEADER_HALF, b"a"), (GET_HEALTH + HEADER_HALF, b"a")]
 )
-async def test_headers_that_never_end_do_end(
-    start: Callable[..., "asyncio.Future[Gateway]"], begin: bytes, drip: bytes
-) -> None:
+async def test_headers_that_never_end_do_end(start: Start, begin: bytes, drip: bytes) -> None:
     gateway = await start(header_seconds_max=1)
     with connections(gateway.port, 100, begin) as opened:
         assert 0.5 < await asyncio.to_thread(seconds_until_ended, opened, drip) < SOON_SECONDS
@@ -170,7 +170,7 @@ async def test_headers_that_never_end_do_end(
         assert await gateway.orders() == 200
 
 
-async def test_what_is_idle_does_not_stay(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_what_is_idle_does_not_stay(start: Start) -> None:
     gateway = await start(connection_idle_seconds_max=1)
     # The second one hides the begin of a header behind a whole request.
     for first in (GET_HEALTH, GET_HEALTH + b"GE"):
@@ -179,7 +179,7 @@ async def test_what_is_idle_does_not_stay(start: Callable[..., "asyncio.Future[G
 
 
 async def test_connections_without_end_push_out_each_other_only(
-    start: Callable[..., "asyncio.Future[Gateway]"],
+    start: Start,
 ) -> None:
     gateway = await start(connections_max=20, connections_per_address_max=12)
     assert await gateway.orders() == 200
@@ -195,7 +195,7 @@ async def test_connections_without_end_push_out_each_other_only(
 
 
 async def test_a_proxy_may_have_as_many_connections_as_there_are(
-    start: Callable[..., "asyncio.Future[Gateway]"],
+    start: Start,
 ) -> None:
     gateway = await start(connections_max=20, connections_per_address_max=5, trusted_proxies='["127.0.0.0/8"]')
     with connections(gateway.port, 15) as opened:
@@ -206,7 +206,7 @@ async def test_a_proxy_may_have_as_many_connections_as_there_are(
         assert await gateway.limited("connections") > 0
 
 
-async def test_who_takes_nothing_of_an_answer_is_hung_up_on(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_who_takes_nothing_of_an_answer_is_hung_up_on(start: Start) -> None:
     gateway = await start(send_seconds_max=1)
     with connect(gateway.port, receive_buffer=4096) as slow:
         slow.sendall(b"GET /swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
@@ -215,7 +215,7 @@ async def test_who_takes_nothing_of_an_answer_is_hung_up_on(start: Callable[...,
 
 
 async def test_waits_and_streams_of_one_customer_are_their_own(
-    start: Callable[..., "asyncio.Future[Gateway]"],
+    start: Start,
 ) -> None:
     gateway = await start(
         is_queued=True,
@@ -266,7 +266,7 @@ async def test_waits_and_streams_of_one_customer_are_their_own(
 
 
 async def test_one_customer_who_asks_too_fast_slows_down_nobody_else(
-    start: Callable[..., "asyncio.Future[Gateway]"],
+    start: Start,
 ) -> None:
     gateway = await start(requests_per_second_per_person_max=5, requests_per_second_max=100)
     answers = await asyncio.gather(*(gateway.status(f"{PREFIX}/orders", as_person("7")) for _ in range(150)))
@@ -277,7 +277,7 @@ async def test_one_customer_who_asks_too_fast_slows_down_nobody_else(
     assert await gateway.limited("rate_of_key") == 0
 
 
-async def test_one_person_leaves_slots_to_others(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_one_person_leaves_slots_to_others(start: Start) -> None:
     gateway = await start(requests_in_flight_max=20, body_seconds_max=20)
     head = "".join(f"{name}: {value}\r\n" for name, value in as_person("7").items())
     half = f"POST {PREFIX}/orders HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 90\r\n\r\n{{".encode()
@@ -288,7 +288,7 @@ async def test_one_person_leaves_slots_to_others(start: Callable[..., "asyncio.F
     assert await gateway.limited("in_flight_of_person") == 18
 
 
-async def test_readiness_is_looked_for_once_for_all_who_ask(start: Callable[..., "asyncio.Future[Gateway]"]) -> None:
+async def test_readiness_is_looked_for_once_for_all_who_ask(start: Start) -> None:
     gateway = await start(ready_seconds=2)
 
     async def ready() -> str:
