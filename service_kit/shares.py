@@ -7,6 +7,7 @@ free: whoever has none yet gets one.
 
 from collections.abc import Sequence
 
+_ROUNDING = 1e-6
 ALL = -1
 """The place of a refusal for want of any free slot."""
 
@@ -47,7 +48,7 @@ class Budget:
         if free <= 0:
             raise NoSlot(ALL)
         for place, name in enumerate(names):
-            if name is not None and self._taken_by[place].get(name, 0) >= self._weights[place] * free:
+            if name is not None and self._taken_by[place].get(name, 0) >= self._weights[place] * free - _ROUNDING:
                 raise NoSlot(place)
         self.taken += 1
         for place, name in enumerate(names):

@@ -218,6 +218,8 @@ def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[st
         ("grpc.max_connection_age_grace_ms", 60_000),
         ("grpc.max_connection_idle_ms", int(settings.connection_idle_seconds_max * 1000)),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
+        # Otherwise calls that have just ended count as well, and some that a client may make are refused.
+        ("grpc.http2.max_deallocating_streams", settings.streams_per_connection_max),
         ("grpc.max_allowed_incoming_connections", room_for(settings.connections_max)),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds_max * 1000)),
     ]
