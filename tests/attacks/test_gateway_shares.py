@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import aiohttp
-import jwt
 import pytest
 from sqlalchemy.engine import make_url
 
-from order_gateway.access import DEVELOPMENT_JWT_SECRET
+from tests.attacks.http import GET_HEALTH, HEADER_HALF, KEY, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import (
     answer,
     connect,
@@ -21,30 +20,16 @@ from tests.attacks.sockets import (
     seconds_until_ended,
     status_of,
 )
-from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.processes import Processes
 from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
-KEY = {"X-API-Key": DEVELOPMENT_API_KEY}
-PREFIX = "/api/v1"
 ORDER = {
     "shipping_address": "Street 1",
     "payment_method": "card",
     "items": [{"product_id": 1, "warehouse_id": 1, "quantity": 1}],
 }
-LOGIN_HALF = (
-    b"POST /api/v1/auth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
-)
-STRANGER_HALF = b"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n{"
-HEADER_HALF = b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: "
-GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 SOON_SECONDS = 5
-
-
-def as_person(user_id: str) -> dict[str, str]:
-    """The headers of one person, behind the key of all."""
-    claims = {"sub": user_id, "iss": "order-service", "aud": "order-service", "exp": time.time() + 600}
-    return {**KEY, "Authorization": f"Bearer {jwt.encode(claims, DEVELOPMENT_JWT_SECRET, 'HS256')}"}
 
 
 @dataclass
@@ -121,7 +106,10 @@ async def test_bodies_that_never_end_take_only_what_is_open(start: Start) -> Non
     gateway = await start(
         requests_in_flight_max=8, open_requests_in_flight_max=4, address_share_max=1, body_seconds_max=2
     )
-    with connections(gateway.port, 20, LOGIN_HALF) as logins, connections(gateway.port, 20, STRANGER_HALF) as strangers:
+    with (
+        connections(gateway.port, 20, LOGIN_HALF) as logins,
+        connections(gateway.port, 20, half_order({})) as strangers,
+    ):
         refused = [one for one in logins if await asyncio.to_thread(_is_refused_at_once, one)]
         assert len(refused) == 16
         assert {status_of(await asyncio.to_thread(head_of, one)) for one in strangers} == {401}
@@ -279,9 +267,7 @@ async def test_one_customer_who_asks_too_fast_slows_down_nobody_else(
 
 async def test_one_person_leaves_slots_to_others(start: Start) -> None:
     gateway = await start(requests_in_flight_max=20, body_seconds_max=20)
-    head = "".join(f"{name}: {value}\r\n" for name, value in as_person("7").items())
-    half = f"POST {PREFIX}/orders HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 90\r\n\r\n{{".encode()
-    with connections(gateway.port, 20, half) as opened:
+    with connections(gateway.port, 20, half_order(as_person("7"))) as opened:
         assert sum([await asyncio.to_thread(_is_refused_at_once, one) for one in opened]) == 18
         assert await gateway.orders(as_person("8")) == 200
         assert await gateway.orders() == 200
