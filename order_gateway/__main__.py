@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 import typer
@@ -37,12 +38,21 @@ from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
 from order_gateway.http.serving import EnvelopeRunner
+from order_gateway.http.slots import Slots, connection_limits
 from order_gateway.http.why import WhyRoutes
 from order_gateway.intents import Intents
 from order_gateway.known_products import KnownProducts
 from order_gateway.listing import Listing
 from order_gateway.metrics import PREFIX as PREFIX_OF_METRICS
-from order_gateway.metrics import GatewayMetrics, mode_gauges, observed_calls, observed_steps, standing_gauges
+from order_gateway.metrics import (
+    GatewayMetrics,
+    connection_gauge,
+    mode_gauges,
+    observed_calls,
+    observed_steps,
+    slots_gauge,
+    standing_gauges,
+)
 from order_gateway.payments.callbacks import Callbacks
 from order_gateway.refunds import RefundList
 from order_gateway.relay import Relay
@@ -59,6 +69,7 @@ from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database
 from service_kit.database_problems import check_database
 from service_kit.database_url import name_of_setting
+from service_kit.descriptors import room_for
 from service_kit.logging import configure_logging
 from service_kit.migrating import upgrade
 from service_kit.ports import address_problem, require_free, split_address
@@ -69,6 +80,8 @@ from warehouse.client import WarehouseClient
 
 GC_THRESHOLD = 50_000
 """Objects made, less those gone, between two looks for cycles; 700 unless set."""
+LINGERING_SECONDS = 2.0
+"""How long a body is read on that nobody wants, so that the client gets to read why."""
 log = structlog.get_logger("order_gateway")
 cli = typer.Typer(
     no_args_is_help=True,
@@ -175,11 +188,19 @@ async def run(settings: OrdersSettings) -> None:
             *ProductRoutes(inventory, PREFIX).operations(),
             *ConfigRoutes(modes, gateway, PREFIX).operations(),
             *HealthRoutes(
-                database, gateway, PREFIX, lambda: modes.mode is Mode.GRPC, standing, background
+                database,
+                gateway,
+                PREFIX,
+                lambda: modes.mode is Mode.GRPC,
+                standing,
+                background,
+                settings.ready_seconds,
             ).operations(),
             *DeadLetterRoutes(intents, relay, PREFIX).operations(),
             *WhyRoutes(explaining, PREFIX).operations(),
         ]
+        slots = Slots(settings, metrics.limited.add)
+        metrics.add(slots_gauge(slots.taken))
         answers = Answers(database, settings.idempotency_claim_seconds)
         app = make_app(
             operations,
@@ -189,6 +210,7 @@ async def run(settings: OrdersSettings) -> None:
             routes=MetricsRoutes(metrics).routes(),
             observers=[observe_middleware(metrics, tracing)],
             background=background,
+            slots=slots,
         )
         streams.attach(app)
         saga.nudge = relay.nudge
@@ -205,7 +227,7 @@ async def run(settings: OrdersSettings) -> None:
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
         await report_wrong_columns(database)
-        await _listen(app, settings, stack)
+        await _listen(app, settings, stack, metrics)
         _calm_garbage_collector()
         await stop.wait()
         log.info("stopping")
@@ -218,8 +240,25 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
-async def _listen(app: web.Application, settings: OrdersSettings, stack: AsyncExitStack) -> None:
-    runner = EnvelopeRunner(app, access_log=None, shutdown_timeout=settings.shutdown_grace_seconds)
+async def _listen(
+    app: web.Application, settings: OrdersSettings, stack: AsyncExitStack, metrics: GatewayMetrics
+) -> None:
+    limits = connection_limits(settings)
+    if (room := room_for(limits.connections_max)) < limits.connections_max:
+        log.warning(
+            "connections_max_lowered", to=room, setting="ORDERS_CONNECTIONS_MAX", why="ulimit -n allows no more"
+        )
+        limits = replace(limits, connections_max=room)
+    runner = EnvelopeRunner(
+        app,
+        limits,
+        metrics.limited.add,
+        access_log=None,
+        shutdown_timeout=settings.shutdown_grace_seconds,
+        keepalive_timeout=settings.connection_idle_seconds_max,
+        lingering_time=LINGERING_SECONDS,
+    )
+    metrics.add(connection_gauge(lambda: runner.connections.open))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -97,9 +97,38 @@ class AccessSettings(ServiceSettings):
         (), description='networks of proxies whose X-Forwarded-For counts: ["10.0.0.0/8", "::1"]'
     )
     requests_per_second_max: float = Field(5000, gt=0, le=1_000_000, description="per key and process")
-    requests_in_flight_max: int = Field(1000, ge=1, le=100_000, description="per process; more are refused at once")
-    request_seconds_max: float = Field(60, gt=WAIT_SECONDS_MAX, le=3600, description="a request that takes longer ends")
+    requests_per_second_per_person_max: float = Field(
+        100, gt=0, le=1_000_000, description="per person (a token's subject) and process"
+    )
+    requests_in_flight_max: int = Field(
+        1000, ge=1, le=100_000, description="of callers with a key, per process; more are refused at once"
+    )
+    open_requests_in_flight_max: int = Field(
+        100, ge=1, le=100_000, description="of what needs no key (logins, callbacks, documents), per process"
+    )
+    order_waits_max: int = Field(500, ge=1, le=100_000, description="requests with ?wait= that wait, per process")
     event_streams_max: int = Field(200, ge=1, le=100_000, description="open streams of order events per process")
+    key_share_max: float = Field(
+        0.8, gt=0, le=1, description="of requests, waits and streams at the same time, for one key alone"
+    )
+    person_share_max: float = Field(
+        0.1, gt=0, le=1, description="of requests, waits and streams at the same time, for one person alone"
+    )
+    address_share_max: float = Field(
+        0.2, gt=0, le=1, description="of open_requests_in_flight_max, for one address alone"
+    )
+    request_seconds_max: float = Field(60, gt=WAIT_SECONDS_MAX, le=3600, description="a request that takes longer ends")
+    body_seconds_max: float = Field(10, gt=0, le=3600, description="from a request's header to the end of its body")
+    header_seconds_max: float = Field(10, gt=0, le=3600, description="from the begin of a header to its end")
+    send_seconds_max: float = Field(30, gt=0, le=3600, description="how long a client may take nothing of its answer")
+    connections_max: int = Field(4000, ge=1, le=1_000_000, description="open connections, per process")
+    connections_per_address_max: int = Field(
+        1000, ge=1, le=1_000_000, description="of connections_max from one address; trusted proxies may have them all"
+    )
+    connection_idle_seconds_max: float = Field(
+        75, gt=0, le=86_400, description="between two requests; proxies should keep theirs for less"
+    )
+    ready_seconds: float = Field(1, ge=0, le=60, description="how old an answer of /ready may be")
     event_stream_seconds_max: float = Field(3600, gt=0, le=86_400, description="then the client connects anew")
     event_heartbeat_seconds: float = Field(15, gt=0, le=300, description="a silent stream shows that it lives")
     event_poll_seconds: float = Field(0.25, gt=0, le=60, description="how often watched orders are looked at")

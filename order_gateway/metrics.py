@@ -24,6 +24,8 @@ from service_kit.tracing import Tracing, current_traceparent, trace_id
 log = structlog.get_logger(__name__)
 PREFIX = "order_gateway"
 TRACEPARENT = "traceparent"
+TEXT_SECONDS_MAX = 1.0
+"""How old the text of /metrics may be."""
 Metadata = list[tuple[str, str]]
 
 # Constant text, and no more than `most` entries of an index per status, however many orders there are.
@@ -50,12 +52,15 @@ class GatewayMetrics(Metrics):
     Attributes:
         in_flight: requests being worked on.
         steps_in_flight: steps that the relay is trying.
+        text_seconds: how old the text of /metrics may be.
+        limited: what bounds have refused or ended, by the name of the bound.
     """
 
     def __init__(self, database: Database, settings: MetricsSettings) -> None:
         super().__init__()
         self._database = database
         self._settings = settings
+        self.text_seconds = min(settings.refresh_seconds, TEXT_SECONDS_MAX)
         self._found = _Found()
         self._looked_at = -float("inf")
         self._looking = asyncio.Lock()
@@ -66,6 +71,11 @@ class GatewayMetrics(Metrics):
             f"{PREFIX}_http_request_duration_seconds", "From a request to its answer.", ("method", "route")
         )
         self.refusals = Tally(f"{PREFIX}_http_errors", "Answers that are refusals or faults, by code.", ("code",))
+        self.limited = Tally(
+            f"{PREFIX}_limited",
+            "Requests refused, and connections closed, because of a bound (of all, or of one key, person or address).",
+            ("bound",),
+        )
         self.warehouse_calls = Tally(
             f"{PREFIX}_warehouse_calls",
             "Calls to the warehouse with all their repetitions; the outcome is OK, a refusal's or a fault's reason.",
@@ -77,7 +87,7 @@ class GatewayMetrics(Metrics):
         self.relay_steps = Tally(
             f"{PREFIX}_relay_steps", "Steps that the relay tried: done, failed (it tries again).", ("step", "outcome")
         )
-        self.add(self.requests, self.request_seconds, self.refusals, self.warehouse_calls)
+        self.add(self.requests, self.request_seconds, self.refusals, self.limited, self.warehouse_calls)
         self.add(self.warehouse_call_seconds, self.relay_steps, *self._gauges(), *database.measures)
 
     async def look(self) -> None:
@@ -167,6 +177,16 @@ def mode_gauges(modes: Modes) -> list[Gauge]:
             lambda: {"closed": 0, "open": 1}.get(modes.status().breaker, 0.5),
         ),
     ]
+
+
+def connection_gauge(count: Callable[[], float]) -> Gauge:
+    """How many connections are open."""
+    return Gauge(f"{PREFIX}_http_connections", "Connections of clients that are open.", count)
+
+
+def slots_gauge(taken: Callable[[], dict[Labels, float]]) -> Gauge:
+    """How many slots are taken, by kind."""
+    return Gauge(f"{PREFIX}_slots_taken", "Requests, event streams and waits under way, by kind.", taken, ("kind",))
 
 
 def standing_gauges(standing: Standing) -> list[Gauge]:

@@ -10,6 +10,7 @@ of them not be as bounded as it looks, what is too much is counted together, as 
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -172,8 +173,13 @@ class Metrics(Collector):
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Everything as text and its content type, in the format that the header Accept prefers."""
+        encode, content_type = self.format(accept)
+        return encode(), content_type
+
+    def format(self, accept: str) -> tuple[Callable[[], bytes], str]:
+        """What makes the text, and its content type, in the format that the header Accept prefers."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return partial(encode, self._registry), content_type
 
 
 def _bound(value: float) -> str:

@@ -58,10 +58,17 @@ class PermissionDenied(Exception):
 
 
 class Keyring:
-    """The configured keys; without any, everyone is an anonymous admin (keep such a server off the network)."""
+    """The configured keys; without any, everyone is an anonymous admin (keep such a server off the network).
+
+    Attributes:
+        is_locked: there are keys.
+        is_shared: there are several.
+    """
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = tuple(keys)
+        self.is_locked = bool(self._keys)
+        self.is_shared = len(self._keys) > 1
 
     def admit(self, key: str | None, needed: Role) -> tuple[str, Role]:
         """The name of the caller who shows `key`, and what it allows, which must be `needed` or more.

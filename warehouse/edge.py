@@ -15,6 +15,7 @@ import structlog
 
 from service_kit.actors import actor_of
 from service_kit.logging import call_details
+from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
 from warehouse.commands import Answer
@@ -30,6 +31,7 @@ ACTOR_HEADER = "x-actor"
 DETAIL_LENGTH_MAX = 128
 """Characters of what a caller sent that a log line repeats."""
 RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
 ResponseT = TypeVar("ResponseT")
 Context = grpc.aio.ServicerContext[Any, Any]
 Ending = tuple[grpc.StatusCode, str, Metadata]
@@ -65,6 +67,7 @@ class Edge:
 
     Attributes:
         in_flight: calls under way now; more than `calls_max` are turned away.
+        shares: of these, by key; None where there are not several keys.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Edge:
         tracing: Tracing | None = None,
         *,
         calls_max: int,
+        key_share_max: float = 1,
         refusal_lines_per_second_max: int = 100,
         logs_answers: bool = False,
     ) -> None:
@@ -82,6 +86,8 @@ class Edge:
         self._call_seconds_max = call_seconds_max
         self.calls = calls or CallMetrics()
         self.calls_max = calls_max
+        # Where there is one caller only, nobody else needs what it leaves.
+        self.shares = Budget(calls_max, (key_share_max,)) if keyring.is_shared else None
         self.in_flight = 0
         self.tracing = tracing if tracing is not None and tracing.exports else None
         self.logs_answers = logs_answers
@@ -112,6 +118,19 @@ class Edge:
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         deadline = asyncio.get_running_loop().time() + seconds
         return Caller(actor, correlation_id.strip(), deadline, traceparent, key_name, allowed)
+
+    async def shared(self, caller: Caller, work: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+        """Do what a caller asks for, if that is not more than its share. Raises: TooManyCalls."""
+        assert self.shares is not None
+        try:
+            self.shares.take(caller.key_name)
+        except NoSlot as full:
+            self.calls.limited.add("calls_of_key")
+            raise TooManyCalls from full
+        try:
+            return await work()
+        finally:
+            self.shares.give_back(caller.key_name)
 
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""
@@ -226,9 +245,14 @@ def rpc(
             edge.in_flight += 1
             try:
                 if edge.in_flight > edge.calls_max:
+                    edge.calls.limited.add("calls")
                     raise TooManyCalls
                 needed = role if isinstance(role, Role) else role(request)
-                answer = await method(self, request, edge.admit(context, needed))
+                caller = edge.admit(context, needed)
+                if edge.shares is None:
+                    answer = await method(self, request, caller)
+                else:
+                    answer = await edge.shared(caller, partial(method, self, request, caller))
             except Exception as error:
                 return edge.failed(name, error)
             except asyncio.CancelledError:

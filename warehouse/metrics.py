@@ -22,6 +22,7 @@ class CallMetrics:
         answered: seconds that answered calls took, by method.
         ended: calls that were not answered, by method and status.
         refusals: by reason; those inside a BatchReserve, too.
+        limited: calls that a bound has refused or ended, by the name of the bound.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,10 @@ class CallMetrics:
         self.answered = _PerMethod(self._seconds)
         self.ended = Tally(f"{PREFIX}_calls", "Calls by method and status.", ("method", "code"))
         self.refusals = Tally(f"{PREFIX}_refusals", "Refusals by reason.", ("reason",))
+
+        self.limited = Tally(
+            f"{PREFIX}_limited", "Calls refused or ended because of a bound (of all, a key or an address).", ("bound",)
+        )
 
     def read(self) -> Iterable[Metric]:
         """All of them."""
@@ -40,6 +45,7 @@ class CallMetrics:
         yield calls
         yield from self._seconds.read()
         yield from self.refusals.read()
+        yield from self.limited.read()
 
 
 class _PerMethod(dict[str, Series]):
@@ -131,6 +137,22 @@ def warehouse_metrics(
         ),
     )
     return metrics
+
+
+class HasOpenCalls(Protocol):
+    """What bounds the calls that need no key."""
+
+    @property
+    def under_way(self) -> dict[Labels, float]:
+        """How many there are now, of whom."""
+        ...
+
+
+def open_gauge(calls: HasOpenCalls) -> Gauge:
+    """Calls that need no key."""
+    return Gauge(
+        f"{PREFIX}_open_calls", "Calls for health and reflection under way.", lambda: calls.under_way, ("callers",)
+    )
 
 
 class HasLockedRows(Protocol):

@@ -8,15 +8,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import SERVICE_NAME
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from warehouse.entrance import OpenCalls
 
 Context = grpc.aio.ServicerContext[Any, Any]
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class Health:
     """The gRPC health service. Once it has begun to stop, everything is NOT_SERVING, and no watch stays open."""
 
     def __init__(self) -> None:
@@ -43,18 +46,29 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(self, request: Any, context: Context) -> None:
+    async def watch(self, questions: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """How a service is, now and whenever that changes."""
-        told = None
+        told, request = None, await _next(aiter(questions))
+        if request is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
         while True:
             changed, is_last = self._changed, self._is_stopping
             status = self._statuses.get(request.service, _UNKNOWN)
             if status != told:
-                await context.write(health_pb2.HealthCheckResponse(status=status))
+                yield health_pb2.HealthCheckResponse(status=status)
                 told = status
             if is_last:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
             await changed.wait()
+
+    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
+        """Its methods for a server, bounded."""
+        ask, tell = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+        methods = {
+            "Check": grpc.stream_unary_rpc_method_handler(opened.answering(self.Check), ask, tell),
+            "Watch": grpc.stream_stream_rpc_method_handler(opened.streaming(self.watch), ask, tell),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -71,6 +85,13 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     def stop(self) -> None:
         """End the open calls, once what they asked is answered."""
         self._stopping.set()
+
+    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
+        """Its methods for a server, bounded."""
+        ask = reflection_pb2.ServerReflectionRequest.FromString
+        tell = reflection_pb2.ServerReflectionResponse.SerializeToString
+        info = grpc.stream_stream_rpc_method_handler(opened.streaming(self.ServerReflectionInfo), ask, tell)
+        return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": info})
 
     async def ServerReflectionInfo(self, request_iterator: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """Answer questions until there are no more, or the server stops."""

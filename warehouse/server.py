@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import cast
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import Background, end
@@ -19,6 +19,7 @@ from service_kit.batcher import Batcher
 from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
 from service_kit.database_problems import check_database
+from service_kit.descriptors import room_for
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
@@ -27,8 +28,9 @@ from warehouse.administration import Administration
 from warehouse.auth import Keyring
 from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
+from warehouse.entrance import Doorkeeper, Entrance, OpenCalls
 from warehouse.expiry import Sweeper
-from warehouse.metrics import BatchMetrics, CallMetrics, stuck_gauges, warehouse_metrics
+from warehouse.metrics import BatchMetrics, CallMetrics, open_gauge, stuck_gauges, warehouse_metrics
 from warehouse.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.queries import StockQueries
 from warehouse.requests import RequestReader
@@ -82,25 +84,27 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher, "stock batcher")
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
-    calls_hard_max = CALLS_HARD_MAX_FACTOR * settings.calls_max
+    calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
     server = grpc.aio.server(
         options=_options(settings, shares_port=shares_port), maximum_concurrent_rpcs=calls_hard_max
     )
-    registry = cast("grpc.aio.Server", _ByName(server))
-    tracing = configure_tracing("warehouse")
+    tracing, keyring = configure_tracing("warehouse"), Keyring(settings.api_keys)
     edge = Edge(
-        Keyring(settings.api_keys),
+        keyring,
         settings.call_seconds_max,
         calls,
         tracing,
         calls_max=settings.calls_max,
+        key_share_max=settings.key_share_max,
         refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
         logs_answers=settings.log_level == "DEBUG",
     )
+    entrance = Entrance(keyring)
+    registry = cast("grpc.aio.Server", _ByName(server, entrance, edge))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
-    health_pb2_grpc.add_HealthServicer_to_server(known, registry)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(asked, registry)
+    opened = OpenCalls(entrance, calls, settings.open_calls)
+    server.add_generic_rpc_handlers((known.handlers(opened), asked.handlers(opened)))
     try:
         await check_database(database, SERVICE, must_answer=False)
         port = _bind(server, settings)
@@ -120,7 +124,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
-    metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher))
+    metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher), open_gauge(opened))
     try:
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
@@ -149,14 +153,21 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
 
 
 class _ByName:
-    """What generated code takes for a server, so that methods are found by name only.
+    """What generated code takes for a server, so that methods are found by name only, and strangers don't get to them.
 
     grpc.aio waits for each method that is also registered with its core by a task of its own, and looks at all of
     these tasks for every call: with our two dozen methods, that is a sixth of what a call costs.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+    def __init__(self, server: grpc.aio.Server, entrance: Entrance, edge: Edge) -> None:
+        self._server = server
+        self._entrance = entrance
+        self._edge = edge
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Behind a doorkeeper, if there are keys."""
+        guarded = [Doorkeeper(handler, self._entrance, self._edge.failed) for handler in handlers]
+        self._server.add_generic_rpc_handlers(guarded if self._entrance.is_locked else handlers)
 
     def add_registered_method_handlers(self, *_: object) -> None:
         """Nothing: the generic handlers know all methods."""
@@ -209,6 +220,12 @@ def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[st
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", int(settings.connection_age_max_seconds * 1000)),
         ("grpc.max_connection_age_grace_ms", 60_000),
+        ("grpc.max_connection_idle_ms", int(settings.connection_idle_seconds_max * 1000)),
+        ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
+        # Otherwise calls that have just ended count as well, and some that a client may make are refused.
+        ("grpc.http2.max_deallocating_streams", settings.streams_per_connection_max),
+        ("grpc.max_allowed_incoming_connections", room_for(settings.connections_max)),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds_max * 1000)),
     ]
 
 

@@ -48,6 +48,17 @@ class AuditSettings(BaseModel, extra="forbid"):
     )
 
 
+class OpenCallSettings(BaseModel, extra="forbid"):
+    """Calls for health and reflection, which need no key."""
+
+    calls_max: int = Field(200, ge=1, le=100_000, description="at once per process; as many again with a key")
+    address_share_max: float = Field(0.25, gt=0, le=1, description="of calls_max, for one address alone")
+    key_share_max: float = Field(0.8, gt=0, le=1, description="of those with a key, for one key alone")
+    question_seconds_max: float = Field(
+        30, gt=0, le=3600, description="how long such a call stays without a (further) question"
+    )
+
+
 class WarehouseSettings(ServiceSettings):
     """Everything that can be configured. A nested value is written `WAREHOUSE_BATCHER__BATCH_SIZE_MAX=128`."""
 
@@ -83,6 +94,9 @@ class WarehouseSettings(ServiceSettings):
         4, ge=1, le=100, description="lists read at the same time per process; they must leave connections for others"
     )
     calls_max: int = Field(16_384, ge=1, description="calls in flight per process; past it callers are turned away")
+    key_share_max: float = Field(
+        0.8, gt=0, le=1, description="of calls_max, for one key alone; only where there are several keys"
+    )
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
     message_bytes_max: int = Field(
         4 * 1024 * 1024,
@@ -94,6 +108,14 @@ class WarehouseSettings(ServiceSettings):
     keepalive_seconds: float = Field(60, ge=1, description="ping a silent client this often")
     keepalive_client_min_seconds: float = Field(10, ge=0, description="hang up on clients that ping more often")
     connection_age_max_seconds: float = Field(3600, ge=1, description="then clients reconnect, and spread anew")
+    connection_idle_seconds_max: float = Field(300, ge=1, le=86_400, description="a connection without calls is closed")
+    connections_max: int = Field(1000, ge=1, le=1_000_000, description="open connections, per process")
+    streams_per_connection_max: int = Field(
+        1000, ge=1, le=1_000_000, description="calls at once on one connection; further ones wait at the client"
+    )
+    handshake_seconds_max: float = Field(
+        10, gt=0, le=600, description="from a connection's begin to its first settings"
+    )
 
     health_check_seconds: float = Field(
         2, gt=0, le=60, description="how often the database is asked for a sign of life"
@@ -101,6 +123,7 @@ class WarehouseSettings(ServiceSettings):
     sweep_seconds: float = Field(1, gt=0, le=3600, description="pause between two sweeps for expired holds")
     sweep_size_max: int = Field(500, ge=1, le=10_000, description="holds expired together by a sweep")
 
+    open_calls: OpenCallSettings = OpenCallSettings()
     audit: AuditSettings = AuditSettings()
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()

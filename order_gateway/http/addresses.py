@@ -39,6 +39,12 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
     return str(last)
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether a connection's address is that of a trusted proxy."""
+    address = _address(peer)
+    return address is not None and any(address in network for network in trusted)
+
+
 def _address(text: str) -> Address | None:
     """An address, perhaps with a port; IPv4 in IPv6's clothes is IPv4."""
     if text.startswith("["):

@@ -17,10 +17,11 @@ from order_gateway.http.guesses import Guesses
 from order_gateway.http.host_check import host_middleware
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware, load_middleware
+from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
+from order_gateway.http.slots import Slots, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
 from service_kit.logging import begin_call
@@ -40,6 +41,7 @@ def make_app(
     routes: Iterable[web.RouteDef] = (),
     observers: Sequence[Middleware] = (),
     background: Background | None = None,
+    slots: Slots | None = None,
 ) -> web.Application:
     """The application.
 
@@ -48,6 +50,7 @@ def make_app(
         routes: what is not part of the API's document.
         background: what goes on there is watched.
         observers: see every request once it has its ids, and its answer as the client gets it.
+        slots: how much may be under way at the same time; those of `settings` unless given.
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
@@ -60,14 +63,9 @@ def make_app(
         *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
         *([host_middleware(settings.host_names)] if settings.profile == "development" else []),
-        load_middleware(settings.requests_in_flight_max, settings.request_seconds_max),
-        auth_middleware(
-            keyring,
-            tokens,
-            RateLimit(settings.requests_per_second_max, 1),
-            Guesses(settings.wrong_keys_per_minute_max),
-            settings.trusted_proxies,
-        ),
+        # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
+        auth_middleware(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
+        slots_middleware(slots or Slots(settings)),
         idempotency_middleware(answers),
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)

@@ -10,10 +10,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import ApiKey, Network
 from order_gateway.http.addresses import client_of
+from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
 from order_gateway.http.guesses import Guesses, admitted
 from order_gateway.http.keys import Keyring, find_key
-from order_gateway.http.limits import RateLimit
 from order_gateway.http.tokens import Person, Tokens
 from service_kit.actors import actor_of
 from service_kit.logging import note_call
@@ -87,9 +87,9 @@ IS_VALID: web.RequestKey[Callable[[], bool]] = web.RequestKey("is_valid", Functi
 
 
 def auth_middleware(
-    keyring: Keyring, tokens: Tokens, rate: RateLimit, guesses: Guesses, trusted_proxies: Sequence[Network] = ()
+    keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()
 ) -> Middleware:
-    """Let only callers with a valid key through, no faster than they may, and remember who they are."""
+    """Let only callers with a valid key through, and remember who they are."""
 
     def caller_of(request: web.Request, key: ApiKey) -> Caller:
         authorization = _only(request, "Authorization")
@@ -104,7 +104,6 @@ def auth_middleware(
         address = client_of(request, trusted_proxies)
         presented = _only(request, "X-API-Key") or ""
         key = await admitted(guesses, address, keyring.find(presented))
-        await rate.count(key.name)
         request[CALLER] = caller = caller_of(request, key)
 
         def is_valid() -> bool:
@@ -115,6 +114,7 @@ def auth_middleware(
                 return False
 
         request[IS_VALID] = is_valid
+        know_connection(request)
         note_call(caller=caller.actor)
         return await handler(request)
 

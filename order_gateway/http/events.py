@@ -13,10 +13,10 @@ from aiohttp import web
 
 from order_gateway.access import AccessSettings
 from order_gateway.http.auth import IS_VALID, Caller
-from order_gateway.http.errors import ApiError
-from order_gateway.http.limits import TIME_LIMIT
+from order_gateway.http.connections import ended_by_hang_up
 from order_gateway.http.readers import is_digits
 from order_gateway.http.reading import invalid
+from order_gateway.http.slots import SLOT, TIME_LIMIT
 from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Payment, Status, is_settled
 from order_gateway.store import Store
@@ -61,7 +61,6 @@ class Streams:
         self._listing = listing
         self._watching = watching
         self._settings = settings
-        self._open = 0
 
     def attach(self, app: web.Application) -> None:
         """Look at the watched orders while the application runs, and end the streams when it stops."""
@@ -85,9 +84,7 @@ class Streams:
             return web.Response(status=204)
         if request.method == "HEAD":
             return web.Response(headers=HEADERS)
-        if self._open >= self._settings.event_streams_max:
-            raise ApiError("TOO_MANY_REQUESTS", "too many streams are open; ask later", (), {"Retry-After": "10"})
-        self._open += 1
+        request[SLOT].becomes_stream()
         response = web.StreamResponse(headers=HEADERS)
         try:
             request[TIME_LIMIT].reschedule(None)
@@ -97,9 +94,6 @@ class Streams:
         except (TimeoutError, ConnectionResetError, DatabaseFault) as end_:
             # All are ends of a stream like any other: the client comes back with its Last-Event-ID.
             log.info("stream_ended", order_id=order_id, why=repr(end_))
-            return response
-        finally:
-            self._open -= 1
         return response
 
     async def _stream(
@@ -121,12 +115,17 @@ class Streams:
                 continue
             if await self._is_over(order_id, last):
                 return
-            while not await self._watching.wait(order_id, last, patience):
+            while not await self._has_more(request, order_id, last, patience):
                 if self._watching.is_stopping or not request[IS_VALID]():
                     break
                 if clock() - written_at >= settings.event_heartbeat_seconds:
                     await response.write(b": still here\n\n")
                     written_at = clock()
+
+    async def _has_more(self, request: web.Request, order_id: int, last: int, seconds: float) -> bool:
+        """Wait for more to happen, for so long at most, and no longer than the client listens."""
+        with ended_by_hang_up(request):
+            return await self._watching.wait(order_id, last, seconds)
 
     async def _is_over(self, order_id: int, last: int) -> bool:
         """Whether `last` is the last that will ever happen to the order."""

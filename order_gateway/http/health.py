@@ -15,6 +15,7 @@ from order_gateway.http.errors import ApiError, success
 from order_gateway.http.operations import Operation
 from service_kit.background import Background
 from service_kit.database import Database, DatabaseAway
+from service_kit.remembered import Remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class HealthRoutes:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
         standing: whether the warehouse takes this service's key; needed in every mode, as no waiting mends it.
         background: what has to go on for the service to work.
+        ready_seconds: how old an answer of /ready may be.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class HealthRoutes:
         needs_warehouse: Callable[[], bool] = lambda: True,
         standing: Standing | None = None,
         background: Background | None = None,
+        ready_seconds: float = 0,
     ) -> None:
+        self._checks = Remembered(self._look, ready_seconds)
         self._standing = standing
         self._background = background or Background()
         self._database = database
@@ -89,6 +93,16 @@ class HealthRoutes:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Tell whether what the service needs is there; 503 if not."""
+        checks = await self._checks.get()
+        away = [name for name, check in checks.items() if check.needed and not check.ok]
+        if away:
+            details = [{"check": name, **asdict(check)} for name, check in checks.items()]
+            problems = [checks[name].problem or f"{name} is needed and away" for name in away]
+            raise ApiError("NOT_READY", "; ".join(problems), details, {"Retry-After": "1"})
+        all_there = all(check.ok for check in checks.values())
+        return success(Readiness("ready" if all_there else "degraded", checks))
+
+    async def _look(self) -> dict[str, Check]:
         database, warehouse, key = await asyncio.gather(
             _measured(self._database_is_there(), needed=True),
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
@@ -97,14 +111,7 @@ class HealthRoutes:
         ill = self._background.ill
         problem = f"not at work: {', '.join(ill)}" if ill else None
         at_work = Check(not ill, 0.0, needed=True, problem=problem)
-        checks = {"database": database, "warehouse": warehouse, "background": at_work, **key}
-        away = [name for name, check in checks.items() if check.needed and not check.ok]
-        if away:
-            details = [{"check": name, **asdict(check)} for name, check in checks.items()]
-            problems = [checks[name].problem or f"{name} is needed and away" for name in away]
-            raise ApiError("NOT_READY", "; ".join(problems), details, {"Retry-After": "1"})
-        all_there = all(check.ok for check in checks.values())
-        return success(Readiness("ready" if all_there else "degraded", checks))
+        return {"database": database, "warehouse": warehouse, "background": at_work, **key}
 
     async def _key(self) -> dict[str, Check]:
         if self._standing is None:

@@ -1,6 +1,5 @@
-"""How much may come in: requests per second of a key, at the same time, seconds per request, and from where."""
+"""How often something may come in under a name, and from where browsers may call."""
 
-import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Collection
@@ -11,11 +10,7 @@ from aiolimiter import AsyncLimiter
 
 from order_gateway.http.errors import ApiError
 
-TIME_LIMIT: web.RequestKey[asyncio.Timeout] = web.RequestKey("time_limit", asyncio.Timeout)
-"""A handler that streams may reschedule it."""
 NAMES_MAX = 10_000
-WATCHED = frozenset({"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1/ready"})
-"""What tells whether the service is well must answer most of all when it has too much to do."""
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-API-Key, X-Correlation-ID, "
@@ -38,13 +33,7 @@ class RateLimit:
 
     async def count(self, name: str) -> None:
         """Take note of one. Raises: ApiError, if it is one too many."""
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            # A bucket must hold a whole one, however slowly it empties.
-            size = max(self._amount, 1)
-            bucket = self._buckets[name] = AsyncLimiter(size, self._seconds * size / self._amount)
-            if len(self._buckets) > NAMES_MAX:
-                self._buckets.popitem(last=False)
+        bucket = self._bucket(name)
         self.must_have_room(name)
         await bucket.acquire()
 
@@ -56,33 +45,18 @@ class RateLimit:
             message = f"more than {self._amount:g} requests in {self._seconds:g} s; wait a little"
             raise ApiError("RATE_LIMITED", message, (), {"Retry-After": str(wait)})
 
-
-def load_middleware(in_flight_max: int, seconds_max: float) -> Middleware:
-    """Refuse what is too many at once, and end what takes too long."""
-    in_flight = 0
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal in_flight
-        if request.path in WATCHED:
-            return await handler(request)
-        if in_flight >= in_flight_max:
-            message = f"{in_flight_max} requests are being worked on; try again shortly"
-            raise ApiError("TOO_MANY_REQUESTS", message, (), {"Retry-After": "1"})
-        in_flight += 1
-        try:
-            async with asyncio.timeout(seconds_max) as limit:
-                request[TIME_LIMIT] = limit
-                return await handler(request)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            message = f"this took longer than {seconds_max:g} s; what was begun will be finished, look again"
-            raise ApiError("DEADLINE_EXCEEDED", message) from error
-        finally:
-            in_flight -= 1
-
-    return check
+    def _bucket(self, name: str) -> AsyncLimiter:
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            # A bucket must hold a whole one, however slowly it empties.
+            size = max(self._amount, 1)
+            bucket = self._buckets[name] = AsyncLimiter(size, self._seconds * size / self._amount)
+            if len(self._buckets) > NAMES_MAX:
+                self._buckets.popitem(last=False)
+        else:
+            # Those that were not asked for longest go first: they are empty.
+            self._buckets.move_to_end(name)
+        return bucket
 
 
 def cors_middleware(max_age_seconds: int) -> Middleware:

@@ -68,6 +68,8 @@ class MetricsRoutes:
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        # By content type, of which there are few: what is asked for without a key must not cost much.
+        self._shown: dict[str, tuple[float, bytes]] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is."""
@@ -76,5 +78,9 @@ class MetricsRoutes:
     async def show(self, request: web.Request) -> web.Response:
         """GET /metrics, in the format that Prometheus asks for."""
         await self._metrics.look()
-        body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
+        encode, content_type = self._metrics.format(request.headers.get("Accept", ""))
+        made, body = self._shown.get(content_type, (-float("inf"), b""))
+        if time.monotonic() - made >= self._metrics.text_seconds:
+            body = encode()
+            self._shown[content_type] = (time.monotonic(), body)
         return web.Response(body=body, headers={"Content-Type": content_type})

@@ -23,6 +23,7 @@ _NAME_OF_STATUS = {
     401: "No valid API key, or no valid token",
     403: "Not allowed",
     404: "Not found",
+    408: "The body did not come in time",
     409: "Not possible as things are",
     413: "The body is too large",
     422: "The payment was declined",
@@ -39,7 +40,7 @@ _COMMON_GUARDED = (
     "WAREHOUSE_BUSY",
     "WAREHOUSE_DENIED",
 )
-_COMMON_CHANGING = ("BODY_TOO_LARGE", "REQUEST_ID_REUSED", "REQUEST_IN_PROGRESS")
+_COMMON_CHANGING = ("BODY_TOO_LARGE", "BODY_TIMEOUT", "REQUEST_ID_REUSED", "REQUEST_IN_PROGRESS")
 
 
 def document(operations: Sequence[Operation], prefix: str) -> Schema:

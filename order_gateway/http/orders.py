@@ -10,11 +10,13 @@ from order_gateway.basket import Basket, Wish
 from order_gateway.gateway import Call, Refusal
 from order_gateway.http.auth import CALLER, Access
 from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody
+from order_gateway.http.connections import ended_by_hang_up
 from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, from_refusal, success
 from order_gateway.http.fields import ById, Query, WaitSeconds
 from order_gateway.http.idempotency import BEGUN, KEY
 from order_gateway.http.operations import Operation
 from order_gateway.http.reading import invalid
+from order_gateway.http.slots import SLOT
 from order_gateway.http.views import OrderView, order_view
 from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
 from order_gateway.saga import PaymentAwaited, Saga
@@ -89,7 +91,8 @@ class OrderRoutes:
         """Show an order, at once or when its stock is held or refused."""
         order = await self._visible(request, path.id)
         if query.wait and order.state.status is Status.PENDING_RESERVATION:
-            order = await self._decided(order, query.wait)
+            request[SLOT].becomes_wait()
+            order = await self._decided(request, order, query.wait)
         return success(order_view(order))
 
     async def reservations(self, request: web.Request, path: ById) -> web.Response:
@@ -126,7 +129,7 @@ class OrderRoutes:
         if request[CALLER].only_user is not None:
             request[CALLER].must_be((await self._store.read(order_id)).user_id)
 
-    async def _decided(self, order: Order, seconds: float) -> Order:
+    async def _decided(self, request: web.Request, order: Order, seconds: float) -> Order:
         """The order when it has left pending_reservation, or after `seconds`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
@@ -135,7 +138,9 @@ class OrderRoutes:
             # What happened before that look must not be waited for.
             order = await self._store.read(order.id)
             if order.state.status is Status.PENDING_RESERVATION:
-                if not await self._watching.wait(order.id, after, left):
+                with ended_by_hang_up(request):
+                    has_more = await self._watching.wait(order.id, after, left)
+                if not has_more:
                     break
                 order = await self._store.read(order.id)
         return order

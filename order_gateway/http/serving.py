@@ -1,10 +1,13 @@
 """Serving the application, so that even what can't be understood as HTTP is answered in the envelope."""
 
+from collections.abc import Callable
+from typing import Any
+
 import structlog
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from order_gateway.http.answer_headers import secure
+from order_gateway.http.connections import Connection, ConnectionLimits, Connections
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
 from service_kit.unique_ids import random_hex
 
@@ -12,19 +15,38 @@ log = structlog.get_logger(__name__)
 
 
 class EnvelopeRunner(web.AppRunner):
-    """aiohttp's runner, with an error page of this service's kind."""
+    """aiohttp's runner, with an error page of this service's kind, and bounds for connections.
+
+    Attributes:
+        connections: those that are open.
+
+    Args:
+        limits: of the connections.
+        note: see Connections.
+        options: aiohttp's.
+    """
+
+    def __init__(
+        self, app: web.Application, limits: ConnectionLimits, note: Callable[[str], None], **options: Any
+    ) -> None:
+        super().__init__(app, **options)
+        self.connections = Connections(limits, note)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        return _Server(self.connections, made.request_handler, request_factory=made.request_factory, **self._kwargs)
 
 
 class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Handler(self, loop=self._loop, **self._kwargs)
+    def __init__(self, connections: Connections, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._places = connections
+
+    def __call__(self) -> Connection:
+        return _Handler(self, self._places, loop=self._loop, **self._kwargs)
 
 
-class _Handler(RequestHandler):
+class _Handler(Connection):
     __slots__ = ()
 
     def handle_error(

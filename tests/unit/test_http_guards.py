@@ -31,10 +31,11 @@ from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, 
 from order_gateway.http.following import follow
 from order_gateway.http.guesses import Guesses
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
+from order_gateway.http.limits import RateLimit, cors_headers
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
 from order_gateway.http.reading import decode
+from order_gateway.http.slots import TIME_LIMIT, Slots, slots_middleware
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
@@ -212,6 +213,12 @@ async def test_a_rate_below_one_is_kept_too() -> None:
         await limit.count("a")
     assert caught.value.headers == {"Retry-After": "2"}
     assert limit._buckets["a"].time_period == 2
+
+
+def load_middleware(in_flight_max: int, seconds_max: float) -> Middleware:
+    slots = Slots(settings(open_requests_in_flight_max=in_flight_max, address_share_max=1))
+    slots.request_seconds_max = seconds_max
+    return slots_middleware(slots)
 
 
 @asynccontextmanager

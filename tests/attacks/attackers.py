@@ -1,0 +1,141 @@
+"""`python -m tests.attacks.attackers NAME PORT [ORDER]`: one attack, in a process of its own, until its input ends."""
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from tests.attacks.frames import CHECK, WATCH, call, frame, open_connection, rapid_resets
+from tests.attacks.http import HEADER_HALF, LOGIN_HALF, PREFIX, as_person, half_order
+from tests.attacks.sockets import connections, is_ended, send
+
+Attack = Callable[[int, threading.Event], None]
+RESERVE = "/warehouse.v1.WarehouseService/Reserve"
+IMPATIENCE_SECONDS = 0.2
+"""Before a refused client asks again, who does not care for Retry-After."""
+
+
+def nothing(_port: int, over: threading.Event) -> None:
+    """No attack."""
+    over.wait()
+
+
+def kept(first: bytes, count: int) -> Attack:
+    """Connections that have sent `first` and nothing more; when half of them are closed they are opened anew."""
+
+    def attack(port: int, over: threading.Event) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), connections(port, count, first) as opened:
+                while not over.wait(IMPATIENCE_SECONDS) and sum(map(is_ended, opened)) < count / 2:
+                    pass
+
+    return attack
+
+
+def dripping(port: int, over: threading.Event) -> None:
+    """Headers that come byte by byte."""
+    with connections(port, 300, HEADER_HALF) as opened:
+        while not over.wait(IMPATIENCE_SECONDS):
+            for one in opened:
+                send(one, b"a")
+
+
+def asked(path: str, headers: Mapping[str, str], count: int) -> Attack:
+    """Requests at the same time, each of which is repeated when it has its answer."""
+
+    async def again(session: aiohttp.ClientSession, port: int) -> None:
+        while True:
+            async with session.get(f"http://127.0.0.1:{port}{path}") as response:
+                await response.read()
+                if response.status == 429:
+                    await asyncio.sleep(IMPATIENCE_SECONDS)
+
+    async def run(port: int, over: threading.Event) -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+            tasks = [asyncio.create_task(again(session, port)) for _ in range(count)]
+            await asyncio.to_thread(over.wait)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return lambda port, over: asyncio.run(run(port, over))
+
+
+def half_called(path: str, count: int) -> Attack:
+    """Calls of the warehouse that never say what they want, on four connections."""
+
+    def attack(port: int, over: threading.Event) -> None:
+        with contextlib.ExitStack() as stack:
+            made = [stack.enter_context(contextlib.closing(open_connection(port))) for _ in range(4)]
+            for one in made:
+                send(one, b"".join(call(2 * number + 1, path) for number in range(count // 4)))
+            while not over.wait(IMPATIENCE_SECONDS):
+                for one in made:
+                    is_ended(one)
+
+    return attack
+
+
+def resets(path: str) -> Attack:
+    """Calls that are taken back at once, 20,000 of them."""
+
+    def attack(port: int, over: threading.Event) -> None:
+        rapid_resets(port, 20_000, path)
+        over.wait()
+
+    return attack
+
+
+def pings(port: int, over: threading.Event) -> None:
+    """Pings without end, on new connections when they are closed."""
+    while not over.wait(0.01):
+        with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
+            for _ in range(50):
+                if not send(made, frame(6, 0, 0, bytes(8)) * 100) or is_ended(made):
+                    break
+
+
+def gateway_attacks(order: str) -> dict[str, Attack]:
+    """Those on the order gateway; `order` is one of customer 7."""
+    return {
+        "(none)": nothing,
+        "half-sent logins, 300": kept(LOGIN_HALF, 300),
+        "half-sent bodies of strangers, 300": kept(half_order({}), 300),
+        "half-sent bodies of one customer, 300": kept(half_order(as_person("7")), 300),
+        "headers without end, 300": kept(HEADER_HALF, 300),
+        "headers byte by byte, 300": dripping,
+        "silent connections, 1500": kept(b"", 1500),
+        "event streams of one customer, 200": asked(f"{PREFIX}/orders/{order}/events", as_person("7"), 200),
+        "requests of one customer, 50 at once": asked(f"{PREFIX}/orders", as_person("7"), 50),
+        "/ready, 50 at once": asked("/ready", {}, 50),
+    }
+
+
+WAREHOUSE_ATTACKS: dict[str, Attack] = {
+    "(none)": nothing,
+    "half-sent calls, 4000": half_called(RESERVE, 4000),
+    "health watches, 4000": half_called(WATCH, 4000),
+    "rapid reset of health checks, 20,000": resets(CHECK),
+    "rapid reset of calls, 20,000": resets(RESERVE),
+    "pings without end": pings,
+    "silent connections, 600": kept(b"", 600),
+}
+
+
+def main() -> None:
+    """Attack until standard input ends."""
+    name, port, *order = sys.argv[1:]
+    over = threading.Event()
+    attack = gateway_attacks(order[0])[name] if order else WAREHOUSE_ATTACKS[name]
+    attacking = threading.Thread(target=attack, args=(int(port), over))
+    attacking.start()
+    sys.stdin.read()
+    over.set()
+    attacking.join()
+
+
+if __name__ == "__main__":
+    main()

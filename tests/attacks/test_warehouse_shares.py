@@ -1,0 +1,241 @@
+"""One caller, or a stranger, wants everything of the warehouse; the others must not notice."""
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from generated.warehouse.v1 import warehouse_pb2 as pb
+from generated.warehouse.v1 import warehouse_pb2_grpc
+from tests.attacks.frames import (
+    CHECK,
+    GOAWAY,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    call,
+    frame,
+    frames,
+    open_connection,
+    rapid_resets,
+)
+from tests.attacks.sockets import connections, is_ended, seconds_until_ended
+from tests.warehouse_kit import No, connection, outcome, refused, reserve, serving
+from tests.warehouse_kit import calling as calling_without_key
+from warehouse.auth import ApiKey, Role
+from warehouse.server import running
+from warehouse.settings import OpenCallSettings, WarehouseSettings
+
+pytestmark = pytest.mark.sql
+RESERVE = "/warehouse.v1.WarehouseService/Reserve"
+MAX_CONCURRENT_STREAMS = 3
+"""A parameter of SETTINGS (RFC 9113, 6.5.2)."""
+UNAUTHENTICATED = b"16"
+SOON_SECONDS = 5
+
+
+def key(name: str, role: Role = Role.ORDER) -> ApiKey:
+    """A key whose name is its secret."""
+    return ApiKey(name=name, role=role, sha256=hashlib.sha256(name.encode()).hexdigest())
+
+
+def by(name: str) -> Sequence[tuple[str, str]]:
+    """The metadata of a caller with a key."""
+    return (("x-api-key", name),)
+
+
+KEYS = (key("shop"), key("till"), key("office", Role.ADMIN))
+OTHERWISE: dict[str, Any] = {"listen": "127.0.0.1:0", "sweep_seconds": 3600, "stop_grace_seconds": 1}
+QUESTION = pb.CheckStockRequest(items=[pb.Line(product_id=1, warehouse_id=1, quantity=1)])
+
+
+@contextlib.asynccontextmanager
+async def guarded(url: str, **settings: Any) -> AsyncIterator[int]:
+    """A warehouse with keys; its port."""
+    async with running(WarehouseSettings(database_url=url, **OTHERWISE, api_keys=KEYS, **settings)) as port:
+        yield port
+
+
+class Known:
+    """A caller with a key, on a connection of its own."""
+
+    def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
+        self.holds: warehouse_pb2_grpc.WarehouseServiceAsyncStub = warehouse_pb2_grpc.WarehouseServiceStub(channel)
+        self.name = name
+
+    async def is_answered(self) -> bool:
+        """Whether a call gets through to the stock (there is no such product)."""
+        ended = await outcome(self.holds.CheckStock(QUESTION, metadata=by(self.name), timeout=SOON_SECONDS))
+        return not isinstance(ended, No) or ended.code == "NOT_FOUND"
+
+
+@contextlib.asynccontextmanager
+async def known_to(port: int, name: str = "shop") -> AsyncIterator[Known]:
+    """A caller, connected."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as channel:
+        caller = Known(channel, name)
+        assert await caller.is_answered()
+        yield caller
+
+
+async def test_calls_of_strangers_that_never_say_what_they_want_are_not_waited_for(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, calls_max=4, open_calls=OpenCallSettings(calls_max=4)) as port:
+        with contextlib.closing(open_connection(port)) as stranger:
+            for number in range(50):
+                stranger.sendall(call(2 * number + 1, RESERVE, {"x-api-key": "guessed"} if number % 2 else {}))
+            async with known_to(port) as shop:
+                assert all(await asyncio.gather(*(shop.is_answered() for _ in range(3))))
+            ends = [body for kind, _flags, _stream, body in await seen(stranger, 1) if kind == HEADERS]
+        assert len(ends) == 50
+
+
+async def test_a_stranger_is_told_no_as_before(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url) as port, calling_without_key(f"127.0.0.1:{port}") as calls:
+        for metadata, message in (
+            ((), "send your key as metadata x-api-key"),
+            (by("guessed"), "this key is not known"),
+        ):
+            no = await refused(calls.holds.CheckStock(QUESTION, metadata=metadata))
+            assert (no.code, no.reason, no.message) == ("UNAUTHENTICATED", "UNAUTHENTICATED", message)
+
+
+async def test_open_streams_of_strangers_are_few(warehouse_database_url: str) -> None:
+    few = OpenCallSettings(calls_max=10, address_share_max=0.5)
+    async with (
+        guarded(warehouse_database_url, calls_max=4, open_calls=few) as port,
+        calling_without_key(f"127.0.0.1:{port}") as stranger,
+        known_to(port) as shop,
+    ):
+        watches = [stranger.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(30)]
+        reflection = reflection_pb2_grpc.ServerReflectionStub(stranger.channel)
+        asking = [reflection.ServerReflectionInfo() for _ in range(30)]
+        for one in asking:
+            await one.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        firsts = await asyncio.gather(*(outcome(one.read()) for one in (*watches, *asking)))
+        turned_away = [first for first in firsts if isinstance(first, No)]
+        assert {no.code for no in turned_away} == {"RESOURCE_EXHAUSTED"}
+        assert len(firsts) - len(turned_away) == 5
+        # Those with a key have slots of their own, also of these.
+        assert await shop.is_answered()
+        health = await stranger.health.Check(health_pb2.HealthCheckRequest(), metadata=by("shop"), timeout=SOON_SECONDS)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        for one in (*watches, *asking):
+            one.cancel()
+
+        async def is_free() -> bool:
+            return not isinstance(await outcome(stranger.status()), No)
+
+        await until(is_free)
+
+
+async def test_a_question_that_never_comes_is_not_waited_for(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, open_calls=OpenCallSettings(question_seconds_max=0.5)) as port:
+        with contextlib.closing(open_connection(port)) as stranger:
+            for number in range(20):
+                stranger.sendall(call(2 * number + 1, CHECK))
+            ended = {stream for kind, _flags, stream, _body in await seen(stranger, 2) if kind == HEADERS}
+        assert len(ended) == 20
+
+
+async def test_streams_of_a_connection_are_bounded(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, streams_per_connection_max=50) as port:
+        with contextlib.closing(open_connection(port)) as made:
+            settings = [body for kind, _flags, _stream, body in await seen(made, 0.5) if kind == SETTINGS]
+        values = [settings[0][at : at + 6] for at in range(0, len(settings[0]), 6)]
+        found = {int.from_bytes(value[:2], "big"): int.from_bytes(value[2:], "big") for value in values}
+        assert found[MAX_CONCURRENT_STREAMS] == 50
+        # Many callers on one connection wait for each other, and none is refused.
+        async with known_to(port) as shop:
+            assert all(await asyncio.gather(*(shop.is_answered() for _ in range(300))))
+
+
+async def test_calls_that_are_taken_back_at_once_do_no_harm(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url) as port, known_to(port) as shop:
+        flooding = asyncio.create_task(asyncio.to_thread(rapid_resets, port, 5000, CHECK))
+        while not flooding.done():
+            assert await shop.is_answered()
+        await flooding
+        assert await shop.is_answered()
+
+
+async def test_connections_that_say_nothing_are_closed(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, handshake_seconds_max=1) as port, known_to(port) as shop:
+        for begin in (b"", PREFACE[:10]):
+            with connections(port, 50, begin) as opened:
+                assert await asyncio.to_thread(seconds_until_ended, opened) < SOON_SECONDS
+        assert await shop.is_answered()
+
+
+async def test_connections_are_bounded(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, connections_max=20) as port, known_to(port) as shop:
+        with contextlib.ExitStack() as stack:
+            made: list[socket.socket] = []
+            for _ in range(60):
+                with contextlib.suppress(OSError):
+                    made.append(stack.enter_context(contextlib.closing(open_connection(port))))
+            await until(lambda: asyncio.to_thread(lambda: len(made) - sum(map(is_ended, made)) <= 20))
+            assert await shop.is_answered()
+
+
+async def test_pings_without_end_end_the_connection(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url) as port, known_to(port) as shop:
+        with contextlib.closing(open_connection(port)) as made:
+            made.sendall(frame(PING, 0, 0, bytes(8)) * 100)
+            assert GOAWAY in {kind for kind, *_ in await seen(made, 1)}
+        assert await shop.is_answered()
+
+
+async def test_a_connection_without_calls_is_closed(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, connection_idle_seconds_max=1) as port:
+        with contextlib.closing(open_connection(port)) as made:
+            assert GOAWAY in {kind for kind, *_ in await seen(made, SOON_SECONDS)}
+
+
+async def test_one_key_leaves_calls_to_the_others(warehouse_database_url: str) -> None:
+    async with serving(warehouse_database_url) as calls:
+        await calls.keep({(1, 1): 100})
+    async with (
+        guarded(warehouse_database_url, calls_max=10, key_share_max=0.8) as port,
+        known_to(port) as shop,
+        known_to(port, "till") as till,
+    ):
+        with connection(warehouse_database_url) as rival, rival.cursor() as cursor:
+            rival.begin()
+            cursor.execute("SELECT * FROM stock_levels FOR UPDATE")
+            greedy = [
+                asyncio.ensure_future(outcome(shop.holds.Reserve(reserve((1, 1, 1)), metadata=by("shop"), timeout=20)))
+                for _ in range(30)
+            ]
+
+            async def are_refused() -> bool:
+                return sum(item.done() for item in greedy) >= 22
+
+            await until(are_refused)
+            assert await till.is_answered()
+            assert not await shop.is_answered()
+            rival.rollback()
+        ends = await asyncio.gather(*greedy)
+        turned_away = [ended for ended in ends if isinstance(ended, No) and ended.reason == "TOO_MANY_REQUESTS"]
+        assert len(turned_away) == 22
+        assert all(no.retry_seconds for no in turned_away)
+        assert await shop.is_answered()
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Look until something that happens elsewhere has happened."""
+    async with asyncio.timeout(SOON_SECONDS):
+        while not await is_so():  # noqa: ASYNC110 - a server makes it so
+            await asyncio.sleep(0.05)
+
+
+async def seen(opened: socket.socket, seconds: float) -> list[tuple[int, int, int, bytes]]:
+    """What comes on a connection within a time."""
+    return await asyncio.to_thread(frames, opened, seconds)
