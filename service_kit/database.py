@@ -56,6 +56,7 @@ class Database:
         settings: the bounds.
 
     Attributes:
+        connector: makes its connections.
         trust: which of its connections are still good.
         sessions_pinned: how many connections of the pool are held for good once they are used.
 
@@ -66,10 +67,10 @@ class Database:
         self.settings = settings or DatabaseSettings()
         self.address = read_database_url(url)
         self.trust = Trust(self.settings)
-        connector = Connector(self.address, self.settings, self.trust)
-        self.engine: AsyncEngine = connector.engine
+        self.connector = Connector(self.address, self.settings, self.trust)
+        self.engine: AsyncEngine = self.connector.engine
         self.sessions_pinned = 0
-        self._pulse = Pulse(connector, self.settings, self.trust)
+        self._pulse = Pulse(self.connector, self.settings, self.trust)
         self._tries = Histogram(
             "database_transaction_duration_seconds", "The time that each try of a transaction took."
         )
@@ -98,8 +99,13 @@ class Database:
         """
 
         async def attempt() -> T:
-            async with self.engine.connect() as connection, connection.begin():
-                return await work(connection)
+            connection = await self.connector.check_out()
+            try:
+                async with connection.begin():
+                    return await work(connection)
+            finally:
+                # Also where the time is over: a connection that is not given back is lost to the pool.
+                await asyncio.shield(connection.close())
 
         return await self.retry(attempt)
 

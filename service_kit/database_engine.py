@@ -3,9 +3,10 @@
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from service_kit.database_connection import Connection, connect
+from service_kit.database_errors import CONNECTION_FAILED, ConnectFailed, error_number
 from service_kit.database_settings import DatabaseSettings
 from service_kit.database_trust import Trust
 from service_kit.database_url import DatabaseAddress, encrypt_connections
@@ -37,6 +38,17 @@ class Connector:
                 raise sqlalchemy.exc.DisconnectionError
 
         sqlalchemy.event.listen(self.engine.sync_engine, "checkout", check_out)
+
+    async def check_out(self) -> AsyncConnection:
+        """A connection of the pool; to be closed.
+
+        Raises: ConnectFailed, also for what SQLAlchemy asks on its first connection.
+        """
+        connection = self.engine.connect()
+        try:
+            return await connection.start()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise ConnectFailed(error_number(error) or CONNECTION_FAILED, str(error)) from error
 
     async def connect_apart(self) -> Connection:
         """A connection like those of the pool, and none of them. Raises: ConnectFailed."""

@@ -34,7 +34,7 @@ class DriverSession:
     """
 
     def __init__(self, database: "Database") -> None:
-        self._engine = database.engine
+        self._connector = database.connector
         self._trust = database.trust
         database.sessions_pinned += 1
         self._connection: AsyncConnection | None = None
@@ -90,7 +90,7 @@ class DriverSession:
         return self._driver or await self._connect()
 
     async def _connect(self) -> Connection:
-        connection = await self._engine.connect()
+        connection = await self._connector.check_out()
         try:
             raw = await connection.get_raw_connection()
             driver = raw.driver_connection

@@ -69,7 +69,7 @@ class GaleraNode(LocalServer):
         return {**os.environ, "PATH": f"{HOME / 'usr/bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
     def _password(self, user: str = USER) -> str:
-        return self._shared_password if user == USER else super()._password(user)
+        return f"{self._shared_password}-{user}"
 
     def _options(self) -> list[str]:
         hosts = ",".join(f"127.0.0.1:{port}" for port in self._addresses)

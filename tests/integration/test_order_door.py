@@ -300,17 +300,17 @@ async def test_an_idempotency_key_is_its_callers_with_its_roles(shop: Door) -> N
 async def test_a_strangers_hold_and_none_are_one_answer(shop: Door) -> None:
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
     body = {"order_id": "their-cart", "product_id": 1, "warehouse_id": 1, "quantity": 1, "expires_at": until}
-    service = {"X-API-Key": SHOP}
-    person = {**service, "Authorization": f"Bearer {token(sub='9')}"}
+    as_service = {"X-API-Key": SHOP}
+    as_person = {"X-API-Key": SHOP, "Authorization": f"Bearer {token(sub='9')}"}
 
     async with aiohttp.ClientSession() as session:
-        async with session.post(f"{shop.base_url}/reservations", json=body, headers=service) as made:
+        async with session.post(f"{shop.base_url}/reservations", json=body, headers=as_service) as made:
             assert made.status == 201, await made.text()
             theirs = made.headers["Location"].rpartition("/")[2]
         absent = theirs[:-4] + ("0000" if not theirs.endswith("0000") else "1111")
 
         async def look(id_: str) -> tuple[int, dict[str, Any]]:
-            async with session.get(f"{shop.base_url}/reservations/{id_}", headers=person) as response:
+            async with session.get(f"{shop.base_url}/reservations/{id_}", headers=as_person) as response:
                 error = (await response.json())["error"]
                 return response.status, json.loads(json.dumps({**error, "request_id": ""}).replace(id_, "ID"))
 
