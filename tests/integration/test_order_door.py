@@ -159,10 +159,10 @@ def test_the_development_profile_answers_to_no_strange_name(start_door: StartDoo
     door = start_door(ORDERS_PROFILE="development", ORDERS_HOST_NAMES='["shop.test"]')
     port = door.base_url.split(":")[2].split("/")[0]
     for host in ("127.0.0.1", f"127.0.0.1:{port}", "localhost", f"LOCALHOST:{port}", "[::1]", f"[::1]:{port}",
-                 "10.1.2.3", "a.localhost", "shop.test", f"Shop.test:{port}"):  # fmt: skip
+                 "10.1.2.3", "a.localhost", f"orders:{port}", "shop.test", f"Shop.test:{port}"):  # fmt: skip
         assert exchange(door.base_url, request("GET", "/health", host=host)).status == 200, host
     for host in ("rebound.example", f"rebound.example:{port}", "127.0.0.1.rebound.example",
-                 "localhost.rebound.example", "notlocalhost", "", "127.0.0.1:x", "x@127.0.0.1"):  # fmt: skip
+                 "localhost.rebound.example", "notlocalhost.", "ai.", "", "127.0.0.1:x", "x@127.0.0.1"):  # fmt: skip
         for path in ("/health", ORDERS, "/swagger/"):
             sent = request("GET", path, f"X-API-Key: {DEVELOPMENT_API_KEY}", host=host)
             assert exchange(door.base_url, sent).status in (400, 403), host
