@@ -285,6 +285,28 @@ async def test_a_stream_ends_with_its_token(shop: Door) -> None:
             assert stream.status == 401
 
 
+async def test_a_wait_that_outlives_its_token_shows_nothing(
+    processes: Processes, warehouse_database_url: str, start_door: StartDoor
+) -> None:
+    warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
+    await load_demo(target, "")
+    door = await asyncio.to_thread(lambda: start_door(target, ORDERS_GATEWAY="queued"))
+
+    def place() -> str:
+        placed = door.ask(f"X-API-Key: {SHOP}", method="POST", body=json.dumps(order()))
+        assert placed.status == 202, placed
+        return placed.all("location")[0]
+
+    def wait() -> tuple[int, int]:
+        place()  # so that the price is known
+        warehouse.stop()
+        path = f"{place()}?wait=3"
+        bearer = f"Authorization: Bearer {token(exp=time.time() + 2)}"
+        return door.status(f"X-API-Key: {SHOP}", bearer, path=path), door.status(f"X-API-Key: {SHOP}", path=path)
+
+    assert await asyncio.to_thread(wait) == (401, 200)
+
+
 async def test_an_idempotency_key_is_its_callers_with_its_roles(shop: Door) -> None:
     def place(shown: str) -> RawAnswer:
         headers = (f"X-API-Key: {shown}", "Idempotency-Key: cart-1")
