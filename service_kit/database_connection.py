@@ -89,12 +89,14 @@ class Connection(SafeAsyncConnection):
     Attributes:
         server: which server this leads to: two connections with the same one lead to the same.
         is_mariadb: whether that is a MariaDB.
+        is_on_cluster: whether its transactions wait, as they begin, for what other nodes have committed.
         made_at, heard_at: monotonic time when it was made, and when the server was last known to answer on it.
         expires_at: monotonic time after which it is to be replaced.
     """
 
     server = ""
     is_mariadb = False
+    is_on_cluster = False
 
     def __init__(self, settings: DatabaseSettings, **options: Any) -> None:
         # What the driver would do about autocommit depends on a status flag; the set-up does it.
@@ -132,7 +134,8 @@ class Connection(SafeAsyncConnection):
             raise ConnectFailed(CONNECTION_FAILED, f"{what}: {'; '.join(problems)}")
         self.server, self.is_mariadb = str(server), is_mariadb(found)
         if statement := causal_reads(found):
-            await self.run(statement)
+            self.is_on_cluster = True
+            await self.run(f"{statement};SELECT 1")  # which fails where the node is not up to date
 
     async def run(self, statements: str, values: dict[str, Any] | None = None) -> list[list[tuple[Any, ...]]]:
         """Send `statements` (separated by `;`) at once; return the rows of each in turn, [] where it has none."""

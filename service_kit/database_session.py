@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database_connection import Connection
-from service_kit.database_errors import SERVER_LOST
+from service_kit.database_errors import LOCK_WAIT_TIMEOUT, NO_QUORUM, SERVER_LOST, error_number
 
 if TYPE_CHECKING:
     from service_kit.database import Database
@@ -54,7 +54,12 @@ class DriverSession:
         begins, ends = _begins_and_ends(statements)
         # Whatever comes of it, from here on the transaction may be open; said before, so that no failure hides it.
         self._is_open = self._is_open or begins
-        results = await driver.run(statements, values)
+        try:
+            results = await driver.run(statements, values)
+        except pymysql.err.OperationalError as error:
+            if error_number(error) == LOCK_WAIT_TIMEOUT and await _is_cut_off(driver):
+                raise pymysql.err.OperationalError(NO_QUORUM, "the node can't tell what others committed") from error
+            raise
         # The server says so, too, unless a proxy drops its flags: in doubt it is open.
         self._is_open = (self._is_open and not ends) or driver.get_transaction_status()
         return results
@@ -103,3 +108,16 @@ class DriverSession:
             raise
         self._connection, self._driver = connection, driver
         return driver
+
+
+async def _is_cut_off(driver: Connection) -> bool:
+    """Whether a lock wait that ended was none: Galera uses its number, too, for a transaction that could not begin
+    because the node can't find out what the others have committed. After a true one the transaction is still open."""
+    if not (driver.is_on_cluster and driver.is_mariadb):
+        return False
+    try:
+        [[(is_within,)]] = await driver.run("SELECT @@in_transaction")
+    except Exception as error:
+        log.info("cluster_node_cut_off", error=repr(error))
+        return True
+    return not is_within
