@@ -133,7 +133,7 @@ class AccessSettings(ServiceSettings):
     event_heartbeat_seconds: float = Field(15, gt=0, le=300, description="a silent stream shows that it lives")
     event_poll_seconds: float = Field(0.25, gt=0, le=60, description="how often watched orders are looked at")
     host_names: tuple[str, ...] = Field(
-        (), description="names, besides addresses and localhost, by which the development profile may be asked for"
+        (), description="names with a dot by which the development profile may be asked for"
     )
     cors_origins: tuple[str, ...] = Field((), description='origins of browsers that may call; ("*",): all')
     cors_max_age_seconds: int = Field(600, ge=0, le=86_400)

@@ -121,6 +121,12 @@ def auth_middleware(
     return check
 
 
+def must_still_be_valid(request: web.Request) -> None:
+    """For what took long. Raises: ApiError, if the key or the token would not be taken any more."""
+    if not request[IS_VALID]():
+        raise ApiError("UNAUTHENTICATED", "the key or the token is not valid any more")
+
+
 def _only(request: web.Request, name: str) -> str | None:
     """The one header of this name. Raises: ApiError, where there are several, of which others may look at another."""
     found = request.headers.getall(name, ())

@@ -60,8 +60,9 @@ async def measured(ask: Ask) -> tuple[float, list[str]]:
         try:
             await ask()
         except (aiohttp.ClientError, grpc.aio.AioRpcError, TimeoutError) as error:
-            is_call = isinstance(error, grpc.aio.AioRpcError)
-            errors.append(f"{error.code().name} {error.details()}" if is_call else repr(error))
+            errors.append(
+                f"{error.code().name} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)
+            )
         taken.append(time.perf_counter() - started)
         await asyncio.sleep(PAUSE_SECONDS)
     return sorted(taken)[int(len(taken) * 0.99)] * 1000, errors

@@ -159,10 +159,10 @@ def test_the_development_profile_answers_to_no_strange_name(start_door: StartDoo
     door = start_door(ORDERS_PROFILE="development", ORDERS_HOST_NAMES='["shop.test"]')
     port = door.base_url.split(":")[2].split("/")[0]
     for host in ("127.0.0.1", f"127.0.0.1:{port}", "localhost", f"LOCALHOST:{port}", "[::1]", f"[::1]:{port}",
-                 "10.1.2.3", "a.localhost", "shop.test", f"Shop.test:{port}"):  # fmt: skip
+                 "10.1.2.3", "a.localhost", f"orders:{port}", "shop.test", f"Shop.test:{port}"):  # fmt: skip
         assert exchange(door.base_url, request("GET", "/health", host=host)).status == 200, host
     for host in ("rebound.example", f"rebound.example:{port}", "127.0.0.1.rebound.example",
-                 "localhost.rebound.example", "notlocalhost", "", "127.0.0.1:x", "x@127.0.0.1"):  # fmt: skip
+                 "localhost.rebound.example", "notlocalhost.", "ai.", "", "127.0.0.1:x", "x@127.0.0.1"):  # fmt: skip
         for path in ("/health", ORDERS, "/swagger/"):
             sent = request("GET", path, f"X-API-Key: {DEVELOPMENT_API_KEY}", host=host)
             assert exchange(door.base_url, sent).status in (400, 403), host
@@ -283,6 +283,28 @@ async def test_a_stream_ends_with_its_token(shop: Door) -> None:
             assert b"not valid any more" in await stream.content.read()
         async with session.get(f"{shop.base_url}{place}/events") as stream:
             assert stream.status == 401
+
+
+async def test_a_wait_that_outlives_its_token_shows_nothing(
+    processes: Processes, warehouse_database_url: str, start_door: StartDoor
+) -> None:
+    warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
+    await load_demo(target, "")
+    door = await asyncio.to_thread(lambda: start_door(target, ORDERS_GATEWAY="queued"))
+
+    def place() -> str:
+        placed = door.ask(f"X-API-Key: {SHOP}", method="POST", body=json.dumps(order()))
+        assert placed.status == 202, placed
+        return placed.all("location")[0]
+
+    def wait() -> tuple[int, int]:
+        place()  # so that the price is known
+        warehouse.stop()
+        path = f"{place()}?wait=3"
+        bearer = f"Authorization: Bearer {token(exp=time.time() + 2)}"
+        return door.status(f"X-API-Key: {SHOP}", bearer, path=path), door.status(f"X-API-Key: {SHOP}", path=path)
+
+    assert await asyncio.to_thread(wait) == (401, 200)
 
 
 async def test_an_idempotency_key_is_its_callers_with_its_roles(shop: Door) -> None:
