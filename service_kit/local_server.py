@@ -221,6 +221,8 @@ class LocalServer:
             f"--datadir={self.folder / 'data'}",
             "--socket=server.sock",  # relative to the data folder: an absolute path may be too long for a socket
             "--pid-file=server.pid",
+            # A server that starts deletes what looks like an earlier one's files there: never one folder for several.
+            f"--tmpdir={self._temporary_folder()}",
             f"--init-file={self.folder / 'init.sql'}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
@@ -235,6 +237,11 @@ class LocalServer:
             f"--max-connections={self.settings.connections_max}",
             "--performance-schema=OFF",
         ]
+
+    def _temporary_folder(self) -> Path:
+        folder = self.folder / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _write_init_file(self, program: ServerProgram) -> None:
         account, password = f"'{USER}'@'127.0.0.1'", self._password()

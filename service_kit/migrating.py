@@ -100,7 +100,9 @@ def _turn(engine: Engine, connection: Connection) -> Iterator[None]:
 
 def _wait_for_turn(guard: Connection) -> None:
     """Lock the one row of `migration_lock` on this connection until its transaction ends."""
-    guard.exec_driver_sql("CREATE TABLE IF NOT EXISTS migration_lock (id INT PRIMARY KEY) ENGINE=InnoDB")
+    guard.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS migration_lock (id INT PRIMARY KEY) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
+    )
     guard.exec_driver_sql("INSERT IGNORE INTO migration_lock (id) VALUES (1)")
     guard.commit()
     guard.exec_driver_sql(f"SET innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")

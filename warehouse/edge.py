@@ -19,7 +19,7 @@ from warehouse.auth import API_KEY_HEADER, Keyring, Role
 from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
-from warehouse.status import Metadata, TooManyCalls, status_of_error, trailing, trailing_refusal
+from warehouse.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
 from warehouse.validation import OPAQUE_ID_LENGTH_MAX, Checks
 
 log = structlog.get_logger(__name__)
@@ -153,7 +153,7 @@ class Edge:
 
     def failed(self, method: str, error: Exception) -> Ending:
         """A fault, or a caller's mistake: how the call ends; counted and logged."""
-        ending = trailing(status_of_error(error))
+        ending = trailing_error(error)
         code = ending[0].name
         self.calls.ended.add(method, code)
         if ending[0] is _INTERNAL:

@@ -88,16 +88,31 @@ class StockQueries:
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
         return await self.listed(lambda connection: _load_page(connection, ids))
 
-    async def levels_of_product(self, product_id: int, size: int) -> list[Level]:
-        """The stock levels of a product, by priority of the warehouse."""
+    async def levels_of_product(
+        self, product_id: int, after: tuple[int, int] | None, size: int
+    ) -> list[tuple[int, Level]]:
+        """The stock levels of a product, by priority and id of the warehouse, each with that priority.
+
+        Args:
+            after: the (priority, warehouse_id) behind which to begin; None: at the beginning.
+        """
+        table = warehouses.c
         query = (
-            select(stock_levels)
-            .join(warehouses, warehouses.c.warehouse_id == stock_levels.c.warehouse_id)
+            select(table.priority, stock_levels)
+            .join(warehouses, table.warehouse_id == stock_levels.c.warehouse_id)
             .where(stock_levels.c.product_id == product_id)
-            .order_by(warehouses.c.priority, warehouses.c.warehouse_id)
-            .limit(size)
         )
-        return [_level(row) for row in await self._list(query)]
+        if after is not None:
+            same = and_(table.priority == after[0], table.warehouse_id > after[1])
+            query = query.where(or_(table.priority > after[0], same))
+        query = query.order_by(table.priority, table.warehouse_id).limit(size)
+        return [(int(row[0]), _level(row[1:])) for row in await self._list(query)]
+
+    async def warehouses_of_product(self, product_id: int, least: int, size: int) -> list[int]:
+        """The next warehouses, from id `least` on, that keep a product, by id."""
+        table = stock_levels.c
+        query = select(table.warehouse_id).where(table.product_id == product_id, table.warehouse_id >= least)
+        return [int(row[0]) for row in await self._list(query.order_by(table.warehouse_id).limit(size))]
 
     async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
         """Of the products and the warehouses in `keys`, those that exist."""
@@ -186,8 +201,8 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
     )
 
 
-def _level(row: Row[Any]) -> Level:
-    values: list[Any] = [*row[:-2], to_instant(row.created_at), to_instant(row.updated_at)]
+def _level(row: Sequence[Any]) -> Level:
+    values: list[Any] = [*row[:-2], to_instant(row[-2]), to_instant(row[-1])]
     return Level(*values)
 
 

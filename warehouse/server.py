@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import Background, end
 from service_kit.batcher import Batcher
+from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
 from service_kit.database_problems import check_database
 from service_kit.metrics import Metrics
@@ -111,6 +112,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     background = Background()
     background.watch(batcher, levels)
     await _tell_health(known, database, background)
+    await report_wrong_columns(database)
     await server.start()
     tasks = [
         background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
@@ -170,8 +172,9 @@ def _add_services(
 ) -> None:
     queries = StockQueries(database, settings.lists_at_once_max)
     requests = RequestReader(database)
-    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, settings.limits)
-    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
+    limits, bytes_max = settings.limits, settings.message_bytes_max
+    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, limits, bytes_max)
+    administration = Administration(edge, batcher, levels, queries, Catalogue(database), limits, bytes_max)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
 

@@ -13,6 +13,7 @@ from service_kit.database_url import read_database_url
 from service_kit.pem import check_certificates, check_pair
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 from warehouse.auth import ApiKey, is_known_to_everybody
+from warehouse.sizes import MESSAGE_BYTES_LEAST
 
 SESSIONS_PINNED = 2
 """Connections of the pool that a server keeps for itself: that of the store, and that of the reader of levels."""
@@ -83,7 +84,12 @@ class WarehouseSettings(ServiceSettings):
     )
     calls_max: int = Field(16_384, ge=1, description="calls in flight per process; past it callers are turned away")
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
-    message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    message_bytes_max: int = Field(
+        4 * 1024 * 1024,
+        ge=MESSAGE_BYTES_LEAST,
+        le=64 * 1024 * 1024,
+        description="of a request and of an answer; pages of lists end by it. Clients must take answers of that size",
+    )
     stop_grace_seconds: float = Field(10, ge=0, le=600, description="time for calls in flight after SIGTERM")
     keepalive_seconds: float = Field(60, ge=1, description="ping a silent client this often")
     keepalive_client_min_seconds: float = Field(10, ge=0, description="hang up on clients that ping more often")

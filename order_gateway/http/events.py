@@ -15,6 +15,7 @@ from order_gateway.access import AccessSettings
 from order_gateway.http.auth import Caller
 from order_gateway.http.errors import ApiError
 from order_gateway.http.limits import TIME_LIMIT
+from order_gateway.http.readers import is_digits
 from order_gateway.http.reading import invalid
 from order_gateway.listing import Happening, Listing
 from order_gateway.orders import Instant, Payment, Status, is_settled
@@ -134,6 +135,6 @@ def _frame(happening: Happening, caller: Caller) -> bytes:
 
 def _last_event_id(request: web.Request) -> int:
     raw = request.headers.get("Last-Event-ID", "0")
-    if raw.isascii() and raw.isdigit() and len(raw) <= 18:
+    if is_digits(raw):
         return int(raw)
     raise invalid("Last-Event-ID", "must be the id of an event of this stream")

@@ -16,6 +16,7 @@ from order_gateway.http.fields import Query
 from order_gateway.http.inventory import CLOSED, HELD, take_hold
 from order_gateway.http.operations import Operation
 from order_gateway.http.order_holds import OF_ORDER, OrderHolds
+from order_gateway.http.readers import is_digits
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.listing import Listing
 
@@ -90,7 +91,7 @@ class ReservationRoutes:
         return success(CleanupView(await self._inventory.sweep(changing(request))))
 
     async def _reservation_id(self, path: HoldPath) -> str:
-        if not path.id.isdigit():
+        if not is_digits(path.id):
             return path.id.lower()
         found = await self._listing.reservation_id(int(path.id))
         if found is None:

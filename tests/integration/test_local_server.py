@@ -92,6 +92,11 @@ def test_it_is_durable_and_speaks_utf8(server: LocalServer) -> None:
     assert isolation[0][1] == "READ-COMMITTED"
 
 
+def test_its_temporary_files_are_its_own(server: LocalServer) -> None:
+    # Any server that starts deletes `#sql...` in its temporary folder, also those of a server that is running.
+    assert query(server, "SELECT @@tmpdir") == ((str(server.folder / "tmp"),),)
+
+
 def test_only_the_owner_of_the_folder_knows_the_password(server: LocalServer) -> None:
     assert (server.folder / "password").stat().st_mode & 0o077 == 0
     for user in ("root", "stock"):
