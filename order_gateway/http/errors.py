@@ -73,6 +73,8 @@ STATUS: Mapping[str, int] = {
 }
 """What each code is answered with; codes that are not here are 409."""
 STATUS_OTHERWISE = 409
+CLIENT_GONE = 499
+"""As nginx has it: the client hung up before its request was here, or before its answer. In logs and metrics only."""
 
 
 class ApiError(Exception):
@@ -138,6 +140,11 @@ def request_in_progress() -> ApiError:
     return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
 
 
+def gone() -> web.Response:
+    """What is left of a request whose client hung up; nobody gets it."""
+    return web.Response(status=CLIENT_GONE)
+
+
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure leaves in the envelope; what nobody foresaw is logged and says only that it happened."""
@@ -147,7 +154,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(request, error)
     except web.HTTPException as error:
         return failure(request, _from_http(error))
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, ConnectionError):
+        if request.transport is None:
+            return gone()
         return failure(request, ApiError("INVALID_ARGUMENT", "the body can't be decoded as its headers say"))
     except OrderNotFound as error:
         return failure(request, ApiError("ORDER_NOT_FOUND", str(error)))

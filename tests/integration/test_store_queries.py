@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Select
 from sqlalchemy.dialects import mysql
 
-from service_kit.database import Database, DatabaseSettings
+from service_kit.database import Database
 from tests.conftest import MakeDatabase
 from tests.warehouse_kit import connection
 from warehouse import queries, requests, statements
@@ -174,9 +174,7 @@ LISTINGS = {
     "the next since": spied(lambda q: q.reservations_newest_first("", 0, None, reservation_id(2002), 11, 1)),
     "by expiry": spied(lambda q: q.reservations_by_expiry(State.RESERVED, None, 11)),
     "by expiry, next": spied(lambda q: q.reservations_by_expiry(State.COMMITTED, (int(_MIDDLE), "x"), 11)),
-    "levels": spied(lambda q: q.levels_of_product(1, None, 11)),
-    "levels, next": spied(lambda q: q.levels_of_product(1, (0, 1), 11)),
-    "warehouses of a product": spied(lambda q: q.warehouses_of_product(1, 0, 11)),
+    "levels": spied(lambda q: q.levels_of_product(1, 11)),
     "a ledger's newest": spied(lambda q: q.movements((1, 1), None, None, None, 11)),
     "a ledger's next": spied(lambda q: q.movements((1, 1), None, None, 2000, 11)),
 }
@@ -216,5 +214,5 @@ async def test_the_database_door_reads_what_is_committed(url: str) -> None:
     finally:
         await database.close()
     zone, mode, wait = settings
-    assert (zone, wait, level[1]) == ("+00:00", DatabaseSettings().lock_wait_timeout_seconds, "READ-COMMITTED")
+    assert (zone, wait, level[1]) == ("+00:00", database.settings.lock_wait_timeout_seconds, "READ-COMMITTED")
     assert {"NO_BACKSLASH_ESCAPES", "STRICT_ALL_TABLES"} <= set(mode.split(","))

@@ -33,7 +33,7 @@ from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import TIME_LIMIT, RateLimit, cors_headers, load_middleware
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
-from order_gateway.http.reading import decode
+from order_gateway.http.strict_json import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
