@@ -70,7 +70,7 @@ async def _first(
 
 
 def _is_lasting(response: web.StreamResponse) -> bool:
-    """Faults, and refusals that ask to be repeated, are not the answer to keep, and one that nobody was given is none."""
+    """Faults, and refusals that ask to be repeated, are not the answer to keep; one that nobody got is none."""
     return response.status < CLIENT_GONE and "Retry-After" not in response.headers
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 FIELDS_MAX = 200
-"""Fields of one object (or of a query). No operation knows a tenth of them, and each unknown one is a violation to tell."""
+"""Fields of one object, or of a query: no operation knows a tenth of them, and each unknown one is a violation."""
 WHOLE_DIGITS_MAX = 40
 """Python's time to read a whole number grows with the square of its digits; nothing here takes more than 19 of them."""
 EXPONENT_MAX = 99
