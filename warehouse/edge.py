@@ -17,6 +17,7 @@ from service_kit.logging import call_details
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role
 from warehouse.commands import Answer
+from warehouse.incoming import Unread
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
 from warehouse.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
@@ -203,7 +204,7 @@ class HasEdge(Protocol):
 
 ServicerT = TypeVar("ServicerT", bound=HasEdge)
 Method = Callable[[ServicerT, RequestT, Caller], Awaitable[ResponseT | Refusal]]
-Handler = Callable[[ServicerT, RequestT, Context], Awaitable[ResponseT]]
+Handler = Callable[[ServicerT, RequestT | Unread, Context], Awaitable[ResponseT]]
 
 
 def rpc(
@@ -221,7 +222,7 @@ def rpc(
     def wrap(method: Method[ServicerT, RequestT, ResponseT]) -> Handler[ServicerT, RequestT, ResponseT]:
         name = method.__name__
 
-        async def outcome(self: ServicerT, request: RequestT, context: Context) -> ResponseT | Ending:
+        async def outcome(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT | Ending:
             edge = self.edge
             # The task ends with the call, and the variable with the task.
             call_details.set(partial(_describe, name, request, context))
@@ -230,6 +231,9 @@ def rpc(
             try:
                 if edge.in_flight > edge.calls_max:
                     raise TooManyCalls
+                if isinstance(request, Unread):
+                    edge.admit(context, Role.READER)
+                    request = request.read()
                 needed = role if isinstance(role, Role) else role(request)
                 answer = await method(self, request, edge.admit(context, needed))
             except Exception as error:
@@ -245,7 +249,7 @@ def rpc(
             return answer
 
         @wraps(method)
-        async def handle(self: ServicerT, request: RequestT, context: Context) -> ResponseT:
+        async def handle(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT:
             tracing, answering = self.edge.tracing, outcome(self, request, context)
             answer = await (answering if tracing is None else _traced(tracing, name, context, answering))
             if isinstance(answer, tuple):

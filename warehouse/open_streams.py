@@ -11,8 +11,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from warehouse.incoming import Unread
+
 Context = grpc.aio.ServicerContext[Any, Any]
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNREADABLE = "this is no message of this method"
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
@@ -38,6 +41,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: Context) -> Any:
         """How a service is now."""
+        if isinstance(request, Unread):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
@@ -45,6 +50,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Watch(self, request: Any, context: Context) -> None:
         """How a service is, now and whenever that changes."""
+        if isinstance(request, Unread):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         told = None
         while True:
             changed, is_last = self._changed, self._is_stopping
@@ -74,10 +81,11 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
     async def ServerReflectionInfo(self, request_iterator: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """Answer questions until there are no more, or the server stops."""
-        async for answer in super().ServerReflectionInfo(self._until_stop(request_iterator), context):
+        questions = self._until_stop(request_iterator, context)
+        async for answer in super().ServerReflectionInfo(questions, context):
             yield answer
 
-    async def _until_stop(self, questions: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async def _until_stop(self, questions: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         asked = aiter(questions)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -89,6 +97,8 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
                     return
                 if (found := question.result()) is None:
                     return
+                if isinstance(found, Unread):
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
                 yield found
         finally:
             stopping.cancel()
