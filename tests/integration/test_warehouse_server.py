@@ -47,6 +47,7 @@ KEYS = tuple(
 )
 NEEDED = {
     Role.READER: (
+        "BatchGetRequests",
         "CheckStock",
         "GetCaller",
         "GetReservation",
