@@ -4,7 +4,7 @@ Python's own reader also takes NaN, Infinity and the last of duplicate names; fl
 """
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 FIELDS_MAX = 200
@@ -23,7 +23,11 @@ def _whole(text: str) -> int | Decimal:
 
 
 def _fraction(text: str) -> Decimal:
-    number = Decimal(text)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        # Its exponent has more digits than an exponent can have here.
+        return _signed(_TOO_SMALL if "e-" in text.lower() else _TOO_LARGE, text)
     place = number.adjusted()
     if -EXPONENT_MAX <= place <= EXPONENT_MAX:
         return number
