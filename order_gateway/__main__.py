@@ -194,6 +194,7 @@ async def run(settings: OrdersSettings) -> None:
         saga.nudge = relay.nudge
         for name, work in (
             ("breaker", gateway.watch),
+            ("database", database.watch),
             ("mode", modes.run),
             ("catalogue", reading.run),
             ("standing", standing.run),

@@ -77,7 +77,7 @@ async def report_wrong_columns(database: Database) -> list[str]:
     """
 
     async def read(connection: AsyncConnection) -> list[str]:
-        rows = await connection.exec_driver_sql(_WRONG_COLUMNS)
+        rows: list[Any] = list(await connection.exec_driver_sql(_WRONG_COLUMNS))
         return [f"{row[0]}.{row[1]} ({row[2]})" for row in rows]
 
     try:

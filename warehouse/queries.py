@@ -53,9 +53,8 @@ class StockQueries:
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
-        found = await self._database.run_in_transaction(
-            lambda connection: _load(connection, [_as_ascii(reservation_id)])
-        )
+        # In a snapshot: its lines are those of its state, whatever is committed meanwhile.
+        found = await self._database.read_in_snapshot(lambda connection: _load(connection, [_as_ascii(reservation_id)]))
         return found[0] if found else None
 
     async def reservations_newest_first(
@@ -116,10 +115,15 @@ class StockQueries:
 
     async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
         """Of the products and the warehouses in `keys`, those that exist."""
-        found = await self._all(select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys})))
+        found = select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys}))
         table = warehouses.c
-        others = await self._all(select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys})))
-        return frozenset(row[0] for row in found), frozenset(row[0] for row in others)
+        others = select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys}))
+
+        async def read(connection: AsyncConnection) -> tuple[frozenset[int], frozenset[int]]:
+            both = [(await connection.execute(query)).scalars().all() for query in (found, others)]
+            return frozenset(both[0]), frozenset(both[1])
+
+        return await self._database.read_in_snapshot(read)
 
     async def movements(
         self, key: LevelKey, kind: MovementType | None, since: int | None, before: int | None, size: int
@@ -138,9 +142,9 @@ class StockQueries:
         return [movement for movement in found if since is None or movement.created_at >= since]
 
     async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What `read` finds, in a transaction, when it is its turn among the lists."""
+        """What `read` finds, as of one moment, when it is its turn among the lists."""
         async with self._lists:
-            return await self._database.run_in_transaction(read)
+            return await self._database.read_in_snapshot(read)
 
     async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:
         return await self.listed(lambda connection: _rows(connection, query))

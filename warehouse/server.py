@@ -117,6 +117,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     await server.start()
     tasks = [
         background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
+        background.keep("database", database.watch),
         background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
@@ -242,7 +243,7 @@ async def _watch_health(known: Health, database: Database, background: Backgroun
 
 
 async def _tell_health(known: Health, database: Database, background: Background) -> None:
-    """SERVING while the database answers and all goes on, for the server as a whole ("") and for each service."""
+    """SERVING while the database takes writes and all goes on, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING

@@ -55,8 +55,9 @@ def idempotency_middleware(answers: Answers) -> Middleware:
 async def _first(
     request: web.Request, handler: Handler, answers: Answers, claimed: tuple[str, str, str]
 ) -> web.StreamResponse:
-    # Here already, so that the answer to keep is the one that the client sees.
-    response = await error_middleware(request, handler)
+    async with answers.held(*claimed):
+        # Here already, so that the answer to keep is the one that the client sees.
+        response = await error_middleware(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
             answer = Answer(response.status, response.headers.get("Location"), response.body.decode())

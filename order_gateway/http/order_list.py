@@ -1,6 +1,5 @@
 """Orders in numbers, and what happened to one of them."""
 
-import asyncio
 from typing import Annotated
 
 from aiohttp import web
@@ -66,8 +65,7 @@ class OrderListRoutes:
             caller.must_be(query.user_id)
         wanted = Filter(query.user_id or caller.only_user, query.status, query.start_date, query.end_date)
         found, total = await self._listing.page(wanted, query.page, query.limit)
-        orders = await asyncio.gather(*map(self._store.read, found))
-        return success_page([order_view(order) for order in orders], query.page, query.limit, total)
+        return success_page([order_view(order) for order in found], query.page, query.limit, total)
 
     async def events(self, request: web.Request, path: ById) -> web.StreamResponse:
         """Follow an order: server-sent events of all that happened and happens to it."""
