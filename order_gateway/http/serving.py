@@ -4,6 +4,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
+from order_gateway.http.expecting import expecting
 from service_kit.unique_ids import random_hex
 
 
@@ -12,7 +13,7 @@ class EnvelopeRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        return _Server(expecting(made.request_handler), request_factory=made.request_factory, **self._kwargs)
 
 
 class _Server(web.Server):

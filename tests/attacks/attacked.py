@@ -2,18 +2,42 @@
 
 import asyncio
 import os
+import re
+import select
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from service_kit.service_process import ServiceProcess
 from tests.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.demo import load_demo
 
+ORDERS, ORDER = "/api/v1/orders", "/api/v1/orders/1"
+WISH: dict[str, Any] = {
+    "user_id": 7,
+    "shipping_address": "Street 1",
+    "payment_method": "card",
+    "items": [{"product_id": 1, "warehouse_id": 1, "quantity": 1}],
+}
+KEYS = {
+    name: make()
+    for name, make in {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "other": lambda: rsa.generate_private_key(65537, 2048),
+        "ec": lambda: ec.generate_private_key(ec.SECP256R1()),
+    }.items()
+}
+"""Private keys of those who issue tokens, by their kids; made anew for each run."""
 ANSWER_SECONDS_MAX = 30
+SAY_SECONDS = 0.15
+"""How long an answer is waited for that may never come."""
 NOT_LIMITED = {"ORDERS_REQUESTS_PER_SECOND_MAX": "1000000", "ORDERS_LOGINS_PER_MINUTE_MAX": "10000"}
 
 
@@ -36,13 +60,19 @@ class Attacked:
         return "".join(one.log_path.read_text(errors="replace") for one in (self.gateway, self.warehouse))
 
     def send(self, *parts: bytes, half_close: bool = False) -> bytes:
-        """Send bytes on a new connection, each part by itself, and give all that comes back until it is closed."""
+        """Send bytes on a new connection, each part by itself, and give all that comes back until it is closed.
+
+        Args:
+            half_close: let the other side know that no more will come, so that it does not wait for it.
+        """
         with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS_MAX) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 for part in parts:
                     connection.sendall(part)
                 if half_close:
+                    # The gateway takes it for a hanging up, so it may say first what it has to say.
+                    select.select([connection], [], [], SAY_SECONDS)
                     connection.shutdown(socket.SHUT_WR)
                 return read_all(connection)
             except (ConnectionResetError, BrokenPipeError):
@@ -98,8 +128,7 @@ def http(
 
 def statuses(answered: bytes) -> list[int]:
     """The statuses of the answers in what a server sent, interim ones as well."""
-    lines = answered.split(b"HTTP/1.1 ")[1:]
-    return [int(line[:3]) for line in lines]
+    return [int(status) for status in re.findall(rb"(?:^|[\n}])HTTP/1\.[01] ([0-9]{3}) ", answered)]
 
 
 def cpu_seconds(pid: int | None) -> float:
@@ -120,3 +149,14 @@ def resident_mib(pid: int | None) -> float:
     assert pid is not None, "it does not run any more"
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def public_keys() -> dict[str, Any]:
+    """The JWK set of KEYS."""
+    kinds = {"rsa": (RSAAlgorithm, "RS256"), "other": (RSAAlgorithm, "RS256"), "ec": (ECAlgorithm, "ES256")}
+    return {
+        "keys": [
+            kind.to_jwk(KEYS[name].public_key(), as_dict=True) | {"kid": name, "alg": algorithm}
+            for name, (kind, algorithm) in kinds.items()
+        ]
+    }

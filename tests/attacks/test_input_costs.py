@@ -4,7 +4,7 @@ Compared is the processor time of the server's process as a ratio: 2 is linear, 
 quadratic; it must be less than that once in a few tries. What can't be long is sent often.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import grpc
 import pytest
@@ -12,9 +12,7 @@ import pytest
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.service_process import NO_PROXY
-from tests.attacks.attacked import Attacked, attacked, cpu_seconds, http, statuses
-from tests.conftest import MakeDatabase
-from tests.processes import Processes
+from tests.attacks.attacked import Attacked, cpu_seconds, http, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 TRIES = 3
@@ -30,13 +28,6 @@ MESSAGE_BYTES = 240_000
 HEAD_BYTES = 3_600
 HEADS = 40
 """Requests with long heads that are sent one after the other, to be able to measure them."""
-
-
-@pytest.fixture(scope="module")
-def shop(make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    processes = Processes(tmp_path_factory.mktemp("costs"))
-    with attacked(processes, make_database("warehouse"), make_database("orders")) as made:
-        yield made
 
 
 def filled(before: str, part: str, after: str) -> Callable[[int], bytes]:
