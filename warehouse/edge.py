@@ -19,6 +19,7 @@ from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
 from warehouse.commands import Answer
+from warehouse.incoming import Unread
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
 from warehouse.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
@@ -219,7 +220,7 @@ class HasEdge(Protocol):
 
 ServicerT = TypeVar("ServicerT", bound=HasEdge)
 Method = Callable[[ServicerT, RequestT, Caller], Awaitable[ResponseT | Refusal]]
-Handler = Callable[[ServicerT, RequestT, Context], Awaitable[ResponseT]]
+Handler = Callable[[ServicerT, RequestT | Unread, Context], Awaitable[ResponseT]]
 
 
 def rpc(
@@ -237,7 +238,7 @@ def rpc(
     def wrap(method: Method[ServicerT, RequestT, ResponseT]) -> Handler[ServicerT, RequestT, ResponseT]:
         name = method.__name__
 
-        async def outcome(self: ServicerT, request: RequestT, context: Context) -> ResponseT | Ending:
+        async def outcome(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT | Ending:
             edge = self.edge
             # The task ends with the call, and the variable with the task.
             call_details.set(partial(_describe, name, request, context))
@@ -247,6 +248,9 @@ def rpc(
                 if edge.in_flight > edge.calls_max:
                     edge.calls.limited.add("calls")
                     raise TooManyCalls
+                if isinstance(request, Unread):
+                    edge.admit(context, Role.READER)
+                    request = request.read()
                 needed = role if isinstance(role, Role) else role(request)
                 caller = edge.admit(context, needed)
                 if edge.shares is None:
@@ -266,7 +270,7 @@ def rpc(
             return answer
 
         @wraps(method)
-        async def handle(self: ServicerT, request: RequestT, context: Context) -> ResponseT:
+        async def handle(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT:
             tracing, answering = self.edge.tracing, outcome(self, request, context)
             answer = await (answering if tracing is None else _traced(tracing, name, context, answering))
             if isinstance(answer, tuple):

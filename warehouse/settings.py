@@ -104,6 +104,9 @@ class WarehouseSettings(ServiceSettings):
         le=64 * 1024 * 1024,
         description="of a request and of an answer; pages of lists end by it. Clients must take answers of that size",
     )
+    request_bytes_max: int = Field(
+        512 * 1024, ge=1024, le=64 * 1024 * 1024, description="of a request that is not a BatchReserve"
+    )
     stop_grace_seconds: float = Field(10, ge=0, le=600, description="time for calls in flight after SIGTERM")
     keepalive_seconds: float = Field(60, ge=1, description="ping a silent client this often")
     keepalive_client_min_seconds: float = Field(10, ge=0, description="hang up on clients that ping more often")

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
 from order_gateway.http.auth import CALLER, Caller
-from order_gateway.http.errors import ApiError, error_middleware, request_in_progress
+from order_gateway.http.errors import CLIENT_GONE, ApiError, error_middleware, request_in_progress
 from order_gateway.http.reading import invalid
 from service_kit.database import Fault
 
@@ -71,8 +71,8 @@ async def _first(
 
 
 def _is_lasting(response: web.StreamResponse) -> bool:
-    """Faults, and refusals that ask to be repeated, are not the answer to keep."""
-    return response.status < 500 and "Retry-After" not in response.headers
+    """Faults, and refusals that ask to be repeated, are not the answer to keep; one that nobody got is none."""
+    return response.status < CLIENT_GONE and "Retry-After" not in response.headers
 
 
 def _again(answer: Answer) -> web.Response:

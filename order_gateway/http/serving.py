@@ -9,6 +9,7 @@ from aiohttp import web
 from order_gateway.http.answer_headers import secure
 from order_gateway.http.connections import Connection, ConnectionLimits, Connections
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
+from order_gateway.http.expecting import expecting
 from service_kit.unique_ids import random_hex
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,8 @@ class EnvelopeRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(self.connections, made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        handler = expecting(made.request_handler)
+        return _Server(self.connections, handler, request_factory=made.request_factory, **self._kwargs)
 
 
 class _Server(web.Server):

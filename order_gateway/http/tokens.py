@@ -63,7 +63,8 @@ class Tokens:
             claims = self._claims(token.strip())
         except jwt.ExpiredSignatureError as error:
             raise _refused("the token has expired; get a new one") from error
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # The library lets through what is wrong inside: times beyond all bounds, JSON that is nested too deeply.
             raise _refused("the token is not valid here") from error
         return _person(claims)
 

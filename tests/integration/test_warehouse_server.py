@@ -48,6 +48,7 @@ KEYS = tuple(
 )
 NEEDED = {
     Role.READER: (
+        "BatchGetRequests",
         "CheckStock",
         "GetCaller",
         "GetReservation",

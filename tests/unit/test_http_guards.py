@@ -34,8 +34,8 @@ from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import RateLimit, cors_headers
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
-from order_gateway.http.reading import decode
 from order_gateway.http.slots import TIME_LIMIT, Slots, slots_middleware
+from order_gateway.http.strict_json import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from order_gateway.http import fields
 from order_gateway.http.readers import END_OF_TIME, INT64_MAX, is_digits
-from order_gateway.http.reading import decode
+from order_gateway.http.strict_json import decode
 from order_gateway.http.views import plain_id
 from warehouse import wire
 from warehouse.settings import Limits
