@@ -133,6 +133,19 @@ class Edge:
         finally:
             self.shares.give_back(caller.key_name)
 
+    def opened(self, request: Any, context: Context) -> Any:
+        """The message of a call, if there is room for it; a long one is parsed for known callers only.
+
+        Raises: TooManyCalls, Unauthenticated, InvalidRequest.
+        """
+        if self.in_flight > self.calls_max:
+            self.calls.limited.add("calls")
+            raise TooManyCalls
+        if isinstance(request, Unread):
+            self.admit(context, Role.READER)
+            return request.read()
+        return request
+
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""
         self.calls.answered[method].observe(seconds)
@@ -245,18 +258,12 @@ def rpc(
             started = perf_counter()
             edge.in_flight += 1
             try:
-                if edge.in_flight > edge.calls_max:
-                    edge.calls.limited.add("calls")
-                    raise TooManyCalls
-                if isinstance(request, Unread):
-                    edge.admit(context, Role.READER)
-                    request = request.read()
-                needed = role if isinstance(role, Role) else role(request)
-                caller = edge.admit(context, needed)
+                message: RequestT = edge.opened(request, context)
+                caller = edge.admit(context, role if isinstance(role, Role) else role(message))
                 if edge.shares is None:
-                    answer = await method(self, request, caller)
+                    answer = await method(self, message, caller)
                 else:
-                    answer = await edge.shared(caller, partial(method, self, request, caller))
+                    answer = await edge.shared(caller, partial(method, self, message, caller))
             except Exception as error:
                 return edge.failed(name, error)
             except asyncio.CancelledError:

@@ -154,7 +154,7 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
 
 
 class _ByName:
-    """What generated code takes for a server, so that methods are found by name only, have readers of ours, and strangers
+    """What generated code takes for a server: its methods are found by name only, have readers of ours, and strangers
     don't get to them.
 
     grpc.aio waits for each method that is also registered with its core by a task of its own, and looks at all of

@@ -186,7 +186,8 @@ async def test_a_caller_out_of_time_has_no_effect(warehouse_database_url: str) -
             given_up = calls.holds.Reserve(reserve((1, 1, 1)))
             given_up.cancel()
             rival.rollback()
-        assert {no.code for no in late} == {"DEADLINE_EXCEEDED"}
+        # Or they are told shortly before that what they need is locked.
+        assert {no.code for no in late} <= {"DEADLINE_EXCEEDED", "ABORTED"}
         assert not isinstance(await first, No)
         await calls.hold((1, 1, 1))
         assert await calls.level() == (10, 2)
