@@ -122,8 +122,6 @@ async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally) -> None:
                 request = path.encode() + b" " + data
                 is_bad = error.code() in codes_bad
                 tally.note(error.code().name, request, is_bad=is_bad, said=(error.details() or "").encode())
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    print("UN", error.details(), path, data[:50], metadata, file=sys.stderr)
 
 
 async def _send_frames(target: str, requests: GrpcRequests, tally: Tally) -> None:
