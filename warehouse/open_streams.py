@@ -4,12 +4,11 @@ The libraries' own servicers know no end: a server that stops would wait for eac
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import SERVICE_NAME
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from warehouse.entrance import OpenCalls
@@ -67,15 +66,14 @@ class Health:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
             await changed.wait()
 
-    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
-        """Its methods for a server, bounded."""
+    def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
+        """Its methods for a server, by name, bounded."""
         ask = reader(health_pb2.HealthCheckRequest.FromString, PARSED_AT_ONCE_BYTES)
         tell = health_pb2.HealthCheckResponse.SerializeToString
-        methods = {
+        return {
             "Check": grpc.stream_unary_rpc_method_handler(opened.answering(self.Check), ask, tell),
             "Watch": grpc.stream_stream_rpc_method_handler(opened.streaming(self.watch), ask, tell),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -93,12 +91,12 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
         """End the open calls, once what they asked is answered."""
         self._stopping.set()
 
-    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
-        """Its methods for a server, bounded."""
+    def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
+        """Its methods for a server, by name, bounded."""
         ask = reader(reflection_pb2.ServerReflectionRequest.FromString, PARSED_AT_ONCE_BYTES)
         tell = reflection_pb2.ServerReflectionResponse.SerializeToString
         info = grpc.stream_stream_rpc_method_handler(opened.streaming(self.ServerReflectionInfo), ask, tell)
-        return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": info})
+        return {"ServerReflectionInfo": info}
 
     async def ServerReflectionInfo(self, request_iterator: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """Answer questions until there are no more, or the server stops."""

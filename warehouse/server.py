@@ -38,6 +38,7 @@ from warehouse.requests import RequestReader
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
+from warehouse.steady_server import add_service, steady_server
 from warehouse.store import LevelReader, StockStore
 from warehouse.tls import server_credentials
 
@@ -86,9 +87,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
-    server = grpc.aio.server(
-        options=_options(settings, shares_port=shares_port), maximum_concurrent_rpcs=calls_hard_max
-    )
+    server = steady_server(_options(settings, shares_port=shares_port), calls_hard_max)
     tracing, keyring = configure_tracing("warehouse"), Keyring(settings.api_keys)
     edge = Edge(
         keyring,
@@ -101,11 +100,12 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         logs_answers=settings.log_level == "DEBUG",
     )
     entrance = Entrance(keyring)
-    registry = cast("grpc.aio.Server", _ByName(server, entrance, edge, settings))
+    registry = cast("grpc.aio.Server", _Registry(server, entrance, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
     opened = OpenCalls(entrance, calls, settings.open_calls)
-    server.add_generic_rpc_handlers((known.handlers(opened), asked.handlers(opened)))
+    add_service(server, health.SERVICE_NAME, known.methods(opened))
+    add_service(server, reflection.SERVICE_NAME, asked.methods(opened))
     try:
         await check_database(database, SERVICE, must_answer=False)
         port = _bind(server, settings)
@@ -153,13 +153,8 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
         yield
 
 
-class _ByName:
-    """What generated code takes for a server: its methods are found by name only, have readers of ours, and strangers
-    don't get to them.
-
-    grpc.aio waits for each method that is also registered with its core by a task of its own, and looks at all of
-    these tasks for every call: with our two dozen methods, that is a sixth of what a call costs.
-    """
+class _Registry:
+    """What generated code takes for a server: its methods have readers of ours, and strangers don't get to them."""
 
     def __init__(self, server: grpc.aio.Server, entrance: Entrance, edge: Edge, settings: WarehouseSettings) -> None:
         self._server = server
@@ -171,11 +166,12 @@ class _ByName:
         """Nothing: the same ones come by their names."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """All methods of a service, as generic handlers; behind a doorkeeper, if there are keys."""
-        handler = grpc.method_handlers_generic_handler(service, bounded(handlers, self._bytes_max))
+        """All methods of a service; behind a doorkeeper, if there are keys."""
+        methods = bounded(handlers, self._bytes_max)
+        handler = grpc.method_handlers_generic_handler(service, methods)
         if self._entrance.is_locked:
             handler = Doorkeeper(handler, self._entrance, self._edge.failed)
-        self._server.add_generic_rpc_handlers((handler,))
+        add_service(self._server, service, methods, handler)
 
     def _bytes_max(self, method: str) -> int:
         is_batch = method == "BatchReserve"
