@@ -9,12 +9,14 @@ each method's next call is waited for by a task of its own.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 from grpc._cython import cygrpc
 
+_SAYS_WHAT_IT_COULD_NOT_DECODE = "Invalid encoding on"
 UNKNOWN = ""
 """The path that calls of unknown methods are given; nothing is found by it, so they are UNIMPLEMENTED."""
 
@@ -31,6 +33,14 @@ def steady_server(options: Sequence[tuple[str, Any]], calls_max: int) -> grpc.ai
         return grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
     finally:
         cygrpc.AioServer = plain
+
+
+def _is_harmless(record: logging.LogRecord) -> bool:
+    return not record.msg.startswith(_SAYS_WHAT_IT_COULD_NOT_DECODE) if isinstance(record.msg, str) else True
+
+
+# Otherwise any header with a byte that is no UTF-8 is written to the log as it is, a key, too, with a traceback.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
 
 
 class _SteadyServer(cygrpc.AioServer):  # type: ignore[misc]
