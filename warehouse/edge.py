@@ -16,6 +16,7 @@ import structlog
 from service_kit.logging import call_details
 from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
+from service_kit.turns import turn_owner
 from warehouse.auth import API_KEY_HEADER, Keyring, Role
 from warehouse.commands import Answer
 from warehouse.metrics import CallMetrics
@@ -252,6 +253,7 @@ def rpc(
                     raise TooManyCalls
                 needed = role if isinstance(role, Role) else role(request)
                 caller = edge.admit(context, needed)
+                turn_owner.set(caller.actor)
                 if edge.shares is None:
                     answer = await method(self, request, caller)
                 else:

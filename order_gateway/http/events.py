@@ -78,7 +78,7 @@ class Streams:
     async def serve(self, request: web.Request, order_id: int, caller: Caller) -> web.StreamResponse:
         """Stream until nothing can happen any more, or the client, the service or the time limit ends it."""
         last = _last_event_id(request)
-        if last and await self._is_over(order_id, last):
+        if last and await self._is_over(order_id, last, caller):
             # This tells a browser not to connect again.
             return web.Response(status=204)
         if request.method == "HEAD":
@@ -99,25 +99,25 @@ class Streams:
         self, request: web.Request, response: web.StreamResponse, order_id: int, last: int, caller: Caller
     ) -> None:
         while not self._watching.is_stopping:
-            happened = await self._listing.history(order_id, last, BATCH)
+            happened = await self._listing.history(order_id, last, BATCH, caller.actor)
             for happening in happened:
                 await response.write(_frame(happening, caller))
                 last = happening.id
             if len(happened) == BATCH:
                 continue
-            if await self._is_over(order_id, last):
+            if await self._is_over(order_id, last, caller):
                 return
             with ended_by_hang_up(request):
                 has_more = await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds)
             if not has_more:
                 await response.write(b": still here\n\n")
 
-    async def _is_over(self, order_id: int, last: int) -> bool:
+    async def _is_over(self, order_id: int, last: int, caller: Caller) -> bool:
         """Whether `last` is the last that will ever happen to the order."""
         state = (await self._store.read(order_id)).state
         if state.status not in ENDED or not is_settled(state) or state.payment is Payment.REFUND_REQUESTED:
             return False
-        return not await self._listing.history(order_id, last, 1)
+        return not await self._listing.history(order_id, last, 1, caller.actor)
 
 
 def event_view(happening: Happening, caller: Caller) -> EventView:

@@ -123,7 +123,15 @@ async def on_warehouse(target: str, process: ServiceProcess) -> list[Result]:
         stub: warehouse_pb2_grpc.WarehouseServiceAsyncStub = warehouse_pb2_grpc.WarehouseServiceStub(channel)
 
         async def ask() -> None:
-            await stub.CheckStock(question, metadata=(("x-api-key", "shop"),), timeout=PATIENCE_SECONDS)
+            # gRPC ends a call now and then as CANCELLED when another connection is flooded; all clients repeat those.
+            for is_last in (False, True):
+                try:
+                    await stub.CheckStock(question, metadata=(("x-api-key", "shop"),), timeout=PATIENCE_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    if is_last or error.code() is not grpc.StatusCode.CANCELLED:
+                        raise
+                else:
+                    return
 
         return await beside(WAREHOUSE_ATTACKS, int(target.rpartition(":")[2]), ask, process)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from tests.attacks.frames import CHECK, WATCH, call, frame, open_connection, rapid_resets
+from tests.attacks.frames import CHECK, PING, WATCH, call, frame, frames, open_connection, rapid_resets
 from tests.attacks.http import HEADER_HALF, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import connections, is_ended, send
 
@@ -90,12 +90,11 @@ def resets(path: str) -> Attack:
 
 
 def pings(port: int, over: threading.Event) -> None:
-    """Pings without end, on new connections when they are closed."""
-    while not over.wait(0.01):
+    """Many more pings than are allowed, on a new connection ten times a second."""
+    while not over.wait(0.1):
         with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
-            for _ in range(50):
-                if not send(made, frame(6, 0, 0, bytes(8)) * 100) or is_ended(made):
-                    break
+            send(made, frame(PING, 0, 0, bytes(8)) * 1000)
+            frames(made, 0.05)
 
 
 def gateway_attacks(order: str) -> dict[str, Attack]:
@@ -120,7 +119,7 @@ WAREHOUSE_ATTACKS: dict[str, Attack] = {
     "health watches, 4000": half_called(WATCH, 4000),
     "rapid reset of health checks, 20,000": resets(CHECK),
     "rapid reset of calls, 20,000": resets(RESERVE),
-    "pings without end": pings,
+    "1000 pings, ten times a second": pings,
     "silent connections, 600": kept(b"", 600),
 }
 
