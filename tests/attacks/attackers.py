@@ -14,8 +14,10 @@ from tests.attacks.sockets import connections, is_ended, send
 
 Attack = Callable[[int, threading.Event], None]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
-IMPATIENCE_SECONDS = 0.2
-"""Before a refused client asks again, who does not care for Retry-After."""
+LOOK_SECONDS = 0.2
+"""Between two looks at what is going on."""
+IMPATIENCE_SECONDS = 1.0
+"""Before a refused client asks again, whatever Retry-After says."""
 
 
 def nothing(_port: int, over: threading.Event) -> None:
@@ -29,7 +31,7 @@ def kept(first: bytes, count: int) -> Attack:
     def attack(port: int, over: threading.Event) -> None:
         while not over.is_set():
             with contextlib.suppress(OSError), connections(port, count, first) as opened:
-                while not over.wait(IMPATIENCE_SECONDS) and sum(map(is_ended, opened)) < count / 2:
+                while not over.wait(LOOK_SECONDS) and sum(map(is_ended, opened)) < count / 2:
                     pass
 
     return attack
@@ -38,7 +40,7 @@ def kept(first: bytes, count: int) -> Attack:
 def dripping(port: int, over: threading.Event) -> None:
     """Headers that come byte by byte."""
     with connections(port, 300, HEADER_HALF) as opened:
-        while not over.wait(IMPATIENCE_SECONDS):
+        while not over.wait(LOOK_SECONDS):
             for one in opened:
                 send(one, b"a")
 
@@ -72,7 +74,7 @@ def half_called(path: str, count: int) -> Attack:
             made = [stack.enter_context(contextlib.closing(open_connection(port))) for _ in range(4)]
             for one in made:
                 send(one, b"".join(call(2 * number + 1, path) for number in range(count // 4)))
-            while not over.wait(IMPATIENCE_SECONDS):
+            while not over.wait(LOOK_SECONDS):
                 for one in made:
                     is_ended(one)
 
