@@ -6,6 +6,7 @@ DATA_DIR ?= .local
 GATEWAY ?= grpc
 WORKERS ?= 1
 FULL ?=
+AGAINST ?=
 ARGS ?=
 
 SHELL := bash
@@ -96,8 +97,8 @@ generate = $(PROTOC) -Igenerated=protos --python_out="$(1)" --grpc_python_out="$
 	--mypy_out=quiet:"$(1)" --mypy_grpc_out=quiet:"$(1)" $(PROTOS:protos/%=generated/%)
 
 .PHONY: bench
-bench: .dev ## measure; FULL=1 for everything
-	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(ARGS)
+bench: .dev ## measure; FULL=1 for everything; AGAINST=REVISION compares with that, workload by workload
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
 
 .PHONY: lock
 lock: .dev ## pin the newest versions that pyproject.toml allows, with hashes

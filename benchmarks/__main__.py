@@ -1,9 +1,10 @@
 """`python -m benchmarks`: measure the warehouse beside its yardsticks, on a private database."""
 
+import os
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +13,27 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.against import RATIO_MIN, WORKLOADS, Comparison, Outcome, Turn, Workload, chosen_workloads
+from benchmarks.comparison_report import ComparisonReport, print_comparison, save_comparison
 from benchmarks.database import CLOSED_RESERVATIONS
 from benchmarks.generator import BenchmarkFailed, LoadGenerator
+from benchmarks.machine import said, together
 from benchmarks.measuring import FULL, QUICK, Measuring, Pace
 from benchmarks.profiling import print_profiles
 from benchmarks.reporting import Report, machine_facts, print_report, save
 from benchmarks.rounds import RoundResult
-from benchmarks.stage import Stage
+from benchmarks.stage import Stage, private_database
+from benchmarks.taking_turns import FULL_TURNS, QUICK_TURNS, TakingTurns, TurnsPace
+from benchmarks.trees import checked_out, this_tree
 from benchmarks.workloads import GROUPS, Group, chosen_groups
 from service_kit.local_server import ServerDidNotStart
 from service_kit.server_programs import ServerNotInstalled
 
 _NAMES = ", ".join(target.name for group in GROUPS for target in group.targets)
+_COMPARED = ", ".join(workload.name for workload in WORKLOADS)
+
+MISSED, NOT_STARTED, NOT_COMPARABLE = 1, 2, 3
+"""Exit statuses."""
 
 WIDTH_OF_FILES = 150
 """Columns when the output is no terminal."""
@@ -36,8 +46,23 @@ def main(
     full: Annotated[
         bool, typer.Option("--full", help="Longer rounds, more of them, and the slow workloads. About 15 minutes.")
     ] = False,
-    only: Annotated[list[str] | None, typer.Option(help=f"Only this one; may be repeated. One of: {_NAMES}.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, max=50, help="Rounds per measurement.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REVISION",
+            help="Compare with this revision (anything that git understands): 3 minutes, 15 with --full.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only this one; may be repeated. One of: {_NAMES}. With --against: {_COMPARED}."),
+    ] = None,
+    least: Annotated[
+        float, typer.Option(min=0.1, max=1, help="With --against: the least ratio that counts as kept.")
+    ] = RATIO_MIN,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=50, help="Rounds per measurement; turns of each workload with --against.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.2, max=60, help="Length of a round, in seconds.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the result to this file as well.")] = None,
     output: Annotated[Path, typer.Option(help="Where results and charts are kept.")] = Path("benchmarks/results"),
@@ -51,7 +76,13 @@ def main(
     keep: Annotated[
         Path | None, typer.Option(help="Put the private database and the logs here, and leave them.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if a target is missed.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 if a target is missed or something is slower, with 3 if that can't be told.",
+        ),
+    ] = False,
 ) -> None:
     """Measure the warehouse beside an empty call and beside a transaction per call, and judge it.
 
@@ -59,26 +90,68 @@ def main(
     its processors; rounds of what is compared take turns. Close other programs first.
     """
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-    try:
-        groups = chosen_groups(only or [], full=full)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from error
-    base = FULL if full else QUICK
-    pace = Pace(rounds or base.rounds, seconds or base.seconds, base.warm_up_seconds, base.trial_seconds)
     folder = nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory(prefix="warehouse-bench-")
     try:
         with folder as place:
-            report = _run(groups, pace, Path(place), console, profile=profile, audit=audit, closed=closed_reservations)
-            print_report(report, console)
+            if against is None:
+                pace = _pace(rounds, seconds, full=full)
+                groups = chosen_groups(only or [], full=full)
+                report = _run(
+                    groups, pace, Path(place), console, profile=profile, audit=audit, closed=closed_reservations
+                )
+                print_report(report, console)
+                written = save(report, output, json)
+                status = _status_of_targets(report)
+            else:
+                turns = _turns_pace(rounds, seconds, full=full)
+                workloads = chosen_workloads(only or [])
+                compared = _compare(
+                    against, workloads, turns, least, Path(place), console, profile=profile, audit=audit
+                )
+                print_comparison(compared, console)
+                written = save_comparison(compared, output, json)
+                status = _status_of_comparison(compared)
             if profile:
                 print_profiles(Path(place), console)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from error
     except (BenchmarkFailed, ServerDidNotStart, ServerNotInstalled) as error:
         console.print(f"The benchmark can't go on: {error}", style="red", markup=False)
-        raise typer.Exit(2) from error
-    for path in save(report, output, json):
+        raise typer.Exit(NOT_STARTED) from error
+    for path in written:
         console.print(f"written: {path}")
-    if strict and not all(verdict.reached for verdict in report.verdicts):
-        raise typer.Exit(1)
+    if strict and status:
+        raise typer.Exit(status)
+
+
+def _pace(rounds: int | None, seconds: float | None, *, full: bool) -> Pace:
+    base = FULL if full else QUICK
+    return Pace(rounds or base.rounds, seconds or base.seconds, base.warm_up_seconds, base.trial_seconds)
+
+
+def _turns_pace(turns: int | None, seconds: float | None, *, full: bool) -> TurnsPace:
+    base = FULL_TURNS if full else QUICK_TURNS
+    return TurnsPace(
+        turns=turns or base.turns,
+        turns_max=max(turns or 0, base.turns_max),
+        seconds=seconds or base.seconds,
+        warm_up_seconds=base.warm_up_seconds,
+        more_seconds_max=base.more_seconds_max,
+    )
+
+
+def _status_of_targets(report: Report) -> int:
+    missed = [verdict for verdict in report.verdicts if not verdict.reached]
+    if any(verdict.comparable for verdict in missed):
+        return MISSED
+    return NOT_COMPARABLE if missed else 0
+
+
+def _status_of_comparison(report: ComparisonReport) -> int:
+    outcomes = {one.outcome for one in report.comparisons}
+    if outcomes & {Outcome.SLOWER, Outcome.FAILED}:
+        return MISSED
+    return NOT_COMPARABLE if outcomes & {Outcome.NOT_COMPARABLE, Outcome.UNCLEAR} else 0
 
 
 def _run(
@@ -96,13 +169,68 @@ def _run(
         def round_done(what: str, result: RoundResult) -> None:
             progress.update(task, advance=1, description=f"{what}: {result.per_second:,.0f}/s")
 
-        with LoadGenerator() as generator, Stage(folder, say, profile=profile, closed_reservations=closed) as stage:
+        say("starting a private database")
+        with (
+            LoadGenerator() as generator,
+            private_database(folder, say) as server,
+            Stage(folder, say, server, profile=profile, closed_reservations=closed) as stage,
+        ):
             facts |= stage.database_facts()
             measuring = Measuring(stage, generator, pace, round_done)
             verdicts = [verdict for group in groups for verdict in measuring.run(group)]
-            facts["used by other programs meanwhile"] = f"{measuring.others_share:.0%} of all processor time"
+            facts["meanwhile"] = said(measuring.busy, os.getloadavg())
             audits = stage.audit() if audit else {}
     return Report(taken_at, time.monotonic() - started, pace, facts, verdicts, measuring.summaries, audits)
+
+
+def _compare(
+    revision: str,
+    workloads: list[Workload],
+    pace: TurnsPace,
+    least: float,
+    folder: Path,
+    console: Console,
+    *,
+    profile: bool,
+    audit: bool,
+) -> ComparisonReport:
+    started, taken_at = time.monotonic(), datetime.now(UTC)
+    facts = machine_facts()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} turns"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=pace.turns * len(workloads))
+
+        def say(what: str) -> None:
+            progress.update(task, description=what)
+
+        def turn_done(workload: Workload, turn: Turn) -> None:
+            progress.update(task, advance=1, description=f"{workload.title}: {turn.ratio:.2f}")
+
+        say("starting a private database")
+        with ExitStack() as stack:
+            before_tree, now_tree = stack.enter_context(checked_out(revision)), this_tree()
+            generator = stack.enter_context(LoadGenerator())
+            server = stack.enter_context(private_database(folder, say))
+            before = stack.enter_context(Stage(folder, say, server, tree=before_tree, mark="_before", profile=profile))
+            now = stack.enter_context(Stage(folder, say, server, tree=now_tree, mark="_now", profile=profile))
+            facts |= now.database_facts()
+            turns = TakingTurns(before, now, generator, pace, turn_done, bound=least)
+            comparisons: list[Comparison] = [turns.run(workload) for workload in workloads]
+            audits = before.audit() | now.audit() if audit else {}
+    return ComparisonReport(
+        taken_at=taken_at,
+        seconds=time.monotonic() - started,
+        before=before_tree.name,
+        now=now_tree.name,
+        bound=least,
+        pace=pace,
+        facts=facts,
+        remarks=list(before_tree.remarks),
+        comparisons=comparisons,
+        busy=together(one.busy for one in comparisons),
+        load_average=os.getloadavg(),
+        audits=audits,
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks.generator import LoadGenerator
-from benchmarks.processors import machine_cpu_seconds
+from benchmarks.machine import Busy, Watch, together
 from benchmarks.rounds import PrepareHolds, Round, RoundResult
 from benchmarks.stage import Stage
 from benchmarks.workloads import Group, Leg, Summary, Verdict, judge, summarize
@@ -55,26 +55,29 @@ class Measuring:
         self._holds_wanted: dict[Leg, int] = defaultdict(
             lambda: int((pace.seconds + pace.warm_up_seconds) * HOLDS_PREPARED_PER_SECOND)
         )
-        self._ours_cpu_seconds = 0.0
-        self._all_cpu_seconds = 0.0
+        self._busy: list[Busy] = []
 
     @property
-    def others_share(self) -> float:
-        """The part of the processor time used during rounds that went to programs outside the benchmark."""
-        return max(0.0, 1 - self._ours_cpu_seconds / self._all_cpu_seconds) if self._all_cpu_seconds else 0.0
+    def busy(self) -> Busy:
+        """What programs outside the benchmark did during all rounds so far."""
+        return together(self._busy)
 
     def run(self, group: Group) -> list[Verdict]:
         """Measure a group. Raises: BenchmarkFailed."""
         callers = {leg: self._best_callers(leg) for leg in group.legs}
         rounds: dict[Leg, list[RoundResult]] = defaultdict(list)
         cpu_seconds: dict[Leg, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        busy: dict[Leg, list[Busy]] = defaultdict(list)
         for _ in range(self._pace.rounds):
             for leg in group.legs:
                 result, used = self._round(leg, callers[leg], self._pace.seconds)
                 rounds[leg].append(result)
+                busy[leg].append(self._busy[-1])
                 for process, seconds in used.items():
                     cpu_seconds[leg][process] += seconds
-        found = {leg: summarize(leg, callers[leg], rounds[leg], cpu_seconds[leg]) for leg in group.legs}
+        found = {
+            leg: summarize(leg, callers[leg], rounds[leg], cpu_seconds[leg], together(busy[leg])) for leg in group.legs
+        }
         self.summaries.extend(found.values())
         return [
             judge(target, found[target.leg], found[target.yardstick] if target.yardstick else None)
@@ -95,16 +98,12 @@ class Measuring:
         target = self._stage.target(leg.server)
         if leg.work in {"commit", "cancel"}:
             self._generator.prepare(PrepareHolds(target, leg.work, self._holds_wanted[leg]))
-        all_before = machine_cpu_seconds()
+        watch = Watch()
         before = self._stage.cpu_seconds(leg.server, self._generator.pid)
         result = self._generator.run(Round(target, leg.work, callers, self._pace.warm_up_seconds, seconds))
         after = self._stage.cpu_seconds(leg.server, self._generator.pid)
-        self._note_machine(after, before, all_before)
+        self._busy.append(watch.busy())
         self._stage.settle(leg.server)
         self._holds_wanted[leg] = int(result.calls_in_all * HOLDS_MARGIN)
         self._round_done(f"{leg.server} {leg.work} x{callers}", result)
         return result, {process: after[process] - before[process] for process in after}
-
-    def _note_machine(self, after: dict[str, float], before: dict[str, float], all_before: float) -> None:
-        self._ours_cpu_seconds += sum(after.values()) - sum(before.values())
-        self._all_cpu_seconds += machine_cpu_seconds() - all_before

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def family_cpu_seconds(pid: int | None) -> float:
@@ -15,14 +15,5 @@ def family_cpu_seconds(pid: int | None) -> float:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0.0
-    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    own = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     return own + sum(family_cpu_seconds(int(child)) for child in children)
-
-
-def machine_cpu_seconds() -> float:
-    """What all programs together have used so far, in seconds, summed over the processors."""
-    try:
-        user, nice, system = Path("/proc/stat").read_text().split()[1:4]
-    except OSError:
-        return 0.0
-    return (int(user) + int(nice) + int(system)) / _TICKS_PER_SECOND

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import OTHERS_SHARE_MAX
 from benchmarks.measuring import Pace
 from benchmarks.workloads import CALLERS_OF_CURVES, Server, Summary, Verdict
 
@@ -51,8 +52,14 @@ def print_report(report: Report, console: Console) -> None:
         if found:
             console.print(found, markup=False)
     console.print(", ".join(f"{name} {value}" for name, value in report.facts.items()), style="dim")
-    missed = sum(not verdict.reached for verdict in report.verdicts)
-    console.print(f"{len(report.verdicts) - missed} of {len(report.verdicts)} targets reached.")
+    reached = sum(verdict.reached for verdict in report.verdicts)
+    console.print(f"{reached} of {len(report.verdicts)} targets reached.")
+    if unknown := sum(not verdict.comparable for verdict in report.verdicts):
+        console.print(
+            f"{unknown} not comparable: missed while others used more than {OTHERS_SHARE_MAX:.0%} of the processors."
+            " Stop those programs (they are named above) and measure again.",
+            style="yellow",
+        )
 
 
 def save(report: Report, folder: Path, json_path: Path | None) -> list[Path]:
@@ -85,9 +92,17 @@ def _verdict_table(verdicts: list[Verdict]) -> Table:
             _beside(verdict),
             f"{verdict.ratio:.2f}",
             f"{'<=' if target.at_most else '>='} {target.bound:g}",
-            "[green]reached[/green]" if verdict.reached else f"[red]missed[/red]{_failures(verdict)}",
+            _words(verdict),
         )
     return table
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.reached:
+        return "[green]reached[/green]"
+    if verdict.comparable:
+        return f"[red]missed[/red]{_failures(verdict)}"
+    return "[yellow]not comparable[/yellow]"
 
 
 def _beside(verdict: Verdict) -> str:
@@ -154,14 +169,27 @@ def _draw_verdicts(axes: Any, verdicts: list[Verdict]) -> None:
     # How far each target is surpassed, so that bounds from above and below share one axis.
     rows = list(reversed(verdicts))
     shares = [_share_of_target(one) for one in rows]
-    axes.barh(range(len(rows)), shares, color=["#2a9d5c" if one.reached else "#c8553d" for one in rows])
+    axes.barh(range(len(rows)), shares, color=[_colour(one) for one in rows])
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [one.target.title for one in rows], fontsize=8)
     for place, (share, one) in enumerate(zip(shares, rows, strict=True)):
         sign = "<=" if one.target.at_most else ">="
-        axes.annotate(f" {one.ratio:.2f} ({sign} {one.target.bound:g})", (share, place), va="center", fontsize=8)
-    axes.set_xlim(0, max([*shares, 1]) * 1.35)
-    axes.set_xlabel("times the target")
+        figures = f"{one.ratio:.2f} (target {sign} {one.target.bound:g}), {one.measured.per_second:,.0f}/s"
+        axes.annotate(f" {figures}", (share, place), va="center", fontsize=8)
+    axes.set_xlim(0, max([*shares, 1]) * 1.5)
+    axes.set_xlabel(
+        "how far the target is surpassed: measured ratio : target (for <=, target : measured ratio); 1 = reached"
+    )
+    axes.set_title(
+        "Ratios beside their targets (green reached, red missed, grey: other programs were too busy to tell)",
+        fontsize=9,
+    )
+
+
+def _colour(verdict: Verdict) -> str:
+    if verdict.reached:
+        return "#2a9d5c"
+    return "#c8553d" if verdict.comparable else "#b8b8b8"
 
 
 def _share_of_target(verdict: Verdict) -> float:

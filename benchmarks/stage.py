@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,8 +15,8 @@ from sqlalchemy.engine import make_url
 from benchmarks import database
 from benchmarks.generator import BenchmarkFailed
 from benchmarks.processors import family_cpu_seconds
+from benchmarks.trees import Tree, run_python, this_tree
 from benchmarks.workloads import Server
-from service_kit import migrating
 from service_kit.local_server import LocalServer, LocalServerSettings
 from service_kit.service_process import NO_PROXY, ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 
@@ -26,7 +25,6 @@ NAIVE_CONNECTIONS = 8
 """The best of 4, 8, 16 and 32: more of them only wait for the same row."""
 PROBE_TIMEOUT_SECONDS = 2.0
 AUDIT_TIMEOUT_SECONDS = 600
-_PROJECT = Path(__file__).resolve().parents[1]
 
 _DATABASES = {
     Server.WAREHOUSE: "bench_warehouse",
@@ -46,17 +44,33 @@ _FAR = (Server.WAREHOUSE_FAR, Server.NAIVE_FAR)
 _REAL = (Server.WAREHOUSE, Server.WAREHOUSE_FAR, Server.WAREHOUSE_OLD)
 
 
+def private_database(folder: Path, report: Callable[[str], None]) -> LocalServer:
+    """A database server with durable settings, for one run; use it with `with`."""
+    return LocalServer(folder / "database", settings=LocalServerSettings(buffer_pool_mib=2048), report=report)
+
+
 class Stage:
     """Starts what is asked for when it is first asked for, and stops all of it at the end; use it with `with`.
 
     Args:
-        folder: for the private database, logs and profiles; it should be empty.
+        folder: for logs and profiles; it should be empty.
         report: told what takes long.
+        server: the private database server, running.
+        tree: whose services are started; this checkout's by default.
+        mark: goes into the names of databases and logs, to tell those of two trees apart.
         profile: run the warehouse under cProfile, into `folder`.
     """
 
     def __init__(
-        self, folder: Path, report: Callable[[str], None], *, profile: bool = False, closed_reservations: int
+        self,
+        folder: Path,
+        report: Callable[[str], None],
+        server: LocalServer,
+        *,
+        tree: Tree | None = None,
+        mark: str = "",
+        profile: bool = False,
+        closed_reservations: int = database.CLOSED_RESERVATIONS,
     ) -> None:
         self.folder = folder
         self.targets: dict[Server, str] = {}
@@ -65,13 +79,11 @@ class Stage:
         self._closed_reservations = closed_reservations
         self._stack = ExitStack()
         self._processes: dict[str, ServiceProcess] = {}
-        self._database = LocalServer(
-            folder / "database", settings=LocalServerSettings(buffer_pool_mib=2048), report=report
-        )
+        self._database = server
+        self._tree = tree or this_tree()
+        self._mark = mark
 
     def __enter__(self) -> Self:
-        self._report("starting a private database")
-        self._stack.enter_context(self._database)
         return self
 
     def __exit__(
@@ -105,21 +117,21 @@ class Stage:
         return used
 
     def audit(self) -> dict[str, str]:
-        """Let the warehouse check the invariants in all databases it wrote to: an empty text, or what is wrong."""
+        """Let the warehouse check the invariants in all databases it wrote to: an empty text, or what is wrong.
+
+        The keys are the names of the servers, with the stage's mark.
+        """
         found = {}
         for server in _REAL:
             if server in self.targets:
-                self._report(f"auditing the database of {server}")
-                done = subprocess.run(
-                    [sys.executable, "-m", "warehouse", "audit"],
-                    env={**os.environ, "WAREHOUSE_DATABASE_URL": self._database_url(server, far=False)},
-                    cwd=_PROJECT,
-                    capture_output=True,
-                    text=True,
-                    timeout=AUDIT_TIMEOUT_SECONDS,
-                    check=False,
-                )
-                found[str(server)] = "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
+                self._report(f"auditing the database of {server}{self._mark}")
+                settings = {
+                    **self._tree.settings.warehouse,
+                    "WAREHOUSE_DATABASE_URL": self._database_url(server, far=False),
+                }
+                command = ["-m", "warehouse", "audit"]
+                done = run_python(self._tree.directory, command, settings, AUDIT_TIMEOUT_SECONDS)
+                found[f"{server}{self._mark}"] = "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
         return found
 
     def _start(self, server: Server) -> str:
@@ -130,6 +142,7 @@ class Stage:
         target = f"127.0.0.1:{_free_port()}"
         if server in _REAL:
             settings = {
+                **self._tree.settings.warehouse,
                 "WAREHOUSE_DATABASE_URL": self._database_url(server, far=server in _FAR),
                 "WAREHOUSE_LISTEN": target,
             }
@@ -150,18 +163,16 @@ class Stage:
             self._launch(server, ["-m", "benchmarks.http_echo", target], {}, lambda: _accepts_at(target))
             return target
         name, mode = _GATEWAYS[server]
-        url = self._orders_url(server)
         self._report(f"making the database {name}")
-        migrating.upgrade(url, "orders")
         is_dead = server is Server.ORDERS_DEAD
         settings = {
-            "ORDERS_DATABASE_URL": url,
+            **self._tree.settings.orders,
+            "ORDERS_DATABASE_URL": self._orders_url(server),
             "ORDERS_LISTEN": target,
             "ORDERS_WAREHOUSE_TARGET": f"127.0.0.1:{_free_port()}" if is_dead else self.target(Server.WAREHOUSE),
-            "ORDERS_PROFILE": "development",
             "ORDERS_GATEWAY": mode,
-            "ORDERS_REQUESTS_PER_SECOND_MAX": "100000",
         }
+        self._tree.migrate_orders(settings)
         self._launch(
             server, self._command(server, "order_gateway"), settings, lambda: http_answers(f"http://{target}/health")
         )
@@ -173,7 +184,7 @@ class Stage:
             database.wait_for_orders(self._orders_url(server), SETTLE_TIMEOUT_SECONDS)
 
     def _orders_url(self, server: Server) -> str:
-        url = make_url(self._database.url).set(database=_GATEWAYS[server][0])
+        url = make_url(self._database.url).set(database=_GATEWAYS[server][0] + self._mark)
         return url.render_as_string(hide_password=False)
 
     def _warehouse_command(self, server: Server) -> list[str]:
@@ -187,14 +198,14 @@ class Stage:
     def _make_database(self, server: Server) -> None:
         url = self._database_url(server, far=False)
         self._report(f"filling the database of {server}")
-        database.make_stocked(url)
+        self._tree.make_stocked(url)
         if server is Server.WAREHOUSE_OLD:
             database.add_history(
                 url, self._closed_reservations, lambda done: self._report(f"{done:,} closed reservations written")
             )
 
     def _database_url(self, server: Server, *, far: bool) -> str:
-        url = make_url(self._database.url).set(database=_DATABASES[server])
+        url = make_url(self._database.url).set(database=_DATABASES[server] + self._mark)
         if far:
             url = url.set(port=self._proxy_port())
         return url.render_as_string(hide_password=False)
@@ -215,8 +226,8 @@ class Stage:
             [sys.executable, *arguments],
             is_healthy=is_healthy,
             environment={**os.environ, **settings},
-            log_path=self.folder / f"{name}.log",
-            directory=_PROJECT,
+            log_path=self.folder / f"{name}{self._mark}.log",
+            directory=self._tree.directory,
         )
         self._stack.callback(process.stop)
         self._processes[name] = process

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from benchmarks.machine import NOBODY, OTHERS_SHARE_MAX, Busy
 from benchmarks.requests import REQUESTS_PER_BATCH
 from benchmarks.rounds import RoundResult, WorkName
 
@@ -67,6 +68,8 @@ class Summary(msgspec.Struct, frozen=True):
     """Processor time by process (server, database, generator, proxy), in microseconds for each call."""
     slowest_ms: float = 0.0
     """Of all calls of all rounds, those of the warm-up included."""
+    others_share: float = 0.0
+    """The part of the processors that programs outside of the benchmark used during the rounds."""
 
 
 Metric = Literal["per_second", "p50_ms", "p99 over p50", "slowest_seconds"]
@@ -232,6 +235,8 @@ class Verdict(msgspec.Struct, frozen=True):
     yardstick: Summary | None
     ratio: float
     reached: bool
+    comparable: bool = True
+    """False if it was missed while other programs were busy: then it says nothing about the code."""
 
 
 def chosen_groups(names: list[str], *, full: bool) -> list[Group]:
@@ -249,7 +254,9 @@ def chosen_groups(names: list[str], *, full: bool) -> list[Group]:
     return [group for group in picked if group.targets]
 
 
-def summarize(leg: Leg, callers: int, rounds: list[RoundResult], cpu_seconds: dict[str, float]) -> Summary:
+def summarize(
+    leg: Leg, callers: int, rounds: list[RoundResult], cpu_seconds: dict[str, float], busy: Busy = NOBODY
+) -> Summary:
     """Put the rounds of a leg, at least one, together with the processor time that was used during them."""
     rates = [one.per_second for one in rounds]
     calls_in_all = sum(one.calls_in_all for one in rounds) or 1
@@ -277,13 +284,15 @@ def summarize(leg: Leg, callers: int, rounds: list[RoundResult], cpu_seconds: di
         first_unexpected=next((one.first_unexpected for one in rounds if one.unexpected), ""),
         cpu_us_per_call={process: used / calls_in_all * 1e6 for process, used in cpu_seconds.items()},
         slowest_ms=max(one.slowest_ms for one in rounds),
+        others_share=busy.share,
     )
 
 
 def judge(target: Target, measured: Summary, yardstick: Summary | None) -> Verdict:
     """Compare each round with the yardstick's round beside it; the ratio is the median of those.
 
-    A leg with calls that failed reaches nothing, however fast it was.
+    A leg with calls that failed reaches nothing, however fast it was. One that misses its target while other programs
+    used more than OTHERS_SHARE_MAX of the processors is not comparable.
     """
     other = yardstick or measured
     if target.metric == "slowest_seconds":
@@ -298,4 +307,7 @@ def judge(target: Target, measured: Summary, yardstick: Summary | None) -> Verdi
     ratio = median(ratios) if ratios else 0.0
     good = ratio <= target.bound if target.at_most else ratio >= target.bound
     failed = measured.unexpected or (yardstick is not None and yardstick.unexpected)
-    return Verdict(target, measured, yardstick, ratio, reached=bool(ratios) and good and not failed)
+    reached = bool(ratios) and good and not failed
+    is_busy = max(measured.others_share, other.others_share) > OTHERS_SHARE_MAX
+    comparable = reached or bool(failed) or not is_busy
+    return Verdict(target, measured, yardstick, ratio, reached=reached, comparable=comparable)

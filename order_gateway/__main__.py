@@ -65,6 +65,7 @@ from order_gateway.watching import Watching
 from order_gateway.why import Explaining
 from order_gateway.wiring import payments, saga_settings
 from service_kit.background import Background, Kept, end
+from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database
 from service_kit.database_problems import check_database
 from service_kit.database_url import name_of_setting
@@ -215,6 +216,7 @@ async def run(settings: OrdersSettings) -> None:
         saga.nudge = relay.nudge
         for name, work in (
             ("breaker", gateway.watch),
+            ("database", database.watch),
             ("mode", modes.run),
             ("catalogue", reading.run),
             ("standing", standing.run),
@@ -224,6 +226,7 @@ async def run(settings: OrdersSettings) -> None:
         relaying = background.keep("relay", relay.run, lambda: relay.is_stopping)
         stack.push_async_callback(_end, relay, relaying)
         await store.token()
+        await report_wrong_columns(database)
         await _listen(app, settings, stack, metrics)
         _calm_garbage_collector()
         await stop.wait()

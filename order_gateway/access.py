@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError, 
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 
 DEVELOPMENT_KEY = "order-service-api-key"
+DEVELOPMENT_BROWSER_KEY = "order-service-browser-key"
 DEVELOPMENT_JWT_SECRET = "development-only: no secret at all, for nobody"  # noqa: S105 - and refused elsewhere
 JWT_SECRET_LENGTH_MIN = 32
 Network = IPv4Network | IPv6Network
@@ -24,7 +25,10 @@ class ApiKey(BaseModel, extra="forbid"):
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[!-.0-~]+$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hexadecimal SHA-256 of the key")
-    roles: frozenset[Literal["service", "admin"]] = frozenset({"service"})
+    roles: frozenset[Literal["service", "admin"]] = Field(frozenset({"service"}), min_length=1)
+    person_required: bool = Field(
+        False, description="only together with a person's token: for keys that people can read, as those in browsers"
+    )
 
 
 class UserAccount(BaseModel, extra="forbid"):
@@ -55,6 +59,7 @@ DEVELOPMENT_USERS = (
 )
 _EMPTY_KEY_HASH = hashlib.sha256(b"").hexdigest()
 _DEVELOPMENT_KEY_HASH = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+_DEVELOPMENT_BROWSER_KEY_HASH = hashlib.sha256(DEVELOPMENT_BROWSER_KEY.encode()).hexdigest()
 _EXAMPLE = '[{"name": "shop", "sha256": "<SHA-256 of a secret key>", "roles": ["service"]}]'
 _KEYS: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(tuple[ApiKey, ...])
 
@@ -82,6 +87,12 @@ class AccessSettings(ServiceSettings):
     token_lifetime_seconds: int = Field(3600, ge=60, le=86_400, description="of tokens issued here")
     users: tuple[UserAccount, ...] = ()
     logins_per_minute_max: int = Field(30, ge=1, le=10_000, description="attempts to get a token, per address")
+    wrong_passwords_per_minute_max: int = Field(
+        10, ge=1, le=10_000, description="per account, from addresses where nobody has logged in to it before"
+    )
+    wrong_keys_per_minute_max: int = Field(
+        60, ge=1, le=1_000_000, description="per address; then keys that were not used from there are refused unseen"
+    )
     trusted_proxies: tuple[Network, ...] = Field(
         (), description='networks of proxies whose X-Forwarded-For counts: ["10.0.0.0/8", "::1"]'
     )
@@ -121,6 +132,9 @@ class AccessSettings(ServiceSettings):
     event_stream_seconds_max: float = Field(3600, gt=0, le=86_400, description="then the client connects anew")
     event_heartbeat_seconds: float = Field(15, gt=0, le=300, description="a silent stream shows that it lives")
     event_poll_seconds: float = Field(0.25, gt=0, le=60, description="how often watched orders are looked at")
+    host_names: tuple[str, ...] = Field(
+        (), description="names with a dot by which the development profile may be asked for"
+    )
     cors_origins: tuple[str, ...] = Field((), description='origins of browsers that may call; ("*",): all')
     cors_max_age_seconds: int = Field(600, ge=0, le=86_400)
 
@@ -129,7 +143,10 @@ class AccessSettings(ServiceSettings):
         if self.profile == "development":
             if not self.api_keys and not self.api_keys_file:
                 roles: frozenset[Literal["service", "admin"]] = frozenset({"service", "admin"})
-                self.api_keys = (ApiKey(name="development", sha256=_DEVELOPMENT_KEY_HASH, roles=roles),)
+                self.api_keys = (
+                    ApiKey(name="development", sha256=_DEVELOPMENT_KEY_HASH, roles=roles),
+                    ApiKey(name="development-browser", sha256=_DEVELOPMENT_BROWSER_KEY_HASH, person_required=True),
+                )
             if not self.jwt_secret.get_secret_value():
                 self.jwt_secret = SecretStr(DEVELOPMENT_JWT_SECRET)
             self.users = self.users or DEVELOPMENT_USERS
@@ -165,7 +182,11 @@ class AccessSettings(ServiceSettings):
                 'set ORDERS_API_KEYS=[{"name": "shop", "sha256": "<SHA-256 of a secret key>"}], '
                 f"or ORDERS_PROFILE=development to try it out with the key {DEVELOPMENT_KEY}"
             )
-        for refuse in (refuse_empty_key, *([] if self.profile == "development" else [refuse_development_key])):
+        for refuse in (
+            refuse_empty_key,
+            refuse_doubled,
+            *([] if self.profile == "development" else [refuse_development_key]),
+        ):
             try:
                 refuse(keys)
             except ValueError as error:
@@ -194,6 +215,18 @@ def refuse_empty_key(keys: Iterable[ApiKey]) -> None:
         raise ValueError("ORDERS_API_KEYS holds the hash of an empty key, which lets everybody in; make a secret one")
 
 
+def refuse_doubled(keys: Iterable[ApiKey]) -> None:
+    """Raises: ValueError, if two of `keys` are one, with two names or sets of roles."""
+    names: dict[str, str] = {}
+    for key in keys:
+        if key.sha256 in names:
+            raise ValueError(
+                f"ORDERS_API_KEYS holds the same sha256 twice, as {names[key.sha256]!r} and {key.name!r}: whoever "
+                "shows that key would be either; make a key of its own for each"
+            )
+        names[key.sha256] = key.name
+
+
 def read_public_keys(content: bytes) -> dict[str, PyJWK]:
     """The keys of a JWK set, by their key ids. Raises: ValueError, saying what is wrong with it."""
     try:
@@ -207,7 +240,7 @@ def read_public_keys(content: bytes) -> dict[str, PyJWK]:
 
 def refuse_development_key(keys: Iterable[ApiKey]) -> None:
     """Raises: ValueError, if everybody knows one of `keys`."""
-    if any(key.sha256 == _DEVELOPMENT_KEY_HASH for key in keys):
+    if any(key.sha256 in (_DEVELOPMENT_KEY_HASH, _DEVELOPMENT_BROWSER_KEY_HASH) for key in keys):
         raise ValueError("ORDERS_API_KEYS holds the development key; make a secret one, or ORDERS_PROFILE=development")
 
 

@@ -1,14 +1,21 @@
 """Answers by Idempotency-Key: the first request with a key does the work, repetitions get its answer."""
 
+import asyncio
+import contextlib
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.tables import idempotency_keys
-from service_kit.database import DUPLICATE_KEY, Database, RaceLost, error_number
+from service_kit.database import DUPLICATE_KEY, Database, DatabaseFault, RaceLost, error_number
+
+log = structlog.get_logger(__name__)
+RENEWALS_PER_LEASE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,17 @@ class InProgress:
 
 
 class Answers:
-    """The stored answers."""
+    """The stored answers.
+
+    Args:
+        lease_seconds: how long a claim lasts unless it is renewed. A short one: while a request lives, `held` renews
+            it, and after a request that died, or could not say any more that it failed, nobody waits longer.
+    """
 
     def __init__(self, database: Database, lease_seconds: float) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     async def begin(self, owner: str, key: str, request_hash: str) -> Answer | Begun | Reused | InProgress:
         """Claim a key for a request, or find what became of it."""
@@ -80,6 +93,29 @@ class Answers:
 
         return await self._database.run_in_transaction(work)
 
+    @contextlib.asynccontextmanager
+    async def held(self, owner: str, key: str, claim: str) -> AsyncIterator[None]:
+        """For the time of a request: its claim is renewed; one that is broken off gives it up."""
+        loop = asyncio.get_running_loop()
+        tasks: list[asyncio.Task[None]] = []
+        # Hardly any request takes so long: nothing is begun before.
+        timer = loop.call_later(
+            self._lease_seconds / RENEWALS_PER_LEASE,
+            lambda: tasks.append(loop.create_task(self._renew(owner, key, claim))),
+        )
+        try:
+            yield
+        except BaseException:
+            # Not waited for: the database may be what the request was waiting for.
+            task = loop.create_task(self._give_up(owner, key, claim))
+            self._giving_up.add(task)
+            task.add_done_callback(self._giving_up.discard)
+            raise
+        finally:
+            timer.cancel()
+            for task in tasks:
+                task.cancel()
+
     async def finish(self, owner: str, key: str, claim: str, answer: Answer) -> None:
         """Keep the answer, unless another request has taken over."""
 
@@ -105,6 +141,32 @@ class Answers:
             )
 
         await self._database.run_in_transaction(work)
+
+    async def _renew(self, owner: str, key: str, claim: str) -> None:
+        """Renew a claim again and again, until cancelled; what another request has taken over stays so."""
+        columns = idempotency_keys.c
+        lease = text(f"TIMESTAMPADD(MICROSECOND, {round(self._lease_seconds * 1e6)}, NOW(6))")
+        renewal = (
+            update(idempotency_keys)
+            .where(columns.owner == owner, columns.idempotency_key == key, columns.claim == claim)
+            .values(claimed_until=lease)
+        )
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(renewal)
+
+        while True:
+            try:
+                await self._database.run_in_transaction(work)
+            except DatabaseFault as fault:
+                log.info("claim_not_renewed", error=str(fault))
+            await asyncio.sleep(self._lease_seconds / RENEWALS_PER_LEASE)
+
+    async def _give_up(self, owner: str, key: str, claim: str) -> None:
+        try:
+            await self.release(owner, key, claim)
+        except DatabaseFault as fault:
+            log.info("claim_not_released", error=str(fault))
 
     async def _insert(
         self, connection: AsyncConnection, owner: str, key: str, request_hash: str, claim: str

@@ -12,9 +12,9 @@ from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Tra
 from order_gateway.records import encode, hold_records, orders_of, read_versions, to_microseconds
 from service_kit import atomic_packet
 from service_kit.batcher import SetAside
-from service_kit.database import Database, DatabaseFault, DriverSession, error_number
+from service_kit.database import SNAPSHOT, Database, DatabaseFault, DriverSession, error_number
 from service_kit.json_table import bounded
-from service_kit.stuck_rows import LOCK_WAITS, HeldUp, RowsLocked, StuckRows
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp, RowsLocked, StuckRows
 
 log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT")
@@ -178,12 +178,13 @@ class Changing(Generic[ChangeT]):
 
         async def attempt() -> dict[int, Order]:
             try:
-                results = await self._reading.execute(";".join((statements.READ_ORDERS, *_READS)), values)
+                # Of one moment: an order, its items and its holds are written together, and so they are read.
+                steps = (SNAPSHOT, statements.READ_ORDERS, *_READS, atomic_packet.COMMIT)
+                *_, orders, items, holds, [(now,)], _ = await self._reading.execute(";".join(steps), values)
             except BaseException:
                 await self._reading.close()
                 raise
-            *rows, [(now,)] = results
-            return orders_of(rows, now)
+            return orders_of((orders, items, holds), now)
 
         found = await self._database.retry(attempt)
         return [found.get(order_id) or _missing(order_id) for order_id in order_ids]
@@ -240,10 +241,11 @@ class Changing(Generic[ChangeT]):
             await self._write(changes)
         except BaseException as error:
             await self._session.rollback()
-            if error_number(error) not in LOCK_WAITS or not (waits or is_writing):
-                raise
-            if is_writing:
+            number = error_number(error)
+            if is_writing and number in WRITE_WAITS:
                 raise HeldUp from error
+            if is_writing or not waits or number not in LOCK_WAITS:
+                raise
         else:
             return applied
         return await self._attempt(work, tried, waits=False)

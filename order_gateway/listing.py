@@ -9,9 +9,9 @@ import sqlalchemy
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway import tables
-from order_gateway.orders import Status
-from order_gateway.records import line_of
+from order_gateway import statements, tables
+from order_gateway.orders import Order, Status
+from order_gateway.records import encode, line_of, orders_of
 from service_kit.database import Database
 from service_kit.turns import Turns
 
@@ -53,8 +53,10 @@ class Listing:
         self._database = database
         self._counted_max = counted_max
 
-    async def page(self, wanted: Filter, page: int, limit: int, owner: str = "") -> tuple[list[int], int]:
-        """The numbers of the orders on a page, newest first, and how many there are in all, up to `counted_max`.
+    async def page(self, wanted: Filter, page: int, limit: int, owner: str = "") -> tuple[list[Order], int]:
+        """The orders on a page, newest first, and how many there are in all, up to `counted_max`.
+
+        All as of one moment: each order is as its filter found it.
 
         Args:
             owner: for whom; those for whom many lists are asked wait for each other, not others for them.
@@ -67,12 +69,13 @@ class Listing:
             select(orders.c.id).where(*conditions).order_by(orders.c.id.desc()).limit(limit).offset((page - 1) * limit)
         )
 
-        async def work(connection: AsyncConnection) -> tuple[list[int], int]:
+        async def work(connection: AsyncConnection) -> tuple[list[Order], int]:
             total = int((await connection.execute(count)).scalar_one())
-            return [int(row.id) for row in await connection.execute(ids)] if total else [], total
+            found = [int(row.id) for row in await connection.execute(ids)] if total else []
+            return await _load(connection, found), total
 
         async with self._lists.turn(owner):
-            return await self._database.run_in_transaction(work)
+            return await self._database.read_in_snapshot(work)
 
     async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[Happening]:
         """What happened to an order after the happening with the id `after`, oldest first; `owner`: as for `page`."""
@@ -110,6 +113,19 @@ class Listing:
             return (await connection.execute(query)).scalar_one_or_none()
 
         return await self._database.run_in_transaction(work)
+
+
+async def _load(connection: AsyncConnection, order_ids: Sequence[int]) -> list[Order]:
+    """The orders with these numbers, in this order."""
+    if not order_ids:
+        return []
+    values = {"ids": encode([[order_id] for order_id in sorted(order_ids)]).decode()}
+    texts = (statements.READ_ORDERS, statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
+    *rows, [(now,)] = [
+        [(row[0],) for row in await connection.exec_driver_sql(text, values if "%" in text else None)] for text in texts
+    ]
+    found = orders_of(rows, now)
+    return [found[order_id] for order_id in order_ids]
 
 
 def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:

@@ -13,7 +13,7 @@ from order_gateway.records import encode, line_id, read_placed, to_instant
 from service_kit import atomic_packet
 from service_kit.batcher import SetAside
 from service_kit.database import Database, DatabaseFault, DriverSession, error_number
-from service_kit.stuck_rows import LOCK_WAITS, HeldUp, StuckRows
+from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
 
 log = structlog.get_logger(__name__)
 Claimed = tuple[str, str, str]
@@ -129,7 +129,7 @@ class Placing:
                 return await self._write(placements, is_repeated=next(tries) > 0)
             except BaseException as error:
                 await self._session.rollback()
-                if error_number(error) in LOCK_WAITS:
+                if error_number(error) in WRITE_WAITS:
                     raise HeldUp from error
                 raise
 

@@ -112,7 +112,10 @@ class OrdersSettings(AccessSettings):
     charge_timeout_seconds: float = Field(10, gt=0, le=120, description="for a payment or a refund, with all its tries")
     lease_margin_seconds: float = Field(5, gt=0, le=60, description="before the relay takes over from a request")
     idempotency_claim_seconds: float = Field(
-        20, gt=0, le=600, description="then a repetition takes over from a request that died under its Idempotency-Key"
+        4,
+        gt=0,
+        le=600,
+        description="then a repetition takes over from a request that died; renewed for as long as one lives",
     )
     currency_default: str = Field(
         CURRENCY_UNLESS_SAID,

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database, Fault, error_number, is_connection_failure
+from service_kit.database_login import LOGIN_UNSAFE
 from service_kit.database_url import BadDatabaseUrl, DatabaseAddress, name_of_setting, read_database_url
 from service_kit.schema import is_behind
 from service_kit.starting import NotStarted
@@ -21,7 +22,7 @@ _LOGIN_REFUSED = frozenset({1045, 1251, 1275, 1698, 2049, 2059})
 _RIGHT_MISSING = frozenset({1044, 1142, 1143, 1227, 1370, 1410})
 _NO_SCHEMA = frozenset({1049, 1054, 1146})
 _TLS_REFUSED = frozenset({2026, 3159})
-_FINAL = _LOGIN_REFUSED | _RIGHT_MISSING | _NO_SCHEMA | _TLS_REFUSED
+_FINAL = _LOGIN_REFUSED | _RIGHT_MISSING | _NO_SCHEMA | _TLS_REFUSED | {LOGIN_UNSAFE}
 """What does not pass by waiting: somebody must change something."""
 
 
@@ -113,6 +114,8 @@ def database_problem(error: BaseException, address: DatabaseAddress, service: Se
         )
     elif number in _TLS_REFUSED:
         text = f"the database at {place} does not encrypt connections, and tls=on asks for it; turn TLS on there"
+    elif number == LOGIN_UNSAFE:
+        text = f"nothing was sent to {place}: {said}; turn TLS on there, and write tls=on or tls_ca=FILE in the URL"
     elif number in _LOGIN_REFUSED:
         text = f"the database at {place} refuses the login of {address.url.username!r}; check user and password"
     elif number in _RIGHT_MISSING:

@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NamedTuple, NoReturn
 
-import pymysql
 import typer
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from service_kit.child_process import start_tethered, stop
 from service_kit.database import service_database_url
+from service_kit.database_login import SafeConnection
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.local_server import LocalServer, ServerDidNotStart
 from service_kit.migrating import Service, upgrade
+from service_kit.private_files import append_private, write_private
 from service_kit.server_programs import Flavour, ServerNotInstalled
 from service_kit.service_process import ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
 from service_kit.supervision import Startable, Supervised
@@ -48,6 +49,18 @@ class Failure(Exception):
 
 class Stopping(BaseException):
     """Ctrl-C or SIGTERM."""
+
+
+class DatabaseUrls(NamedTuple):
+    """How to reach the database server.
+
+    Attributes:
+        owner: for who makes and changes tables.
+        services: for the services, and their audits.
+    """
+
+    owner: str
+    services: str
 
 
 @dataclass(frozen=True)
@@ -135,8 +148,8 @@ def run(
 def migrate(data_dir: DataDir = Path(".local")) -> None:
     """Bring both databases to the newest schema."""
     _stop_on_signals()
-    with _explained(), _database(data_dir.resolve(), make_new=True) as url:
-        _migrate(Plan(data_dir, 1, 1), url)
+    with _explained(), _database(data_dir.resolve(), make_new=True) as urls:
+        _migrate(Plan(data_dir, 1, 1), urls.owner)
         _say("both databases are at the newest schema")
 
 
@@ -144,7 +157,8 @@ def migrate(data_dir: DataDir = Path(".local")) -> None:
 def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
     """Check the invariants of both services; further arguments (--repair, --dry-run, --since) go to their audits."""
     _stop_on_signals()
-    with _explained(), _database(data_dir.resolve(), make_new=False) as url:
+    with _explained(), _database(data_dir.resolve(), make_new=False) as urls:
+        url = urls.services
         # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.
         plan = Plan(data_dir.resolve(), _free_port(), 1)
         warehouse = plan.service("warehouse", "warehouse", url, lambda: grpc_is_serving(plan.target), log="audit")
@@ -179,9 +193,10 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     """Start one thing after the other, say so, and note in `cleanup` how to stop it."""
     for port, name in ((plan.grpc_port, "GRPC_PORT"), (plan.http_port, "HTTP_PORT")):
         _wait_for_port(port, name)
-    database_url, watched = _start_database(plan, cleanup)
+    urls, watched = _start_database(plan, cleanup)
+    database_url = urls.services
     _say("migrating the databases")
-    _migrate(plan, database_url)
+    _migrate(plan, urls.owner)
 
     warehouse = plan.service("warehouse", "warehouse", database_url, lambda: grpc_is_serving(plan.target))
     health_url = f"{plan.base_url}/api/v1/health"
@@ -203,57 +218,61 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     return [Supervised(process) for process in everything]
 
 
-def _start_database(plan: Plan, cleanup: ExitStack) -> tuple[str, list[LocalServer]]:
+def _start_database(plan: Plan, cleanup: ExitStack) -> tuple[DatabaseUrls, list[LocalServer]]:
     if existing := os.environ.get("DATABASE_URL"):
         _say("using the database server of DATABASE_URL")
         _check_server(existing)
-        return existing, []
+        return DatabaseUrls(existing, existing), []
     _say("starting the database server")
     server = LocalServer(plan.data_dir / "database", plan.flavour, report=_say)
     cleanup.callback(server.stop)
     server.start()
-    _publish_url(plan.data_dir, server.url)
-    return server.url, [server]
+    return _publish(plan.data_dir, server), [server]
 
 
 @contextmanager
-def _database(data_dir: Path, *, make_new: bool) -> Iterator[str]:
-    """The URL of the server that `run` uses; a private one that is not running is started for a while."""
-    url = os.environ.get("DATABASE_URL") or _running_server(data_dir)
-    if url:
-        _check_server(url)
-        yield url
+def _database(data_dir: Path, *, make_new: bool) -> Iterator[DatabaseUrls]:
+    """The URLs of the server that `run` uses; a private one that is not running is started for a while."""
+    if existing := os.environ.get("DATABASE_URL"):
+        _check_server(existing)
+        yield DatabaseUrls(existing, existing)
+        return
+    if running := _running_server(data_dir):
+        yield running
         return
     if not make_new and not (data_dir / "database" / "data").exists():
         raise Failure(
             f"There is no database in {data_dir} yet: begin with `make run`, or set DATA_DIR or DATABASE_URL."
         )
     with LocalServer(data_dir / "database", report=_say) as server:
-        _publish_url(data_dir, server.url)
-        yield server.url
+        yield _publish(data_dir, server)
 
 
-def _running_server(data_dir: Path) -> str | None:
-    published = data_dir / "database-url"
-    url = published.read_text().strip() if published.exists() else ""
+def _running_server(data_dir: Path) -> DatabaseUrls | None:
+    published = [data_dir / name for name in ("database-url", "services-database-url")]
+    if not all(path.exists() for path in published):
+        return None
+    urls = DatabaseUrls(*(path.read_text().strip() for path in published))
     try:
-        _check_server(url)
+        for url in urls:
+            _check_server(url)
     except Failure:
         return None
-    return url
+    return urls
 
 
-def _publish_url(data_dir: Path, url: str) -> None:
-    path = data_dir / "database-url"
-    path.touch(mode=0o600)
-    path.write_text(f"{url}\n")
+def _publish(data_dir: Path, server: LocalServer) -> DatabaseUrls:
+    urls = DatabaseUrls(server.url, server.services_url)
+    write_private(data_dir / "database-url", f"{urls.owner}\n")
+    write_private(data_dir / "services-database-url", f"{urls.services}\n")
+    return urls
 
 
 def _check_server(url: str) -> None:
     """Raises: Failure if nobody answers at `url`."""
     try:
         address = read_database_url(url, needs_database=False)
-        pymysql.connect(
+        SafeConnection(
             host=address.url.host or HOST,
             port=address.url.port or 3306,
             user=address.url.username,
@@ -281,7 +300,8 @@ def _migrate(plan: Plan, database_url: str) -> None:
 
 def _load_demo_data(plan: Plan, database_url: str) -> None:
     log_path = plan.data_dir / "logs" / "load-demo.log"
-    with log_path.open("wb") as log:
+    log_path.unlink(missing_ok=True)
+    with append_private(log_path) as log:
         process = start_tethered(
             [sys.executable, "-m", "warehouse", "load-demo", "--target", plan.target],
             output=log,

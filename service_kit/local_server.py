@@ -23,9 +23,14 @@ import pymysql
 from pydantic import BaseModel, ConfigDict, Field
 
 from service_kit import child_process
+from service_kit.private_files import append_private, make_private_folder, write_private
 from service_kit.server_programs import Flavour, Report, ServerProgram, ensure_installed
 
 USER = "stock"
+SERVICES_USER = "services"
+SERVICES_DATABASES = ("warehouse", "orders")
+SERVICES_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
+"""What the services, their audits and repairs need; only `migrate` makes and changes tables."""
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 20
 
@@ -80,8 +85,13 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """`mysql://user:password@host:port`, without a database."""
+        """`mysql://user:password@host:port`, without a database; its user may do everything, as `migrate` must."""
         return f"mysql://{USER}:{self._password()}@127.0.0.1:{self.port}"
+
+    @property
+    def services_url(self) -> str:
+        """The same for the services, whose user may read and write rows of their databases, and nothing else."""
+        return f"mysql://{SERVICES_USER}:{self._password(SERVICES_USER)}@127.0.0.1:{self.port}"
 
     @property
     def error_log(self) -> Path:
@@ -112,7 +122,7 @@ class LocalServer:
         if self.pid is not None:
             return
         program = ensure_installed(self.flavour, self._report)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         self._take_folder()
         try:
             self._initialise(program)
@@ -188,7 +198,7 @@ class LocalServer:
         self._report(f"making a new database in {self.folder}")
         fresh = self.folder / "data.new"  # renamed when complete: a half-made folder is never taken for a database
         shutil.rmtree(fresh, ignore_errors=True)
-        with self.error_log.open("ab") as log:
+        with append_private(self.error_log) as log:
             done = subprocess.run(program.initialise_command(fresh), stdout=log, stderr=log, check=False)
         if done.returncode != 0:
             raise self._failure(f"A new database can't be made in {self.folder} (exit status {done.returncode})")
@@ -203,7 +213,7 @@ class LocalServer:
         self.port = self._choose_port()
         self._write_init_file(program)
         assert self._lock is not None
-        with self.error_log.open("ab") as log:
+        with append_private(self.error_log) as log:
             self._process = child_process.start_tethered(
                 program.serve_command([*self._options(), program.redo_log_option(self.settings.redo_log_mib)]),
                 output=log,
@@ -221,6 +231,8 @@ class LocalServer:
             f"--datadir={self.folder / 'data'}",
             "--socket=server.sock",  # relative to the data folder: an absolute path may be too long for a socket
             "--pid-file=server.pid",
+            # A server that starts deletes what looks like an earlier one's files there: never one folder for several.
+            f"--tmpdir={self._temporary_folder()}",
             f"--init-file={self.folder / 'init.sql'}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
@@ -236,20 +248,28 @@ class LocalServer:
             "--performance-schema=OFF",
         ]
 
+    def _temporary_folder(self) -> Path:
+        folder = self.folder / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def _write_init_file(self, program: ServerProgram) -> None:
         account, password = f"'{USER}'@'127.0.0.1'", self._password()
+        services = f"'{SERVICES_USER}'@'127.0.0.1'"
         statements = [
             f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}';",
             f"GRANT ALL ON *.* TO {account} WITH GRANT OPTION;",
+            f"CREATE USER IF NOT EXISTS {services} IDENTIFIED BY '{self._password(SERVICES_USER)}';",
+            *(f"GRANT {SERVICES_RIGHTS} ON `{database}`.* TO {services};" for database in SERVICES_DATABASES),
         ]
         if not program.is_mariadb:  # there root has no password at first; here it is bound to the system's user
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';")
-        _write_private(self.folder / "init.sql", "\n".join(statements) + "\n")
+        write_private(self.folder / "init.sql", "\n".join(statements) + "\n")
 
-    def _password(self) -> str:
-        path = self.folder / "password"
+    def _password(self, user: str = USER) -> str:
+        path = self.folder / ("password" if user == USER else f"password-{user}")
         if not path.exists():
-            _write_private(path, secrets.token_hex(16))
+            write_private(path, secrets.token_hex(16))
         return path.read_text()
 
     def _choose_port(self) -> int:
@@ -352,9 +372,3 @@ def _free_port(wished: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ServerDidNotStart("No port is free on 127.0.0.1.")
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

@@ -19,6 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection, Engine
 
 from service_kit.database import error_number
+from service_kit.database_login import SafeConnection
 from service_kit.database_url import DatabaseAddress, read_database_url
 from service_kit.migration_turn import cluster_turn, see_what_others_did
 
@@ -100,7 +101,9 @@ def _turn(engine: Engine, connection: Connection) -> Iterator[None]:
 
 def _wait_for_turn(guard: Connection) -> None:
     """Lock the one row of `migration_lock` on this connection until its transaction ends."""
-    guard.exec_driver_sql("CREATE TABLE IF NOT EXISTS migration_lock (id INT PRIMARY KEY) ENGINE=InnoDB")
+    guard.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS migration_lock (id INT PRIMARY KEY) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
+    )
     guard.exec_driver_sql("INSERT IGNORE INTO migration_lock (id) VALUES (1)")
     guard.commit()
     guard.exec_driver_sql(f"SET innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
@@ -133,11 +136,16 @@ def _create_database(url: str) -> None:
 def _create_engine(address: DatabaseAddress) -> Engine:
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
     if address.tls:
-        # This driver hangs up where the server does not encrypt.
         arguments["ssl"] = address.tls_context()
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         address.url.set(drivername="mysql+pymysql", query={"charset": "utf8mb4"}),
         connect_args=arguments,
         poolclass=sqlalchemy.pool.NullPool,
         isolation_level="READ COMMITTED",
     )
+    sqlalchemy.event.listen(engine, "do_connect", _connect)
+    return engine
+
+
+def _connect(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> SafeConnection:
+    return SafeConnection(**options)

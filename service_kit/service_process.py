@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service_kit import child_process
+from service_kit.private_files import append_private, make_private_folder
 
 PROBE_TIMEOUT_SECONDS = 2
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
@@ -65,8 +66,8 @@ class ServiceProcess:
         """Start it and return at once; nothing happens if it runs already."""
         if self.pid is not None:
             return
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        make_private_folder(self.log_path.parent)
+        with append_private(self.log_path) as log:
             self._process = child_process.start_tethered(
                 self._command, output=log, environment=self._environment, directory=self._directory
             )

@@ -22,6 +22,9 @@ LOCK_WAITS = frozenset({1205, 1969, 3024})
 IN_DEMAND_SECONDS = 10.0
 """How long a row that changed hands while it looked stuck is waited for in line."""
 
+WRITE_WAITS = frozenset({1205})
+"""The same while writing, which is not `bounded`: there, the other two are the server's own limits, and no lock's."""
+
 
 class RowsLocked(LockRetriesSpent):
     """Another session keeps rows locked that this needs; nothing was done, ask again later."""

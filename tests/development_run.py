@@ -13,6 +13,7 @@ from pathlib import Path
 
 from service_kit.server_programs import Flavour
 from tests.processes import ROOT, clean_environment
+from tests.secrets_used import found_in, note_settings
 
 PATIENCE_SECONDS = 90
 
@@ -83,6 +84,9 @@ class Run:
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        published = self.data_dir / "database-url"
+        note_settings({"DATABASE_URL": published.read_text().strip()} if published.exists() else {})
+        assert found_in([*self.data_dir.glob("logs/*"), self.data_dir / "database" / "error.log"]) == []
         return status
 
     def _read(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service_kit.service_process import ServiceProcess, grpc_is_serving, http_answers
+from tests.secrets_used import found_in, note_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVELOPMENT_API_KEY = "order-service-api-key"
@@ -75,9 +76,10 @@ class Processes:
         return process
 
     def stop_all(self) -> None:
-        """Stop everything that runs, last started first."""
+        """Stop everything that runs, last started first; none of them has written a secret into its log."""
         for process in reversed(self.started):
             process.stop()
+        assert found_in(process.log_path for process in self.started) == []
 
     def logs(self) -> dict[str, str]:
         """The end of each process's log, by name."""
@@ -89,6 +91,7 @@ class Processes:
         return process
 
     def _process(self, module: str, settings: Mapping[str, str], is_healthy: Callable[[], bool]) -> ServiceProcess:
+        note_settings(settings)
         process = ServiceProcess(
             module,
             [sys.executable, "-m", module, "serve"],

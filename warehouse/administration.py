@@ -13,10 +13,13 @@ from warehouse.records import Movement, MovementType
 from warehouse.refusals import Refusal
 from warehouse.reservations import LevelBatcher, StockBatcher
 from warehouse.settings import Limits
+from warehouse.sizes import that_fit
 from warehouse.validation import ID_MAX, KEYS_MAX, Checks
 
 LEVELS_OF_PRODUCT_MAX = 1000
 SKIP_MAX = 1_000_000
+ID_BYTES = 10
+"""What an id takes in a message at most."""
 
 
 def _role_to_add(request: pb.AddStockRequest) -> Role:
@@ -35,6 +38,7 @@ class Administration(StockServiceServicer):
         queries: StockQueries,
         catalogue: Catalogue,
         limits: Limits,
+        message_bytes_max: int,
     ) -> None:
         self.edge = edge
         self._batcher = batcher
@@ -42,6 +46,7 @@ class Administration(StockServiceServicer):
         self._queries = queries
         self._catalogue = catalogue
         self._limits = limits
+        self._message_bytes_max = message_bytes_max
 
     @rpc(Role.ADMIN)
     async def CreateProduct(
@@ -74,8 +79,13 @@ class Administration(StockServiceServicer):
         checks.done()
         found = await self._catalogue.products(list(request.product_ids))
         missing = set(request.product_ids) - {product.product_id for product in found}
+        # What doesn't exist is named in any case, so its ids leave that much less room.
+        room = self._message_bytes_max - ID_BYTES * len(request.product_ids)
+        told = that_fit([wire.product(product) for product in found], room)
         return pb.BatchGetProductsResponse(
-            products=[wire.product(product) for product in found], missing_product_ids=sorted(missing)
+            products=told,
+            missing_product_ids=sorted(missing),
+            left_out_product_ids=[product.product_id for product in found[len(told) :]],
         )
 
     @rpc(Role.READER)
@@ -88,7 +98,7 @@ class Administration(StockServiceServicer):
         checks.done()
         filters = ("products",) if since is None else ("products", since)
         cursor = read_token(request.page_token, filters, (int,))
-        page = await self._queries.listed(
+        read = await self._queries.listed(
             lambda connection: products_page(
                 connection,
                 int(cursor[0]) if cursor else 0,
@@ -98,12 +108,10 @@ class Administration(StockServiceServicer):
                 counted=not request.without_total,
             )
         )
-        token = make_token(filters, (page.products[size - 1].product_id,)) if len(page.products) > size else ""
+        page = that_fit([wire.product(product) for product in read.products[:size]], self._message_bytes_max)
+        token = make_token(filters, (page[-1].product_id,)) if len(read.products) > len(page) else ""
         return pb.ListProductsResponse(
-            products=[wire.product(product) for product in page.products[:size]],
-            next_page_token=token,
-            total_size=page.total,
-            read_at=wire.timestamp(page.read_at),
+            products=page, next_page_token=token, total_size=read.total, read_at=wire.timestamp(read.read_at)
         )
 
     @rpc(Role.READER)
@@ -143,10 +151,18 @@ class Administration(StockServiceServicer):
         checks = Checks()
         checks.number("product_id", request.product_id, 1, ID_MAX)
         checks.done()
-        levels = await self._queries.levels_of_product(request.product_id, LEVELS_OF_PRODUCT_MAX)
-        if not levels and not await self._catalogue.products([request.product_id]):
+        size = page_size(request.page_size, LEVELS_OF_PRODUCT_MAX)
+        cursor = read_token(request.page_token, ("levels", request.product_id), (int, int))
+        after = (int(cursor[0]), int(cursor[1])) if cursor else None
+        found = await self._queries.levels_of_product(request.product_id, after, size + 1)
+        if not found and not cursor and not await self._catalogue.products([request.product_id]):
             return refusals.level_not_found((request.product_id, 0), (), ())
-        return pb.ListInventoryResponse(stock_levels=[wire.stock_level(level) for level in levels])
+        page = that_fit([wire.stock_level(level) for _, level in found[:size]], self._message_bytes_max)
+        token = ""
+        if len(found) > len(page):
+            priority, last = found[len(page) - 1]
+            token = make_token(("levels", request.product_id), (priority, last.warehouse_id))
+        return pb.ListInventoryResponse(stock_levels=page, next_page_token=token)
 
     @rpc(_role_to_add)
     async def AddStock(self, request: pb.AddStockRequest, caller: Caller) -> pb.AddStockResponse | Refusal:
@@ -183,10 +199,9 @@ class Administration(StockServiceServicer):
         filters = (request.product_id, request.warehouse_id, request.type, since or 0)
         cursor = read_token(request.page_token, filters, (int, int))
         found = await self._ledger(request, kind, since, cursor, size + 1)
-        token = ""
-        if len(found) > size:
-            token = make_token(filters, (found[size - 1].warehouse_id, found[size - 1].sequence))
-        return pb.ListMovementsResponse(movements=[wire.movement(item) for item in found[:size]], next_page_token=token)
+        page = that_fit([wire.movement(item) for item in found[:size]], self._message_bytes_max)
+        token = make_token(filters, (page[-1].warehouse_id, page[-1].sequence)) if len(found) > len(page) else ""
+        return pb.ListMovementsResponse(movements=page, next_page_token=token)
 
     async def _ledger(
         self,
@@ -197,16 +212,17 @@ class Administration(StockServiceServicer):
         size: int,
     ) -> list[Movement]:
         """The next `size` movements after the (warehouse_id, sequence) of `cursor`, one warehouse after the other."""
-        if request.warehouse_id:
-            ids = [request.warehouse_id]
-        else:
-            levels = await self._queries.levels_of_product(request.product_id, LEVELS_OF_PRODUCT_MAX)
-            ids = sorted(level.warehouse_id for level in levels)
         at, before = (int(cursor[0]), int(cursor[1])) if cursor else (0, None)
         found: list[Movement] = []
-        for warehouse_id in ids:
-            if warehouse_id >= at and len(found) < size:
-                start = before if warehouse_id == at else None
-                key = (request.product_id, warehouse_id)
-                found += await self._queries.movements(key, kind, since, start, size - len(found))
+        ids = [request.warehouse_id] if request.warehouse_id else await self._warehouses_from(request.product_id, at)
+        while ids and len(found) < size:
+            for warehouse_id in ids:
+                if len(found) < size:
+                    start = before if warehouse_id == at else None
+                    key = (request.product_id, warehouse_id)
+                    found += await self._queries.movements(key, kind, since, start, size - len(found))
+            ids = [] if request.warehouse_id else await self._warehouses_from(request.product_id, ids[-1] + 1)
         return found
+
+    async def _warehouses_from(self, product_id: int, least: int) -> list[int]:
+        return await self._queries.warehouses_of_product(product_id, least, LEVELS_OF_PRODUCT_MAX)

@@ -30,8 +30,10 @@ class ApiKey(BaseModel, frozen=True, extra="forbid"):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal")
 
 
-_KNOWN_TO_EVERYBODY = frozenset(hashlib.sha256(key).hexdigest() for key in (b"", b"order-service-api-key"))
-"""Of no key at all, and of the key that the examples of the order gateway use."""
+_KNOWN_TO_EVERYBODY = frozenset(
+    hashlib.sha256(key).hexdigest() for key in (b"", b"order-service-api-key", b"order-service-browser-key")
+)
+"""Of no key at all, and of the keys that the examples of the order gateway use."""
 
 
 def is_known_to_everybody(key: ApiKey) -> bool:

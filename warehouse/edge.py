@@ -13,22 +13,23 @@ import grpc
 import msgspec
 import structlog
 
+from service_kit.actors import actor_of
 from service_kit.logging import call_details
 from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from service_kit.turns import turn_owner
-from warehouse.auth import API_KEY_HEADER, Keyring, Role
+from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
 from warehouse.commands import Answer
+from warehouse.incoming import Unread
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
-from warehouse.status import Metadata, TooManyCalls, status_of_error, trailing, trailing_refusal
+from warehouse.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
 from warehouse.validation import OPAQUE_ID_LENGTH_MAX, Checks
 
 log = structlog.get_logger(__name__)
 CORRELATION_HEADER = "x-correlation-id"
 TRACEPARENT_HEADER = "traceparent"
 ACTOR_HEADER = "x-actor"
-ACTOR_LENGTH_MAX = 64
 DETAIL_LENGTH_MAX = 128
 """Characters of what a caller sent that a log line repeats."""
 RequestT = TypeVar("RequestT")
@@ -52,12 +53,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     def acting_for(self, behalf: str) -> str:
         """The actor of one request of this caller, on somebody's behalf; this caller's own unless that is given."""
-        return on_behalf(self.key_name, behalf) if behalf else self.actor
-
-
-def on_behalf(key_name: str, behalf: str) -> str:
-    """An actor for the ledger: behind the name of the key, so that nobody can pass as somebody else."""
-    return f"{key_name}/{behalf}"[:ACTOR_LENGTH_MAX]
+        return actor_of(self.key_name, behalf) if behalf else self.actor
 
 
 class HasIds(Protocol):
@@ -104,6 +100,8 @@ class Edge:
         key, correlation_id, behalf, traceparent = None, "", "", ""
         for name, value in context.invocation_metadata() or ():
             if name == API_KEY_HEADER:
+                if key is not None:
+                    raise Unauthenticated(f"send the metadata {API_KEY_HEADER} once")
                 key = str(value)
             elif name == CORRELATION_HEADER:
                 correlation_id = str(value)
@@ -117,7 +115,7 @@ class Edge:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
             checks.done()
-        actor = on_behalf(key_name, behalf) if behalf else key_name
+        actor = actor_of(key_name, behalf)
         remaining = context.time_remaining()
         seconds = self._call_seconds_max if remaining is None else min(remaining, self._call_seconds_max)
         deadline = asyncio.get_running_loop().time() + seconds
@@ -135,6 +133,19 @@ class Edge:
             return await work()
         finally:
             self.shares.give_back(caller.key_name)
+
+    def opened(self, request: Any, context: Context) -> Any:
+        """The message of a call, if there is room for it; a long one is parsed for known callers only.
+
+        Raises: TooManyCalls, Unauthenticated, InvalidRequest.
+        """
+        if self.in_flight > self.calls_max:
+            self.calls.limited.add("calls")
+            raise TooManyCalls
+        if isinstance(request, Unread):
+            self.admit(context, Role.READER)
+            return request.read()
+        return request
 
     def answered(self, method: str, seconds: float) -> None:
         """A call that got its answer: counted."""
@@ -173,7 +184,7 @@ class Edge:
 
     def failed(self, method: str, error: Exception) -> Ending:
         """A fault, or a caller's mistake: how the call ends; counted and logged."""
-        ending = trailing(status_of_error(error))
+        ending = trailing_error(error)
         code = ending[0].name
         self.calls.ended.add(method, code)
         if ending[0] is _INTERNAL:
@@ -223,7 +234,7 @@ class HasEdge(Protocol):
 
 ServicerT = TypeVar("ServicerT", bound=HasEdge)
 Method = Callable[[ServicerT, RequestT, Caller], Awaitable[ResponseT | Refusal]]
-Handler = Callable[[ServicerT, RequestT, Context], Awaitable[ResponseT]]
+Handler = Callable[[ServicerT, RequestT | Unread, Context], Awaitable[ResponseT]]
 
 
 def rpc(
@@ -241,23 +252,20 @@ def rpc(
     def wrap(method: Method[ServicerT, RequestT, ResponseT]) -> Handler[ServicerT, RequestT, ResponseT]:
         name = method.__name__
 
-        async def outcome(self: ServicerT, request: RequestT, context: Context) -> ResponseT | Ending:
+        async def outcome(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT | Ending:
             edge = self.edge
             # The task ends with the call, and the variable with the task.
             call_details.set(partial(_describe, name, request, context))
             started = perf_counter()
             edge.in_flight += 1
             try:
-                if edge.in_flight > edge.calls_max:
-                    edge.calls.limited.add("calls")
-                    raise TooManyCalls
-                needed = role if isinstance(role, Role) else role(request)
-                caller = edge.admit(context, needed)
+                message: RequestT = edge.opened(request, context)
+                caller = edge.admit(context, role if isinstance(role, Role) else role(message))
                 turn_owner.set(caller.actor)
                 if edge.shares is None:
-                    answer = await method(self, request, caller)
+                    answer = await method(self, message, caller)
                 else:
-                    answer = await edge.shared(caller, partial(method, self, request, caller))
+                    answer = await edge.shared(caller, partial(method, self, message, caller))
             except Exception as error:
                 return edge.failed(name, error)
             except asyncio.CancelledError:
@@ -271,7 +279,7 @@ def rpc(
             return answer
 
         @wraps(method)
-        async def handle(self: ServicerT, request: RequestT, context: Context) -> ResponseT:
+        async def handle(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT:
             tracing, answering = self.edge.tracing, outcome(self, request, context)
             answer = await (answering if tracing is None else _traced(tracing, name, context, answering))
             if isinstance(answer, tuple):

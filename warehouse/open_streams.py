@@ -4,18 +4,19 @@ The libraries' own servicers know no end: a server that stops would wait for eac
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import SERVICE_NAME
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from warehouse.entrance import OpenCalls
+from warehouse.incoming import PARSED_AT_ONCE_BYTES, Unread, reader
 
 Context = grpc.aio.ServicerContext[Any, Any]
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNREADABLE = "this is no message of this method"
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
@@ -41,6 +42,8 @@ class Health:
 
     async def Check(self, request: Any, context: Context) -> Any:
         """How a service is now."""
+        if isinstance(request, Unread):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
@@ -51,6 +54,8 @@ class Health:
         told, request = None, await _next(aiter(questions))
         if request is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+        if isinstance(request, Unread):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         while True:
             changed, is_last = self._changed, self._is_stopping
             status = self._statuses.get(request.service, _UNKNOWN)
@@ -61,14 +66,14 @@ class Health:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
             await changed.wait()
 
-    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
-        """Its methods for a server, bounded."""
-        ask, tell = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
-        methods = {
+    def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
+        """Its methods for a server, by name, bounded."""
+        ask = reader(health_pb2.HealthCheckRequest.FromString, PARSED_AT_ONCE_BYTES)
+        tell = health_pb2.HealthCheckResponse.SerializeToString
+        return {
             "Check": grpc.stream_unary_rpc_method_handler(opened.answering(self.Check), ask, tell),
             "Watch": grpc.stream_stream_rpc_method_handler(opened.streaming(self.watch), ask, tell),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -86,19 +91,20 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
         """End the open calls, once what they asked is answered."""
         self._stopping.set()
 
-    def handlers(self, opened: OpenCalls) -> grpc.GenericRpcHandler:
-        """Its methods for a server, bounded."""
-        ask = reflection_pb2.ServerReflectionRequest.FromString
+    def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
+        """Its methods for a server, by name, bounded."""
+        ask = reader(reflection_pb2.ServerReflectionRequest.FromString, PARSED_AT_ONCE_BYTES)
         tell = reflection_pb2.ServerReflectionResponse.SerializeToString
         info = grpc.stream_stream_rpc_method_handler(opened.streaming(self.ServerReflectionInfo), ask, tell)
-        return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": info})
+        return {"ServerReflectionInfo": info}
 
     async def ServerReflectionInfo(self, request_iterator: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """Answer questions until there are no more, or the server stops."""
-        async for answer in super().ServerReflectionInfo(self._until_stop(request_iterator), context):
+        questions = self._until_stop(request_iterator, context)
+        async for answer in super().ServerReflectionInfo(questions, context):
             yield answer
 
-    async def _until_stop(self, questions: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async def _until_stop(self, questions: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         asked = aiter(questions)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -110,6 +116,8 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
                     return
                 if (found := question.result()) is None:
                     return
+                if isinstance(found, Unread):
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
                 yield found
         finally:
             stopping.cancel()

@@ -8,6 +8,8 @@ import msgspec
 
 from warehouse.validation import PAGE_SIZE_MAX, Checks, InvalidRequest
 
+TOKEN_LENGTH_MAX = 1024
+"""A token holds some ids and an instant: half of this at most."""
 Cursor = tuple[int | str, ...]
 
 
@@ -36,6 +38,8 @@ def read_token(token: str, filters: Sequence[int | str], shape: tuple[type, ...]
     """
     if not token:
         return None
+    if len(token) > TOKEN_LENGTH_MAX:
+        raise InvalidRequest([("page_token", "is not a token of this server")])
     try:
         parsed = msgspec.json.decode(base64.urlsafe_b64decode(token.encode()), type=_Token)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:

@@ -53,9 +53,8 @@ class StockQueries:
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
-        found = await self._database.run_in_transaction(
-            lambda connection: _load(connection, [_as_ascii(reservation_id)])
-        )
+        # In a snapshot: its lines are those of its state, whatever is committed meanwhile.
+        found = await self._database.read_in_snapshot(lambda connection: _load(connection, [_as_ascii(reservation_id)]))
         return found[0] if found else None
 
     async def reservations_newest_first(
@@ -88,23 +87,43 @@ class StockQueries:
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
         return await self.listed(lambda connection: _load_page(connection, ids))
 
-    async def levels_of_product(self, product_id: int, size: int) -> list[Level]:
-        """The stock levels of a product, by priority of the warehouse."""
+    async def levels_of_product(
+        self, product_id: int, after: tuple[int, int] | None, size: int
+    ) -> list[tuple[int, Level]]:
+        """The stock levels of a product, by priority and id of the warehouse, each with that priority.
+
+        Args:
+            after: the (priority, warehouse_id) behind which to begin; None: at the beginning.
+        """
+        table = warehouses.c
         query = (
-            select(stock_levels)
-            .join(warehouses, warehouses.c.warehouse_id == stock_levels.c.warehouse_id)
+            select(table.priority, stock_levels)
+            .join(warehouses, table.warehouse_id == stock_levels.c.warehouse_id)
             .where(stock_levels.c.product_id == product_id)
-            .order_by(warehouses.c.priority, warehouses.c.warehouse_id)
-            .limit(size)
         )
-        return [_level(row) for row in await self._list(query)]
+        if after is not None:
+            same = and_(table.priority == after[0], table.warehouse_id > after[1])
+            query = query.where(or_(table.priority > after[0], same))
+        query = query.order_by(table.priority, table.warehouse_id).limit(size)
+        return [(int(row[0]), _level(row[1:])) for row in await self._list(query)]
+
+    async def warehouses_of_product(self, product_id: int, least: int, size: int) -> list[int]:
+        """The next warehouses, from id `least` on, that keep a product, by id."""
+        table = stock_levels.c
+        query = select(table.warehouse_id).where(table.product_id == product_id, table.warehouse_id >= least)
+        return [int(row[0]) for row in await self._list(query.order_by(table.warehouse_id).limit(size))]
 
     async def existing(self, keys: Sequence[LevelKey]) -> tuple[frozenset[int], frozenset[int]]:
         """Of the products and the warehouses in `keys`, those that exist."""
-        found = await self._all(select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys})))
+        found = select(products.c.product_id).where(products.c.product_id.in_({k[0] for k in keys}))
         table = warehouses.c
-        others = await self._all(select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys})))
-        return frozenset(row[0] for row in found), frozenset(row[0] for row in others)
+        others = select(table.warehouse_id).where(table.warehouse_id.in_({k[1] for k in keys}))
+
+        async def read(connection: AsyncConnection) -> tuple[frozenset[int], frozenset[int]]:
+            both = [(await connection.execute(query)).scalars().all() for query in (found, others)]
+            return frozenset(both[0]), frozenset(both[1])
+
+        return await self._database.read_in_snapshot(read)
 
     async def movements(
         self, key: LevelKey, kind: MovementType | None, since: int | None, before: int | None, size: int
@@ -123,9 +142,9 @@ class StockQueries:
         return [movement for movement in found if since is None or movement.created_at >= since]
 
     async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What `read` finds, in a transaction, when it is its turn among the lists."""
+        """What `read` finds, as of one moment, when it is its turn among the lists."""
         async with self._lists.turn(turn_owner.get()):
-            return await self._database.run_in_transaction(read)
+            return await self._database.read_in_snapshot(read)
 
     async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:
         return await self.listed(lambda connection: _rows(connection, query))
@@ -186,8 +205,8 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
     )
 
 
-def _level(row: Row[Any]) -> Level:
-    values: list[Any] = [*row[:-2], to_instant(row.created_at), to_instant(row.updated_at)]
+def _level(row: Sequence[Any]) -> Level:
+    values: list[Any] = [*row[:-2], to_instant(row[-2]), to_instant(row[-1])]
     return Level(*values)
 
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     RESERVATION_CANCELLED = "RESERVATION_CANCELLED"
     RESERVE_CANCELLED = "RESERVE_CANCELLED"
     RESERVED_MISMATCH = "RESERVED_MISMATCH"
+    ANSWER_TOO_LARGE = "ANSWER_TOO_LARGE"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PRODUCT_EXISTS = "PRODUCT_EXISTS"
     WAREHOUSE_EXISTS = "WAREHOUSE_EXISTS"
@@ -118,6 +119,12 @@ def reserved_mismatch(expected: int, reserved: int) -> Refusal:
     """The caller believes that another quantity is held than really is."""
     details = (("expected", str(expected)), ("reserved", str(reserved)))
     return Refusal(Reason.RESERVED_MISMATCH, f"{reserved} units are held, not {expected}", details)
+
+
+def answer_too_large(order_id: str, holds: int) -> Refusal:
+    """An order has so many reservations that no answer could hold them all."""
+    message = f"order {order_id!r} has {holds} reservations, too many for one answer: name them by reservation_id"
+    return Refusal(Reason.ANSWER_TOO_LARGE, message, (("order_id", order_id), ("reservations", str(holds))))
 
 
 def request_id_reused(request_id: str) -> Refusal:

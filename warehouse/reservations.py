@@ -1,6 +1,7 @@
 """The gRPC servicer of holds: checks what comes in, hands it to the batcher, tells what became of it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 from google.rpc.status_pb2 import Status
@@ -19,6 +20,7 @@ from warehouse.records import Level, LevelKey, State
 from warehouse.refusals import Refusal, reservation_not_found
 from warehouse.requests import RequestReader
 from warehouse.settings import Limits
+from warehouse.sizes import ENVELOPE_BYTES, NAMED_LINES, batch_answer_bytes, that_fit
 from warehouse.status import status_of_error, status_of_refusal
 from warehouse.validation import BATCH_MAX, ID_MAX, LINES_MAX, Checks
 
@@ -38,6 +40,7 @@ class Reservations(WarehouseServiceServicer):
         requests: RequestReader,
         sweeper: Sweeper,
         limits: Limits,
+        message_bytes_max: int,
     ) -> None:
         self.edge = edge
         self._batcher = batcher
@@ -46,6 +49,7 @@ class Reservations(WarehouseServiceServicer):
         self._requests = requests
         self._sweeper = sweeper
         self._limits = limits
+        self._message_bytes_max = message_bytes_max
 
     @rpc(Role.READER)
     async def CheckStock(self, request: pb.CheckStockRequest, caller: Caller) -> pb.CheckStockResponse:
@@ -68,12 +72,21 @@ class Reservations(WarehouseServiceServicer):
     async def BatchReserve(self, request: pb.BatchReserveRequest, caller: Caller) -> pb.BatchReserveResponse:
         checks = Checks()
         checks.count("requests", len(request.requests), BATCH_MAX)
+        self._must_fit(checks, request)
         checks.done()
         pending = [self._begin(item, caller) for item in request.requests]
         futures = [item for item in pending if not isinstance(item, Exception)]
         await asyncio.gather(*futures, return_exceptions=True)
         self.edge.note_refusals(request.requests, pending)
-        return pb.BatchReserveResponse(results=[_result(item) for item in pending])
+        return _batch_answer(pending, self._message_bytes_max)
+
+    def _must_fit(self, checks: Checks, request: pb.BatchReserveRequest) -> None:
+        """Later there would be holds that nobody is told of."""
+        lines = sum(len(item.lines) for item in request.requests)
+        needed = batch_answer_bytes(request.ByteSize(), len(request.requests), lines)
+        if needed > self._message_bytes_max:
+            what = f"the answer could take {needed:,} bytes, more than the {self._message_bytes_max:,} of a message"
+            checks.fail("requests", f"{what}: send fewer at a time")
 
     def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
         try:
@@ -148,14 +161,13 @@ class Reservations(WarehouseServiceServicer):
             found = await self._queries.reservations_newest_first(
                 request.order_id, request.product_id, state, before, size + 1, since
             )
+        page = that_fit([wire.reservation(item) for item in found[:size]], self._message_bytes_max)
         token = ""
-        if len(found) > size:
-            last = found[size - 1]
+        if len(found) > len(page):
+            last = found[len(page) - 1]
             key = (last.expires_at, last.reservation_id) if by_expiry else (last.reservation_id,)
             token = make_token(filters, key)
-        return pb.ListReservationsResponse(
-            reservations=[wire.reservation(item) for item in found[:size]], next_page_token=token
-        )
+        return pb.ListReservationsResponse(reservations=page, next_page_token=token)
 
     @rpc(Role.READER)
     async def BatchGetRequests(
@@ -168,7 +180,8 @@ class Reservations(WarehouseServiceServicer):
         if len(set(request.request_ids)) < len(request.request_ids):
             checks.fail("request_ids", "must name each request id once")
         checks.done()
-        outcomes = await self._requests.outcomes(request.request_ids, self._limits.outcomes_bytes_max)
+        bytes_max = min(self._limits.outcomes_bytes_max, self._message_bytes_max - ENVELOPE_BYTES)
+        outcomes = await self._requests.outcomes(request.request_ids, bytes_max)
         return pb.BatchGetRequestsResponse(outcomes=outcomes)
 
     @rpc(Role.READER)
@@ -203,13 +216,24 @@ def _availability(
     return pb.CheckStockResponse(items=items, sufficient=all(item.sufficient for item in items))
 
 
-def _result(item: asyncio.Future[Answer | Refusal] | Exception) -> pb.BatchReserveResult:
+def _batch_answer(
+    pending: Sequence[asyncio.Future[Answer | Refusal] | Exception], message_bytes_max: int
+) -> pb.BatchReserveResponse:
+    """All results, and as many lines named in the refused ones as there is room for."""
+    for named_max in NAMED_LINES:
+        answer = pb.BatchReserveResponse(results=[_result(item, named_max) for item in pending])
+        if answer.ByteSize() <= message_bytes_max:
+            break
+    return answer
+
+
+def _result(item: asyncio.Future[Answer | Refusal] | Exception, named_max: int) -> pb.BatchReserveResult:
     error = item if isinstance(item, Exception) else cast("Exception | None", item.exception())
     if error is not None:
-        return pb.BatchReserveResult(error=status_of_error(error))
+        return pb.BatchReserveResult(error=status_of_error(error, named_max))
     assert not isinstance(item, Exception)
     answer = item.result()
     if isinstance(answer, Refusal):
-        status: Status = status_of_refusal(answer)
+        status: Status = status_of_refusal(answer, named_max)
         return pb.BatchReserveResult(error=status)
     return pb.BatchReserveResult(reservation=wire.reservation(answer.reservations[0]))

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import Background, end
 from service_kit.batcher import Batcher
+from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
 from service_kit.database_problems import check_database
 from service_kit.descriptors import room_for
@@ -29,6 +30,7 @@ from warehouse.catalogue import Catalogue
 from warehouse.edge import Edge
 from warehouse.entrance import Doorkeeper, Entrance, OpenCalls
 from warehouse.expiry import Sweeper
+from warehouse.incoming import bounded
 from warehouse.metrics import BatchMetrics, CallMetrics, open_gauge, stuck_gauges, warehouse_metrics
 from warehouse.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.queries import StockQueries
@@ -36,6 +38,7 @@ from warehouse.requests import RequestReader
 from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
+from warehouse.steady_server import add_service, steady_server
 from warehouse.store import LevelReader, StockStore
 from warehouse.tls import server_credentials
 
@@ -84,9 +87,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
-    server = grpc.aio.server(
-        options=_options(settings, shares_port=shares_port), maximum_concurrent_rpcs=calls_hard_max
-    )
+    server = steady_server(_options(settings, shares_port=shares_port), calls_hard_max)
     tracing, keyring = configure_tracing("warehouse"), Keyring(settings.api_keys)
     edge = Edge(
         keyring,
@@ -99,11 +100,12 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         logs_answers=settings.log_level == "DEBUG",
     )
     entrance = Entrance(keyring)
-    registry = cast("grpc.aio.Server", _ByName(server, entrance, edge))
+    registry = cast("grpc.aio.Server", _Registry(server, entrance, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
     opened = OpenCalls(entrance, calls, settings.open_calls)
-    server.add_generic_rpc_handlers((known.handlers(opened), asked.handlers(opened)))
+    add_service(server, health.SERVICE_NAME, known.methods(opened))
+    add_service(server, reflection.SERVICE_NAME, asked.methods(opened))
     try:
         await check_database(database, SERVICE, must_answer=False)
         port = _bind(server, settings)
@@ -115,9 +117,11 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     background = Background()
     background.watch(batcher, levels)
     await _tell_health(known, database, background)
+    await report_wrong_columns(database)
     await server.start()
     tasks = [
         background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
+        background.keep("database", database.watch),
         background.keep("sweeper", sweeper.run),
     ]
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
@@ -149,25 +153,29 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
         yield
 
 
-class _ByName:
-    """What generated code takes for a server, so that methods are found by name only, and strangers don't get to them.
+class _Registry:
+    """What generated code takes for a server: its methods have readers of ours, and strangers don't get to them."""
 
-    grpc.aio waits for each method that is also registered with its core by a task of its own, and looks at all of
-    these tasks for every call: with our two dozen methods, that is a sixth of what a call costs.
-    """
-
-    def __init__(self, server: grpc.aio.Server, entrance: Entrance, edge: Edge) -> None:
+    def __init__(self, server: grpc.aio.Server, entrance: Entrance, edge: Edge, settings: WarehouseSettings) -> None:
         self._server = server
         self._entrance = entrance
         self._edge = edge
+        self._settings = settings
 
-    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """Behind a doorkeeper, if there are keys."""
-        guarded = [Doorkeeper(handler, self._entrance, self._edge.failed) for handler in handlers]
-        self._server.add_generic_rpc_handlers(guarded if self._entrance.is_locked else handlers)
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Nothing: the same ones come by their names."""
 
-    def add_registered_method_handlers(self, *_: object) -> None:
-        """Nothing: the generic handlers know all methods."""
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """All methods of a service; behind a doorkeeper, if there are keys."""
+        methods = bounded(handlers, self._bytes_max)
+        handler = grpc.method_handlers_generic_handler(service, methods)
+        if self._entrance.is_locked:
+            handler = Doorkeeper(handler, self._entrance, self._edge.failed)
+        add_service(self._server, service, methods, handler)
+
+    def _bytes_max(self, method: str) -> int:
+        is_batch = method == "BatchReserve"
+        return self._settings.message_bytes_max if is_batch else self._settings.request_bytes_max
 
 
 def _add_services(
@@ -181,8 +189,9 @@ def _add_services(
 ) -> None:
     queries = StockQueries(database, settings.lists_at_once_max)
     requests = RequestReader(database)
-    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, settings.limits)
-    administration = Administration(edge, batcher, levels, queries, Catalogue(database), settings.limits)
+    limits, bytes_max = settings.limits, settings.message_bytes_max
+    reservations = Reservations(edge, batcher, levels, queries, requests, sweeper, limits, bytes_max)
+    administration = Administration(edge, batcher, levels, queries, Catalogue(database), limits, bytes_max)
     warehouse_pb2_grpc.add_WarehouseServiceServicer_to_server(reservations, server)
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
 
@@ -248,7 +257,7 @@ async def _watch_health(known: Health, database: Database, background: Backgroun
 
 
 async def _tell_health(known: Health, database: Database, background: Background) -> None:
-    """SERVING while the database answers and all goes on, for the server as a whole ("") and for each service."""
+    """SERVING while the database takes writes and all goes on, for the server as a whole ("") and for each service."""
     try:
         await database.ping()
         status = _SERVING

@@ -13,6 +13,7 @@ from service_kit.database_url import read_database_url
 from service_kit.pem import check_certificates, check_pair
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 from warehouse.auth import ApiKey, is_known_to_everybody
+from warehouse.sizes import MESSAGE_BYTES_LEAST
 
 SESSIONS_PINNED = 2
 """Connections of the pool that a server keeps for itself: that of the store, and that of the reader of levels."""
@@ -97,7 +98,15 @@ class WarehouseSettings(ServiceSettings):
         0.8, gt=0, le=1, description="of calls_max, for one key alone; only where there are several keys"
     )
     call_seconds_max: float = Field(30, gt=0, description="time for a call whose caller sets no deadline")
-    message_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    message_bytes_max: int = Field(
+        4 * 1024 * 1024,
+        ge=MESSAGE_BYTES_LEAST,
+        le=64 * 1024 * 1024,
+        description="of a request and of an answer; pages of lists end by it. Clients must take answers of that size",
+    )
+    request_bytes_max: int = Field(
+        512 * 1024, ge=1024, le=64 * 1024 * 1024, description="of a request that is not a BatchReserve"
+    )
     stop_grace_seconds: float = Field(10, ge=0, le=600, description="time for calls in flight after SIGTERM")
     keepalive_seconds: float = Field(60, ge=1, description="ping a silent client this often")
     keepalive_client_min_seconds: float = Field(10, ge=0, description="hang up on clients that ping more often")
@@ -156,6 +165,11 @@ class WarehouseSettings(ServiceSettings):
                 f"WAREHOUSE_API_KEYS: without keys everybody who reaches {self.listen} (WAREHOUSE_LISTEN) is an admin; "
                 'set WAREHOUSE_API_KEYS=[{"name": "shop", "role": "order", "sha256": "<SHA-256 of a secret key>"}], '
                 f"or listen on 127.0.0.1, or allow it with WAREHOUSE_ALLOW_INSECURE={ALLOW_INSECURE}"
+            )
+        if len({key.sha256 for key in self.api_keys}) < len(self.api_keys):
+            reasons.append(
+                "WAREHOUSE_API_KEYS holds the same sha256 twice: whoever shows that key would be either of two; "
+                "make a key of its own for each"
             )
         known = [key.name for key in self.api_keys if is_known_to_everybody(key)]
         return reasons + [

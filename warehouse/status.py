@@ -4,6 +4,7 @@ The texts of drivers, SQL and stack traces go to the log, never to a caller.
 """
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 
 import grpc
@@ -18,12 +19,20 @@ from service_kit.database import DatabaseAway, LockRetriesSpent
 from service_kit.stuck_rows import RowsLocked
 from warehouse.auth import PermissionDenied, Unauthenticated
 from warehouse.refusals import Reason, Refusal
+from warehouse.sizes import NAMED_LINES
 from warehouse.validation import InvalidRequest
 
 DOMAIN = "warehouse.v1"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 NAMED_MAX = 20
-"""Lines or fields named in one status: it travels as metadata, and many clients drop answers with more than 8 KiB."""
+"""Lines or fields named in the status that a call ends with."""
+TRAILING_BYTES_MAX = 4096
+"""Of that status: it travels as a header, a third longer, and beside its text once more; many clients and proxies drop
+answers with more than 8 KiB of headers."""
+TEXT_LENGTH_MAX = 400
+"""Characters of the text for people."""
+LEFT_OUT = "left_out"
+"""In ErrorInfo's metadata: how many lines or fields are not named."""
 
 REFUSAL_CODES = {
     Reason.INSUFFICIENT_STOCK: code_pb2.FAILED_PRECONDITION,
@@ -37,6 +46,7 @@ REFUSAL_CODES = {
     Reason.RESERVATION_CANCELLED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVE_CANCELLED: code_pb2.FAILED_PRECONDITION,
     Reason.RESERVED_MISMATCH: code_pb2.FAILED_PRECONDITION,
+    Reason.ANSWER_TOO_LARGE: code_pb2.FAILED_PRECONDITION,
     Reason.REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
     Reason.PRODUCT_EXISTS: code_pb2.ALREADY_EXISTS,
     Reason.WAREHOUSE_EXISTS: code_pb2.ALREADY_EXISTS,
@@ -66,14 +76,16 @@ Metadata = tuple[tuple[str, bytes], ...]
 
 
 @lru_cache(maxsize=1024)
-def status_of_refusal(refusal: Refusal) -> Status:
-    """A refusal with its ErrorInfo, and a violation per line (up to NAMED_MAX) for a shortage. Do not change it."""
+def status_of_refusal(refusal: Refusal, named_max: int = NAMED_MAX) -> Status:
+    """A refusal with its ErrorInfo, and a violation per line (up to `named_max`) for a shortage. Do not change it."""
     details = dict(refusal.details)
     messages: list[Message] = []
     if refusal.shortages:
-        named = refusal.shortages[:NAMED_MAX]
+        named = refusal.shortages[:named_max]
         pairs = [{name: getattr(short, name) for name in short.__struct_fields__} for short in named]
         details["shortages"] = json.dumps(pairs, separators=(",", ":"))
+        if len(named) < len(refusal.shortages):
+            details[LEFT_OUT] = str(len(refusal.shortages) - len(named))
         messages.append(
             PreconditionFailure(
                 violations=[
@@ -93,14 +105,19 @@ def status_of_refusal(refusal: Refusal) -> Status:
     return _status(REFUSAL_CODES[refusal.reason], refusal.message, info, *messages)
 
 
-def status_of_error(error: BaseException) -> Status:
-    """An exception as its status; INTERNAL, with nothing of its text, for one that is not expected."""
+def status_of_error(error: BaseException, named_max: int = NAMED_MAX) -> Status:
+    """An exception as its status; INTERNAL, with nothing of its text, for one that is not expected.
+
+    Args:
+        named_max: how many fields are named if the request was malformed.
+    """
     if isinstance(error, InvalidRequest):
-        violations = [
-            BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in error.violations[:NAMED_MAX]
-        ]
-        info = ErrorInfo(reason="INVALID_ARGUMENT", domain=DOMAIN)
+        named = error.violations[:named_max]
+        violations = [BadRequest.FieldViolation(field=field, description=problem) for field, problem in named]
+        left_out = len(error.violations) - len(named)
+        info = ErrorInfo(
+            reason="INVALID_ARGUMENT", domain=DOMAIN, metadata={LEFT_OUT: str(left_out)} if left_out else {}
+        )
         return _status(code_pb2.INVALID_ARGUMENT, str(error), info, BadRequest(field_violations=violations))
     for kind, code, reason, text, retry_seconds in _FAULTS:
         if isinstance(error, kind):
@@ -118,7 +135,23 @@ def status_of_error(error: BaseException) -> Status:
 @lru_cache(maxsize=1024)
 def trailing_refusal(refusal: Refusal) -> tuple[grpc.StatusCode, str, Metadata]:
     """What ends a call that was refused: code, message, trailing metadata."""
-    return trailing(status_of_refusal(refusal))
+    return trailing(_fitting(lambda named_max: status_of_refusal(refusal, named_max)))
+
+
+def trailing_error(error: BaseException) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What ends a call that failed: code, message, trailing metadata."""
+    return trailing(_fitting(lambda named_max: status_of_error(error, named_max)))
+
+
+def _fitting(make: Callable[[int], Status]) -> Status:
+    """The status with as many lines named as a header has room for."""
+    status = make(NAMED_MAX)
+    for named_max in NAMED_LINES:
+        if status.ByteSize() <= TRAILING_BYTES_MAX:
+            break
+        if named_max < NAMED_MAX:
+            status = make(named_max)
+    return status
 
 
 def trailing(status: Status) -> tuple[grpc.StatusCode, str, Metadata]:
@@ -130,7 +163,8 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _status(code: int, message: str, *details: Message) -> Status:
-    status = Status(code=code, message=message)
+    short = message if len(message) <= TEXT_LENGTH_MAX else f"{message[: TEXT_LENGTH_MAX - 3]}..."
+    status = Status(code=code, message=short)
     for detail in details:
         status.details.add().Pack(detail)
     return status

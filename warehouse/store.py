@@ -23,7 +23,7 @@ from service_kit.database import (
     RaceLost,
     error_number,
 )
-from service_kit.stuck_rows import LOCK_WAITS, HeldUp
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
 from warehouse import statements
 from warehouse.commands import Command, Outcome
 from warehouse.locking import StockLocking
@@ -134,9 +134,9 @@ class StockStore:
         except BaseException as error:
             await self._session.rollback()
             number = error_number(error)
-            if number in LOCK_WAITS and is_writing:
+            if number in WRITE_WAITS and is_writing:
                 raise HeldUp from error
-            if number in LOCK_WAITS and waits:
+            if number in LOCK_WAITS and waits and not is_writing:
                 waits, found = False, torn
             elif number == DUPLICATE_KEY:
                 found = await self._locking.torn_levels(plan)

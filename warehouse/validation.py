@@ -14,6 +14,8 @@ PAGE_SIZE_MAX = 1000
 KEYS_MAX = 1000
 BATCH_MAX = 1000
 MICROS = 1_000_000
+VIOLATIONS_MAX = 300
+"""What is looked for in one request: as many as its lines have fields."""
 TOLD_MAX = 5
 """Violations in the text for people; the structured ones are many more."""
 
@@ -35,8 +37,10 @@ class Checks:
         self.violations: list[tuple[str, str]] = []
 
     def fail(self, field: str, problem: str) -> None:
-        """Note a violation."""
+        """Note a violation. Raises: InvalidRequest, once there are more than anybody is told of."""
         self.violations.append((field, problem))
+        if len(self.violations) >= VIOLATIONS_MAX:
+            self.done()
 
     def opaque_id(self, field: str, value: str, *, required: bool = True) -> str:
         """An id that the caller chose: 1 to 64 characters, no white space at its ends, no control characters."""
@@ -67,9 +71,11 @@ class Checks:
         return value
 
     def count(self, field: str, number: int, high: int) -> None:
-        """A list of 1 to `high` elements."""
+        """A list of 1 to `high` elements. Raises: InvalidRequest, where there are more: nobody looks at each."""
         if not 1 <= number <= high:
             self.fail(field, f"has {number} elements, must have 1 to {high}")
+        if number > high:
+            self.done()
 
     def done(self) -> None:
         """Raises: InvalidRequest, if anything was wrong."""

@@ -12,6 +12,7 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.actors import ACTOR_LENGTH_MAX
 from service_kit.currencies import WITHOUT_CENTS
 from service_kit.tracing import valid_traceparent
 from warehouse.commands import (
@@ -26,7 +27,7 @@ from warehouse.commands import (
     Line,
     Reserve,
 )
-from warehouse.edge import ACTOR_LENGTH_MAX, Caller
+from warehouse.edge import Caller
 from warehouse.records import Level, LevelKey, Movement, MovementType, Product, Reservation, State, Warehouse
 from warehouse.settings import Limits
 from warehouse.validation import CHOSEN_ID_MAX, COUNT_MAX, ID_MAX, LINES_MAX, MICROS, QUANTITY_MAX, Checks

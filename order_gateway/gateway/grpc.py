@@ -21,7 +21,7 @@ from order_gateway.gateway.reserving import Reserving
 from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
 from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
-from warehouse.client import ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
+from warehouse.client import MessageTooLarge, ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000
@@ -110,12 +110,19 @@ class GrpcGateway:
 
     async def catalogue(self, changed_since: datetime | None = None) -> AsyncIterator[CataloguePage]:
         """The products that were changed since then (None: all), page by page. Raises: GatewayFault."""
-        token = ""
+        token, size = "", CATALOGUE_PAGE_SIZE
         while True:
-            with translating():
-                page = await self._client.list_products(
-                    page_size=CATALOGUE_PAGE_SIZE, page_token=token, counted=False, changed_since=changed_since
-                )
+            try:
+                with translating():
+                    page = await self._client.list_products(
+                        page_size=size, page_token=token, counted=False, changed_since=changed_since
+                    )
+            except GatewayFault as fault:
+                # The warehouse may be set to send more in one message than this client takes.
+                if not isinstance(fault.__cause__, MessageTooLarge) or size == 1:
+                    raise
+                size //= 2
+                continue
             products = {product.product_id: _product(product) for product in page.products}
             yield CataloguePage(products, _instant(page.read_at))
             token = page.next_page_token

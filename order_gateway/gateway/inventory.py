@@ -191,9 +191,18 @@ class Inventory:
 
     async def products(self, skip: int, size: int, call: Call) -> tuple[list[CatalogueProduct], int]:
         """A page of the catalogue, and how many products there are."""
-        asked = self._client.list_products(page_size=size, skip=skip, **self._options(call))
-        answer = _sure(await self._ask(asked))
-        return [_product(product) for product in answer.products], answer.total_size
+        found: list[CatalogueProduct] = []
+        token = ""
+        while True:
+            asked = self._client.list_products(
+                page_size=size - len(found), page_token=token, skip=0 if token else skip, **self._options(call)
+            )
+            answer = _sure(await self._ask(asked))
+            found += map(_product, answer.products)
+            token = answer.next_page_token
+            # A page of the warehouse may be shorter than was asked for, where products have long descriptions.
+            if not token or len(found) >= size:
+                return found, answer.total_size
 
     async def product(self, product_id: int, call: Call) -> CatalogueProduct | Refusal:
         """One product."""
@@ -241,7 +250,9 @@ def _sure(answer: T | Refusal) -> T:
 def _typed(detail: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as numbers: the metadata of a refusal are strings."""
     return {
-        name: int(value) if isinstance(value, str) and name in _NUMBERS and value.isdigit() else value
+        name: int(value)
+        if isinstance(value, str) and name in _NUMBERS and value.isascii() and value.isdigit()
+        else value
         for name, value in detail.items()
     }
 

@@ -13,6 +13,8 @@ from warehouse.client import CallOptions, WarehouseBusy, WarehouseClient, Wareho
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchReserve."""
 
+LINES_ALONE_MAX = 20
+
 
 class _Wish(msgspec.Struct, frozen=True):
     order_id: str
@@ -66,7 +68,8 @@ class Reserving:
     async def _process(self, wishes: Sequence[_Wish]) -> Sequence[warehouse_pb2.Reservation | Exception]:
         left = max(wish.give_up_at for wish in wishes) - asyncio.get_running_loop().time()
         try:
-            if len(wishes) == 1:
+            # A refusal of a call of its own names what fits into a header; in a batch, all lines.
+            if len(wishes) == 1 and len(wishes[0].lines) <= LINES_ALONE_MAX:
                 return [await self._alone(wishes[0], max(left, 0.001))]
             options: CallOptions = {"deadline_seconds": max(left, 0.001), "traceparent": wishes[0].call.traceparent}
             return await self._client.batch_reserve(map(_request, wishes), **options)

@@ -14,6 +14,7 @@ from warehouse.client import (
     EffectOptions,
     InsufficientStock,
     InvalidRequest,
+    MessageTooLarge,
     PermissionDenied,
     Refused,
     RequestIdReused,
@@ -41,7 +42,7 @@ async def or_refusal(call: Awaitable[T]) -> T | Refusal:
     try:
         return await call
     except InsufficientStock as refusal:
-        details = tuple(
+        details: tuple[dict[str, object], ...] = tuple(
             {
                 "product_id": shortage.product_id,
                 "warehouse_id": shortage.warehouse_id,
@@ -50,6 +51,8 @@ async def or_refusal(call: Awaitable[T]) -> T | Refusal:
             }
             for shortage in refusal.shortages
         )
+        if refusal.left_out:
+            details += ({"left_out": refusal.left_out},)
         return Refusal(refusal.reason, "not enough stock", details)
     except InvalidRequest as refusal:
         violations = tuple({"field": field, "message": text} for field, text in refusal.violations.items())
@@ -80,6 +83,9 @@ def translated(error: WarehouseError) -> GatewayFault | None:
     wait = error.retry_after_seconds or RETRY_AFTER_DEFAULT_SECONDS
     if isinstance(error, WarehouseOverloaded):
         return GatewayFault("WAREHOUSE_OVERLOADED", "the warehouse is busy; try again shortly", wait)
+    if isinstance(error, MessageTooLarge):
+        log.error("message_too_large", error=str(error))
+        return GatewayFault("WAREHOUSE_ERROR", "what the warehouse answers is larger than this service takes")
     if isinstance(error, WarehouseBusy | DeadlineExceeded):
         return GatewayFault("WAREHOUSE_BUSY", "the warehouse did not get to it in time; try again shortly", wait)
     if isinstance(error, RequestIdReused):

@@ -5,6 +5,7 @@ the addresses are those of trusted proxies, and the first one that is not.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from itertools import chain
 
@@ -19,7 +20,15 @@ IPV6_CUSTOMER_BITS = 64
 
 def client_of(request: web.Request, trusted: Sequence[Network]) -> str:
     """Who is behind a request, as far as can be told: an IPv4 address, or an IPv6 network of one customer."""
-    return client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), trusted)
+    peer = request.remote or ""
+    if not trusted:
+        return _directly(peer)
+    return client_address(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
+
+
+@lru_cache(maxsize=10_000)
+def _directly(peer: str) -> str:
+    return client_address(peer, (), ())
 
 
 def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Network]) -> str:

@@ -8,10 +8,13 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import AccessSettings
 from order_gateway.answers import Answers
+from order_gateway.http.answer_headers import secure
 from order_gateway.http.auth import auth_middleware
 from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.http.following import follow
+from order_gateway.http.guesses import Guesses
+from order_gateway.http.host_check import host_middleware
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware
@@ -26,7 +29,6 @@ from service_kit.unique_ids import random_hex
 
 PREFIX = "/api/v1"
 SECONDS_PER_MINUTE = 60
-SERVER = "order-service"
 _ID = re.compile(r"[!-~]{1,64}")
 
 
@@ -52,15 +54,17 @@ def make_app(
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
-    login = LoginRoutes(tokens, attempts, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
+    by_account = Guesses(settings.wrong_passwords_per_minute_max)
+    login = LoginRoutes(tokens, attempts, by_account, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
     every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
         ids_middleware,
         *observers,
         *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
+        *([host_middleware(settings.host_names)] if settings.profile == "development" else []),
         # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
-        auth_middleware(keyring, tokens),
+        auth_middleware(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
         slots_middleware(slots or Slots(settings)),
         idempotency_middleware(answers),
     ]
@@ -89,8 +93,7 @@ def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.Stream
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
         response.headers["X-Correlation-ID"] = request.get(CORRELATION_ID, "")
-        # Otherwise the library's name and version.
-        response.headers["Server"] = SERVER
+        secure(response.headers)
         if origins:
             response.headers.update(cors_headers(request, origins))
 

@@ -1,16 +1,21 @@
 """Who calls, and what they may do: an API key for the calling service, and beside it a token for a person."""
 
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from types import FunctionType
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from order_gateway.access import ApiKey
+from order_gateway.access import ApiKey, Network
+from order_gateway.http.addresses import client_of
 from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
+from order_gateway.http.guesses import Guesses, admitted
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.tokens import Person, Tokens
+from service_kit.actors import actor_of
 from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
@@ -27,7 +32,6 @@ OPEN_PATHS = frozenset(
     }
 )
 OPEN_PREFIXES = ("/swagger/",)
-ACTOR_LENGTH_MAX = 64
 
 
 class Access(Enum):
@@ -52,8 +56,7 @@ class Caller(msgspec.Struct, frozen=True):
     @property
     def actor(self) -> str:
         """For the records of who changed what."""
-        name = self.key.name if self.person is None else f"{self.key.name}/{self.person.user_id}"
-        return name[:ACTOR_LENGTH_MAX]
+        return actor_of(self.key.name, "" if self.person is None else self.person.user_id)
 
     @property
     def is_admin(self) -> bool:
@@ -79,26 +82,57 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+IS_VALID: web.RequestKey[Callable[[], bool]] = web.RequestKey("is_valid", FunctionType)
+"""Tells whether the key, and the token if there is one, would still be taken now."""
 
 
-def auth_middleware(keyring: Keyring, tokens: Tokens) -> Middleware:
+def auth_middleware(
+    keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()
+) -> Middleware:
     """Let only callers with a valid key through, and remember who they are."""
+
+    def caller_of(request: web.Request, key: ApiKey) -> Caller:
+        authorization = _only(request, "Authorization")
+        if authorization is None and key.person_required:
+            raise ApiError("UNAUTHENTICATED", f"the key {key.name!r} needs a person's token beside it")
+        return Caller(key, None if authorization is None else tokens.read(authorization))
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES):
             return await handler(request)
-        key = keyring.find(request.headers.get("X-API-Key", ""))
-        if key is None:
-            raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
-        authorization = request.headers.get("Authorization")
-        caller = Caller(key, None if authorization is None else tokens.read(authorization))
-        request[CALLER] = caller
+        address = client_of(request, trusted_proxies)
+        presented = _only(request, "X-API-Key") or ""
+        key = await admitted(guesses, address, keyring.find(presented))
+        request[CALLER] = caller = caller_of(request, key)
+
+        def is_valid() -> bool:
+            # Found out anew: no list of what was revoked can be out of date.
+            try:
+                return keyring.find(presented) == key and caller_of(request, key) == caller
+            except ApiError:
+                return False
+
+        request[IS_VALID] = is_valid
         know_connection(request)
         note_call(caller=caller.actor)
         return await handler(request)
 
     return check
+
+
+def must_still_be_valid(request: web.Request) -> None:
+    """For what took long. Raises: ApiError, if the key or the token would not be taken any more."""
+    if not request[IS_VALID]():
+        raise ApiError("UNAUTHENTICATED", "the key or the token is not valid any more")
+
+
+def _only(request: web.Request, name: str) -> str | None:
+    """The one header of this name. Raises: ApiError, where there are several, of which others may look at another."""
+    found = request.headers.getall(name, ())
+    if len(found) > 1:
+        raise ApiError("UNAUTHENTICATED", f"send the header {name} once")
+    return found[0] if found else None
 
 
 __all__ = ["CALLER", "Access", "Caller", "auth_middleware", "find_key"]

@@ -136,7 +136,13 @@ class LineBody(Body):
     quantity: Quantity
 
 
-Lines = Annotated[list[LineBody], Field(min_length=1, max_length=ITEMS_MAX)]
+class ReserveLineBody(LineBody):
+    """Units to be held."""
+
+    unit_price: Money | None = Field(None, description="taken as older clients send it, and not used")
+
+
+Lines = Annotated[list[ReserveLineBody], Field(min_length=1, max_length=ITEMS_MAX)]
 
 
 def _one_of_items(schema: dict[str, Any]) -> None:
@@ -165,7 +171,7 @@ class ReserveBody(Body):
         return self
 
     @property
-    def lines(self) -> list[LineBody]:
+    def lines(self) -> list[ReserveLineBody]:
         """The lines, whatever they were called."""
         return self.items if self.items is not None else self.order_items or []
 

@@ -17,7 +17,11 @@ ASSETS = frozenset(
         "favicon-32x32.png",
     }
 )
-SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""Swagger UI writes styles into its elements; the pictures in its stylesheet are data."""
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -33,7 +37,7 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_START = """SwaggerUIBundle({url: "%s", dom_id: "#swagger-ui", deepLinking: true, persistAuthorization: true})
+_START = """SwaggerUIBundle({url: "%s", dom_id: "#swagger-ui", deepLinking: true, persistAuthorization: false})
 """
 
 

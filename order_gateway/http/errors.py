@@ -43,6 +43,7 @@ STATUS: Mapping[str, int] = {
     "RESERVATION_COMMITTED": 409,
     "RESERVATION_CANCELLED": 409,
     "RESERVE_CANCELLED": 409,
+    "ANSWER_TOO_LARGE": 409,
     "REQUEST_ID_REUSED": 409,
     "REQUEST_IN_PROGRESS": 409,
     "RESERVED_MISMATCH": 409,
@@ -73,6 +74,8 @@ STATUS: Mapping[str, int] = {
 }
 """What each code is answered with; codes that are not here are 409."""
 STATUS_OTHERWISE = 409
+CLIENT_GONE = 499
+"""As nginx has it: the client hung up before its request was here, or before its answer. In logs and metrics only."""
 
 
 class ApiError(Exception):
@@ -138,6 +141,11 @@ def request_in_progress() -> ApiError:
     return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
 
 
+def gone() -> web.Response:
+    """What is left of a request whose client hung up; nobody gets it."""
+    return web.Response(status=CLIENT_GONE)
+
+
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure leaves in the envelope; what nobody foresaw is logged and says only that it happened."""
@@ -147,28 +155,32 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return failure(request, error)
     except web.HTTPException as error:
         return failure(request, _from_http(error))
-    except web.RequestPayloadError:
-        return failure(request, ApiError("INVALID_ARGUMENT", "the body can't be decoded as its headers say"))
-    except OrderNotFound as error:
-        return failure(request, ApiError("ORDER_NOT_FOUND", str(error)))
-    except (GatewayFault, StepFault) as error:
-        log.warning("outside_fault", code=error.code, error=str(error))
-        return failure(request, ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds)))
-    except ClaimLost:
-        return failure(request, request_in_progress())
-    except BatcherFull:
-        return failure(
-            request, ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
-        )
-    except (Fault, BatcherClosed) as fault:
-        log.warning("database_fault", error=str(fault), cause=repr(fault.__cause__))
-        message = "the service can't reach its data; try again shortly"
-        return failure(
-            request, ApiError("DATABASE_UNAVAILABLE", message, (), _retry_after(DATABASE_RETRY_AFTER_SECONDS))
-        )
-    except Exception:
-        log.exception("unforeseen")
-        return failure(request, ApiError("INTERNAL", _INTERNAL))
+    except Exception as error:
+        if isinstance(error, ConnectionError | web.RequestPayloadError) and request.transport is None:
+            return gone()
+        return failure(request, _from_fault(error))
+
+
+def _from_fault(error: Exception) -> ApiError:
+    """What went wrong elsewhere, as an answer; logged, unless it is the client's doing."""
+    match error:
+        case web.RequestPayloadError():
+            return ApiError("INVALID_ARGUMENT", "the body can't be decoded as its headers say")
+        case OrderNotFound():
+            return ApiError("ORDER_NOT_FOUND", str(error))
+        case GatewayFault() | StepFault():
+            log.warning("outside_fault", code=error.code, error=str(error))
+            return ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds))
+        case ClaimLost():
+            return request_in_progress()
+        case BatcherFull():
+            return ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
+        case Fault() | BatcherClosed():
+            log.warning("database_fault", error=str(error), cause=repr(error.__cause__))
+            message = "the service can't reach its data; try again shortly"
+            return ApiError("DATABASE_UNAVAILABLE", message, (), _retry_after(DATABASE_RETRY_AFTER_SECONDS))
+    log.error("unforeseen", exc_info=error)
+    return ApiError("INTERNAL", _INTERNAL)
 
 
 def _from_http(error: web.HTTPException) -> ApiError:

@@ -12,8 +12,9 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
-from order_gateway.http.auth import Caller
+from order_gateway.http.auth import IS_VALID, Caller
 from order_gateway.http.connections import ended_by_hang_up
+from order_gateway.http.readers import is_digits
 from order_gateway.http.reading import invalid
 from order_gateway.http.slots import SLOT, TIME_LIMIT
 from order_gateway.listing import Happening, Listing
@@ -98,19 +99,33 @@ class Streams:
     async def _stream(
         self, request: web.Request, response: web.StreamResponse, order_id: int, last: int, caller: Caller
     ) -> None:
+        settings, clock = self._settings, asyncio.get_running_loop().time
+        # A key or a token may end at any time, and nothing would wake this up.
+        patience = min(settings.event_heartbeat_seconds, settings.api_keys_check_seconds)
+        written_at = clock()
         while not self._watching.is_stopping:
             happened = await self._listing.history(order_id, last, BATCH, caller.actor)
+            if not request[IS_VALID]():
+                await response.write(b": the key or the token is not valid any more\n\n")
+                return
             for happening in happened:
                 await response.write(_frame(happening, caller))
-                last = happening.id
+                last, written_at = happening.id, clock()
             if len(happened) == BATCH:
                 continue
             if await self._is_over(order_id, last, caller):
                 return
-            with ended_by_hang_up(request):
-                has_more = await self._watching.wait(order_id, last, self._settings.event_heartbeat_seconds)
-            if not has_more:
-                await response.write(b": still here\n\n")
+            while not await self._has_more(request, order_id, last, patience):
+                if self._watching.is_stopping or not request[IS_VALID]():
+                    break
+                if clock() - written_at >= settings.event_heartbeat_seconds:
+                    await response.write(b": still here\n\n")
+                    written_at = clock()
+
+    async def _has_more(self, request: web.Request, order_id: int, last: int, seconds: float) -> bool:
+        """Wait for more to happen, for so long at most, and no longer than the client listens."""
+        with ended_by_hang_up(request):
+            return await self._watching.wait(order_id, last, seconds)
 
     async def _is_over(self, order_id: int, last: int, caller: Caller) -> bool:
         """Whether `last` is the last that will ever happen to the order."""
@@ -132,6 +147,6 @@ def _frame(happening: Happening, caller: Caller) -> bytes:
 
 def _last_event_id(request: web.Request) -> int:
     raw = request.headers.get("Last-Event-ID", "0")
-    if raw.isascii() and raw.isdigit() and len(raw) <= 18:
+    if is_digits(raw):
         return int(raw)
     raise invalid("Last-Event-ID", "must be the id of an event of this stream")

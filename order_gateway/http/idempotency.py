@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.answers import Answer, Answers, Begun, InProgress, Reused
 from order_gateway.http.auth import CALLER, Caller
-from order_gateway.http.errors import ApiError, error_middleware, request_in_progress
+from order_gateway.http.errors import CLIENT_GONE, ApiError, error_middleware, request_in_progress
 from order_gateway.http.reading import invalid
 from service_kit.database import Fault
 
@@ -55,8 +55,9 @@ def idempotency_middleware(answers: Answers) -> Middleware:
 async def _first(
     request: web.Request, handler: Handler, answers: Answers, claimed: tuple[str, str, str]
 ) -> web.StreamResponse:
-    # Here already, so that the answer to keep is the one that the client sees.
-    response = await error_middleware(request, handler)
+    async with answers.held(*claimed):
+        # Here already, so that the answer to keep is the one that the client sees.
+        response = await error_middleware(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
             answer = Answer(response.status, response.headers.get("Location"), response.body.decode())
@@ -70,8 +71,8 @@ async def _first(
 
 
 def _is_lasting(response: web.StreamResponse) -> bool:
-    """Faults, and refusals that ask to be repeated, are not the answer to keep."""
-    return response.status < 500 and "Retry-After" not in response.headers
+    """Faults, and refusals that ask to be repeated, are not the answer to keep; one that nobody got is none."""
+    return response.status < CLIENT_GONE and "Retry-After" not in response.headers
 
 
 def _again(answer: Answer) -> web.Response:
@@ -85,9 +86,12 @@ def _again(answer: Answer) -> web.Response:
 
 
 def _owner(caller: Caller) -> str:
-    """Whose key it is: persons don't see each other's answers."""
+    """Whose key it is: persons don't see each other's answers, nor does who has lost a role what it had shown."""
     name = caller.key.name if caller.person is None else f"{caller.key.name}/{caller.person.user_id}"
-    return name if len(name) <= OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
+    roles = sorted(caller.key.roles) if caller.person is None else [caller.person.role]
+    if roles not in (["service"], ["customer"]):
+        name = f"{name} ({', '.join(roles)})"
+    return name if len(name) < OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
 
 
 async def _hash(request: web.Request) -> str:

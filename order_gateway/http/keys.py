@@ -4,7 +4,15 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from order_gateway.access import AccessSettings, ApiKey, parse_keys, read_keys, refuse_development_key, refuse_empty_key
+from order_gateway.access import (
+    AccessSettings,
+    ApiKey,
+    parse_keys,
+    read_keys,
+    refuse_development_key,
+    refuse_doubled,
+    refuse_empty_key,
+)
 from service_kit.followed import Followed
 
 
@@ -40,6 +48,7 @@ class Keyring:
     def _read(self, contents: Sequence[bytes]) -> tuple[ApiKey, ...]:
         keys = parse_keys(contents[0])
         refuse_empty_key(keys)
+        refuse_doubled((*self._configured, *keys))
         if not self._is_development:
             refuse_development_key(keys)
         return keys

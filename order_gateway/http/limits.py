@@ -34,11 +34,16 @@ class RateLimit:
     async def count(self, name: str) -> None:
         """Take note of one. Raises: ApiError, if it is one too many."""
         bucket = self._bucket(name)
-        if not bucket.has_capacity():
+        self.must_have_room(name)
+        await bucket.acquire()
+
+    def must_have_room(self, name: str) -> None:
+        """Raises: ApiError, if the next one would be one too many; nothing is counted."""
+        bucket = self._buckets.get(name)
+        if bucket is not None and not bucket.has_capacity():
             wait = math.ceil(self._seconds / self._amount)
             message = f"more than {self._amount:g} requests in {self._seconds:g} s; wait a little"
             raise ApiError("RATE_LIMITED", message, (), {"Retry-After": str(wait)})
-        await bucket.acquire()
 
     def _bucket(self, name: str) -> AsyncLimiter:
         bucket = self._buckets.get(name)

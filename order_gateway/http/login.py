@@ -10,6 +10,7 @@ from order_gateway.http.addresses import client_of
 from order_gateway.http.auth import Access
 from order_gateway.http.bodies import LoginBody
 from order_gateway.http.errors import ApiError, success
+from order_gateway.http.guesses import Guesses
 from order_gateway.http.limits import RateLimit
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
@@ -31,6 +32,7 @@ class LoginRoutes:
 
     Args:
         attempts: counted by address.
+        by_account: wrong passwords, counted by the name of a user.
         trusted_proxies: where requests may come through.
     """
 
@@ -38,6 +40,7 @@ class LoginRoutes:
         self,
         tokens: Tokens,
         attempts: RateLimit,
+        by_account: Guesses,
         lifetime_seconds: int,
         prefix: str,
         trusted_proxies: Sequence[Network] = (),
@@ -45,6 +48,7 @@ class LoginRoutes:
         self._trusted_proxies = trusted_proxies
         self._tokens = tokens
         self._attempts = attempts
+        self._by_account = by_account
         self._lifetime_seconds = lifetime_seconds
         self._prefix = prefix
 
@@ -58,8 +62,15 @@ class LoginRoutes:
         """Get a token for a name and a password."""
         if not self._tokens.are_issued:
             raise ApiError("NOT_FOUND", "tokens are not issued here: no users are configured")
-        await self._attempts.count(client_of(request, self._trusted_proxies))
-        user = await self._tokens.log_in(body.username, body.password)
+        address = client_of(request, self._trusted_proxies)
+        await self._attempts.count(address)
+        self._by_account.must_be_allowed(body.username, address)
+        try:
+            user = await self._tokens.log_in(body.username, body.password)
+        except ApiError:
+            await self._by_account.was_wrong(body.username)
+            raise
+        self._by_account.was_right(body.username, address)
         token = self._tokens.issue(user)
         view = TokenView(token, "Bearer", self._lifetime_seconds, user.user_id, user.role)
         return success(view, headers={"Cache-Control": "no-store"})

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from order_gateway.http.errors import ERROR_CODE
+from order_gateway.http.errors import CLIENT_GONE, ERROR_CODE
 from order_gateway.metrics import GatewayMetrics
 from service_kit.logging import note_call
 from service_kit.tracing import Tracing, current_traceparent, trace_id
@@ -14,8 +14,6 @@ from service_kit.tracing import Tracing, current_traceparent, trace_id
 log = structlog.get_logger(__name__)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN = "(unknown)"
-CLIENT_GONE = 499
-"""As nginx has it: the client hung up before its answer. Only in logs and metrics."""
 
 
 def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:

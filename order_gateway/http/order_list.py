@@ -1,6 +1,6 @@
 """Orders in numbers, and what happened to one of them."""
 
-import asyncio
+from typing import Annotated
 
 from aiohttp import web
 from pydantic import Field
@@ -8,7 +8,7 @@ from pydantic import Field
 from order_gateway.http.auth import CALLER
 from order_gateway.http.errors import success_page
 from order_gateway.http.events import EventView, Streams
-from order_gateway.http.fields import ById, From, PageQuery, Until, UserId
+from order_gateway.http.fields import DAY, USER_ID, ById, From, PageQuery, Until, UserId, unset_if_empty
 from order_gateway.http.operations import Operation
 from order_gateway.http.orders import ORDER, visible_order
 from order_gateway.http.views import OrderView, order_view
@@ -16,14 +16,20 @@ from order_gateway.listing import Filter, Listing
 from order_gateway.orders import Status
 from order_gateway.store import Store
 
+_STATUS = {"type": "string", "enum": list(Status)}
+
 
 class OrdersQuery(PageQuery):
     """Which orders."""
 
-    user_id: UserId | None = None
-    status: Status | None = Field(None, strict=False)
-    start_date: From | None = Field(None, description="placed at or after this instant or day (UTC)")
-    end_date: Until | None = Field(None, description="placed before this instant, or on this day (UTC) or before")
+    user_id: Annotated[UserId | None, *unset_if_empty(USER_ID)] = None
+    status: Annotated[Status | None, Field(strict=False), *unset_if_empty(_STATUS)] = None
+    start_date: Annotated[From | None, *unset_if_empty(DAY)] = Field(
+        None, description="placed at or after this instant or day (UTC)"
+    )
+    end_date: Annotated[Until | None, *unset_if_empty(DAY)] = Field(
+        None, description="placed before this instant, or on this day (UTC) or before"
+    )
 
 
 class OrderListRoutes:
@@ -59,8 +65,7 @@ class OrderListRoutes:
             caller.must_be(query.user_id)
         wanted = Filter(query.user_id or caller.only_user, query.status, query.start_date, query.end_date)
         found, total = await self._listing.page(wanted, query.page, query.limit, caller.actor)
-        orders = await asyncio.gather(*map(self._store.read, found))
-        return success_page([order_view(order) for order in orders], query.page, query.limit, total)
+        return success_page([order_view(order) for order in found], query.page, query.limit, total)
 
     async def events(self, request: web.Request, path: ById) -> web.StreamResponse:
         """Follow an order: server-sent events of all that happened and happens to it."""

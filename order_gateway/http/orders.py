@@ -8,7 +8,7 @@ from pydantic import Field
 from order_gateway.answers import Begun
 from order_gateway.basket import Basket, Wish
 from order_gateway.gateway import Call, Refusal
-from order_gateway.http.auth import CALLER, Access
+from order_gateway.http.auth import CALLER, Access, must_still_be_valid
 from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody
 from order_gateway.http.connections import ended_by_hang_up
 from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, from_refusal, success
@@ -93,6 +93,7 @@ class OrderRoutes:
         if query.wait and order.state.status is Status.PENDING_RESERVATION:
             request[SLOT].becomes_wait()
             order = await self._decided(request, order, query.wait)
+            must_still_be_valid(request)
         return success(order_view(order))
 
     async def reservations(self, request: web.Request, path: ById) -> web.Response:

@@ -1,14 +1,14 @@
 """From what came over the wire to a validated value, or an answer that names every field that is wrong."""
 
-import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn, TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from order_gateway.http.errors import ApiError
+from order_gateway.http.strict_json import FIELDS_MAX, decode
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 VIOLATIONS_MAX = 100
@@ -25,7 +25,7 @@ async def read_body(request: web.Request, kind: type[ModelT]) -> ModelT:
         raise invalid("Content-Type", "must be application/json")
     try:
         value = decode(raw.decode())
-    except (ValueError, RecursionError, InvalidOperation) as error:
+    except (ValueError, RecursionError) as error:
         raise invalid("body", _problem(error)) from error
     if not isinstance(value, dict):
         raise invalid("body", "must be a JSON object")
@@ -34,11 +34,15 @@ async def read_body(request: web.Request, kind: type[ModelT]) -> ModelT:
 
 def read_query(request: web.Request, kind: type[ModelT]) -> ModelT:
     """The request's query as `kind`. Raises: ApiError."""
-    query = request.query
-    for name in query:
-        if len(query.getall(name)) > 1:
-            raise invalid(name, "is given more than once")
-    return _validated(kind, dict(query))
+    given: dict[str, str] = {}
+    # One by one: asking for all values of a name looks through all of them.
+    for name, value in islice(request.query.items(), FIELDS_MAX + 1):
+        if name in given:
+            raise invalid(_place([name]), "is given more than once")
+        given[name] = value
+    if len(given) > FIELDS_MAX:
+        raise invalid("query", f"has more than {FIELDS_MAX} parameters")
+    return _validated(kind, given)
 
 
 def read_path(request: web.Request, kind: type[ModelT]) -> ModelT:
@@ -78,20 +82,3 @@ def _problem(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "is not UTF-8"
     return f"is not JSON: {error}"[:255]
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice[:64]!r} is given more than once")
-    return value
-
-
-# Floats would lose cents; Python's JSON also takes NaN and Infinity, which are not JSON, and the last of duplicates.
-decode = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_no_duplicates).decode

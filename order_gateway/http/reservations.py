@@ -16,6 +16,7 @@ from order_gateway.http.fields import Query
 from order_gateway.http.inventory import CLOSED, HELD, take_hold
 from order_gateway.http.operations import Operation
 from order_gateway.http.order_holds import OF_ORDER, OrderHolds
+from order_gateway.http.readers import is_digits
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.listing import Listing
 
@@ -71,8 +72,14 @@ class ReservationRoutes:
 
     async def show(self, request: web.Request, path: HoldPath) -> web.Response:
         """Show a hold; customers see those of their own orders."""
-        hold, order = await self._holds.find(request, await self._reservation_id(path))
         user = request[CALLER].only_user
+        try:
+            hold, order = await self._holds.find(request, await self._reservation_id(path))
+        except ApiError as error:
+            # In the very words in which a stranger's hold is not found.
+            if user is not None and error.code == "RESERVATION_NOT_FOUND":
+                raise _not_found(path.id) from error
+            raise
         if user is not None and (order is None or order.user_id != user):
             raise _not_found(path.id)
         return success(hold_view(hold, order))
@@ -90,7 +97,7 @@ class ReservationRoutes:
         return success(CleanupView(await self._inventory.sweep(changing(request))))
 
     async def _reservation_id(self, path: HoldPath) -> str:
-        if not path.id.isdigit():
+        if not is_digits(path.id):
             return path.id.lower()
         found = await self._listing.reservation_id(int(path.id))
         if found is None:

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from aiohttp import web
 
+from order_gateway.http.answer_headers import secure
 from order_gateway.http.connections import Connection, ConnectionLimits, Connections
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
+from order_gateway.http.expecting import expecting
 from service_kit.unique_ids import random_hex
+
+log = structlog.get_logger(__name__)
 
 
 class EnvelopeRunner(web.AppRunner):
@@ -30,7 +35,8 @@ class EnvelopeRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(self.connections, made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        handler = expecting(made.request_handler)
+        return _Server(self.connections, handler, request_factory=made.request_factory, **self._kwargs)
 
 
 class _Server(web.Server):
@@ -52,13 +58,22 @@ class _Handler(Connection):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer in the envelope what went wrong outside the application."""
-        # It logs, and it raises where an answer has begun.
-        super().handle_error(request, status, exc, message)
-        code = "INTERNAL" if status >= 500 else "INVALID_ARGUMENT"
-        text = "something went wrong here" if status >= 500 else "this can't be understood as an HTTP request"
+        """Answer in the envelope what went wrong outside the application.
+
+        Raises: ConnectionError, where an answer has begun.
+        """
         request[REQUEST_ID] = random_hex(16)
+        if status >= 500:
+            code, text = "INTERNAL", "something went wrong here"
+            log.error("request_failed_outside", request_id=request[REQUEST_ID], exc_info=exc)
+        else:
+            code, text = "INVALID_ARGUMENT", "this can't be understood as an HTTP request"
+            # Not what it says: it repeats the line that was not understood, which may hold a key.
+            log.info("request_not_understood", request_id=request[REQUEST_ID], why=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
         response = failure(request, ApiError(code, text))
         response.headers["X-Request-ID"] = request[REQUEST_ID]
+        secure(response.headers)
         response.force_close()
         return response

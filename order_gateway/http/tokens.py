@@ -63,7 +63,8 @@ class Tokens:
             claims = self._claims(token.strip())
         except jwt.ExpiredSignatureError as error:
             raise _refused("the token has expired; get a new one") from error
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # The library lets through what is wrong inside: times beyond all bounds, JSON that is nested too deeply.
             raise _refused("the token is not valid here") from error
         return _person(claims)
 
@@ -120,7 +121,8 @@ class Tokens:
 
 
 def _person(claims: Mapping[str, Any]) -> Person:
-    roles = claims.get("roles") or [claims.get("role")]
+    # An empty list of roles is no role, whatever stands in `role`.
+    roles = claims["roles"] if "roles" in claims else [claims.get("role")]
     is_admin = isinstance(roles, list) and "admin" in roles
     user_id = str(claims["sub"])
     # The database takes no notice of spaces at the end.

@@ -7,10 +7,8 @@ import msgspec
 
 from order_gateway.gateway import StockLine
 from order_gateway.gateway.inventory import DirectHold
+from order_gateway.http.readers import is_digits
 from order_gateway.orders import Instant, Item, Order, Payment, Reservation, Status
-
-DIGITS_MAX = 18
-"""Longer numbers don't fit into 64 bits."""
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -98,5 +96,4 @@ def order_view(order: Order) -> OrderView:
 
 def plain_id(text: str) -> int | str:
     """Ids that came as integers go out as integers."""
-    is_plain = text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX and text == str(int(text))
-    return int(text) if is_plain else text
+    return int(text) if is_digits(text) else text

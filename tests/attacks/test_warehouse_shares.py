@@ -116,9 +116,13 @@ async def test_open_streams_of_strangers_are_few(warehouse_database_url: str) ->
     ):
         watches = [stranger.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(30)]
         reflection = reflection_pb2_grpc.ServerReflectionStub(stranger.channel)
-        asking = [reflection.ServerReflectionInfo() for _ in range(30)]
-        for one in asking:
-            await one.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        is_over = asyncio.Event()
+
+        async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            await is_over.wait()
+
+        asking = [reflection.ServerReflectionInfo(questions()) for _ in range(30)]
         firsts = await asyncio.gather(*(outcome(one.read()) for one in (*watches, *asking)))
         turned_away = [first for first in firsts if isinstance(first, No)]
         assert {no.code for no in turned_away} == {"RESOURCE_EXHAUSTED"}
@@ -127,6 +131,7 @@ async def test_open_streams_of_strangers_are_few(warehouse_database_url: str) ->
         assert await shop.is_answered()
         health = await stranger.health.Check(health_pb2.HealthCheckRequest(), metadata=by("shop"), timeout=SOON_SECONDS)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
+        is_over.set()
         for one in (*watches, *asking):
             one.cancel()
 

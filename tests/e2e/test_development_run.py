@@ -16,6 +16,7 @@ from service_kit.server_programs import Flavour
 from service_kit.service_process import grpc_is_serving, http_answers
 from tests.development_run import PATIENCE_SECONDS, Run, development
 from tests.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment, free_port
+from tests.warehouse_kit import sql
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 
@@ -68,6 +69,17 @@ def gone(pids: list[int]) -> bool:
 
 def serves_again(run: Run) -> bool:
     return until(lambda: grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"))
+
+
+def test_it_leaves_nothing_open_to_others(steady: Run) -> None:
+    """Folders and logs are their owner's, and the services log in as a user who can't change tables."""
+    private = [steady.data_dir, *steady.data_dir.glob("logs/**"), *steady.data_dir.glob("*database-url")]
+    assert len(private) >= 4
+    for path in (*private, *steady.data_dir.glob("logs/*"), steady.data_dir / "database"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    url = (steady.data_dir / "database-url").read_text().strip()
+    users = {row[1] for row in sql(url, "SHOW PROCESSLIST") if row[3] in ("warehouse", "orders")}
+    assert users == {"services"}
 
 
 def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[], Run]) -> None:

@@ -107,7 +107,8 @@ def test_the_page_shows_the_api_and_tries_it(
 ) -> None:
     _process, target = processes.warehouse(warehouse_database_url)
     asyncio.run(load_demo(target, ""))
-    _process, base_url = processes.order_gateway(orders_database_url, target)
+    names = {"ORDERS_HOST_NAMES": json.dumps([HOST])}
+    _process, base_url = processes.order_gateway(orders_database_url, target, settings=names)
     address = f"{HOST}:{urlsplit(base_url).port}"
 
     page.browser.get(f"http://{address}/swagger/")
@@ -123,3 +124,29 @@ def test_the_page_shows_the_api_and_tries_it(
 
     assert page.asked() == {address}
     assert page.complaints() == []
+
+    assert (
+        page.browser.execute_script("return localStorage.length + sessionStorage.length + document.cookie.length") == 0
+    )
+    page.browser.get("about:blank")
+    page.browser.get(f"http://{address}/swagger/")
+    status, answer = page.try_out("orders-get_orders")
+    assert (status, answer["error"]["code"]) == ("401", "UNAUTHENTICATED")
+
+
+def test_the_page_runs_nothing_that_is_not_its_own(page: Page, processes: Processes, orders_database_url: str) -> None:
+    _process, base_url = processes.order_gateway(orders_database_url, "127.0.0.1:1")
+    page.browser.get(f"http://127.0.0.1:{urlsplit(base_url).port}/swagger/")
+    page.shown("#operations-orders-post_orders")
+    ran = """
+        const done = arguments[0];
+        const script = document.createElement("script");
+        script.textContent = "window.ran = true";
+        document.body.append(script);
+        const frame = document.createElement("iframe");
+        frame.srcdoc = "<script>parent.ran = true</script>";
+        document.body.append(frame);
+        fetch("http://127.0.0.1:1/").catch(() => 0).then(() => setTimeout(() => done(window.ran === true), 200));
+    """
+    assert page.browser.execute_async_script(ran) is False
+    assert any("Content Security Policy" in complaint for complaint in page.complaints())

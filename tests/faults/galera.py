@@ -11,7 +11,7 @@ from typing import Self
 
 import pymysql
 
-from service_kit.local_server import LocalServer, LocalServerSettings
+from service_kit.local_server import USER, LocalServer, LocalServerSettings
 from tests.processes import ROOT, free_port
 from tests.warehouse_kit import sql
 
@@ -68,8 +68,8 @@ class GaleraNode(LocalServer):
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": f"{HOME / 'usr/bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
-    def _password(self) -> str:
-        return self._shared_password
+    def _password(self, user: str = USER) -> str:
+        return f"{self._shared_password}-{user}"
 
     def _options(self) -> list[str]:
         hosts = ",".join(f"127.0.0.1:{port}" for port in self._addresses)

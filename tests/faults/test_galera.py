@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+import pymysql
 import pytest
 import pytest_asyncio
 
+from service_kit import atomic_packet
 from service_kit.database import Database, DatabaseAway, DatabaseSettings
-from tests.faults.conftest import MakeUrls, OpenDatabase
+from tests.faults.conftest import MakeUrls, OpenSession
 from tests.faults.galera import EVICTION_SECONDS, GaleraCluster
 from tests.faults.several_nodes import PRODUCTS, Told, ask, everything_is_as_told, stock_up, until
 from tests.processes import ROOT, clean_environment
@@ -112,30 +114,55 @@ async def test_no_answer_is_lost_with_a_node(urls: list[str], cluster: GaleraClu
 
 
 async def test_a_survivor_without_quorum_is_away_until_it_has_one(
-    urls: list[str], cluster: GaleraCluster, start: Start, open_database: OpenDatabase
+    urls: list[str], cluster: GaleraCluster, start: Start
 ) -> None:
-    """Error 1047: no data was refused, and nothing is done that the others would not know of."""
+    """No data was refused, no lock is in the way, and nothing is done that the others would not know of."""
     survivor = cluster.nodes[2]
-    impatient = Database(urls[2], IMPATIENT)
-    store, patient = StockStore(impatient), StockStore(open_database(urls[2]))
-    reserving = Reserve(fresh("request"), fresh("order"), (Line(1, 1, 1),), TTL)
+    databases = [Database(urls[2], IMPATIENT) for _ in range(2)]
+    connected, fresh_one = map(StockStore, databases)
+    told = Told()
+    told.note((await connected.process([a_reserve()]))[0])
+    waiting = a_reserve()
     for node in cluster.nodes[:2]:
         node.kill()
-    await until(lambda: survivor.status("wsrep_cluster_status") == "non-Primary")
-    began = time.monotonic()
-    with pytest.raises(DatabaseAway):
-        await store.process([reserving])
-    assert time.monotonic() < began + 10
-    sql(survivor.url, "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'")
-    told = Told()
-    for who in (store, patient):
-        [ended] = await who.process([reserving])
-        told.note(ended)
-    await start(cluster.wait_until_whole)
-    await asyncio.gather(store.close(), patient.close())
-    await impatient.close()
-    assert len(told.states) == 1
+    try:
+        await until(lambda: survivor.status("wsrep_cluster_status") == "non-Primary")
+        for store in (connected, fresh_one):
+            began = time.monotonic()
+            with pytest.raises(DatabaseAway):
+                await store.process([waiting])
+            assert time.monotonic() < began + 10
+    finally:
+        sql(survivor.url, "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'")
+        await start(cluster.wait_until_whole)
+    for store, database in zip((connected, fresh_one), databases, strict=True):
+        told.note((await store.process([waiting]))[0])
+        await store.close()
+        await database.close()
+    assert len(told.states) == 2
     await everything_is_as_told(told, urls)
+
+
+def a_reserve() -> Reserve:
+    """One unit for one order."""
+    return Reserve(fresh("request"), fresh("order"), (Line(1, 1, 1),), TTL)
+
+
+async def test_a_lock_wait_is_not_taken_for_a_node_that_is_cut_off(urls: list[str], open_session: OpenSession) -> None:
+    """Both have the same number."""
+    holder, waiter = open_session(urls[0]), open_session(urls[0])
+    lock = "SELECT 1 FROM stock_levels FOR UPDATE"
+    await holder.execute(f"{atomic_packet.BEGIN};{lock}", {})
+    await waiter.execute("SET SESSION innodb_lock_wait_timeout = 1", {})
+    for attempt in (
+        waiter.execute(f"{atomic_packet.BEGIN};{lock}", {}),
+        atomic_packet.transact(waiter, [lock], {}),
+    ):
+        with pytest.raises(pymysql.err.OperationalError) as raised:
+            await attempt
+        assert raised.value.args[0] == 1205
+        await waiter.rollback()
+    await holder.rollback()
 
 
 async def test_programs_that_migrate_at_several_nodes_take_turns(cluster: GaleraCluster) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from service_kit.local_server import LocalServer, LocalServerSettings, ServerDidNotStart
+from service_kit.private_files import make_private_folder
 from service_kit.server_programs import Flavour
 from tests.conftest import SERVER_SETTINGS
 from tests.processes import ROOT
@@ -92,11 +93,50 @@ def test_it_is_durable_and_speaks_utf8(server: LocalServer) -> None:
     assert isolation[0][1] == "READ-COMMITTED"
 
 
+def test_its_temporary_files_are_its_own(server: LocalServer) -> None:
+    # Any server that starts deletes `#sql...` in its temporary folder, also those of a server that is running.
+    assert query(server, "SELECT @@tmpdir") == ((str(server.folder / "tmp"),),)
+
+
 def test_only_the_owner_of_the_folder_knows_the_password(server: LocalServer) -> None:
     assert (server.folder / "password").stat().st_mode & 0o077 == 0
     for user in ("root", "stock"):
         with pytest.raises(pymysql.err.MySQLError):
             pymysql.connect(host="127.0.0.1", port=server.port, user=user, password="")
+
+
+def test_the_services_may_write_rows_and_nothing_else(server: LocalServer) -> None:
+    query(server, "CREATE DATABASE orders", "CREATE TABLE orders.row_ (id INT PRIMARY KEY)", "CREATE DATABASE other")
+    rights = query(server, "SHOW GRANTS FOR 'services'@'127.0.0.1'")
+    assert sorted(line.partition(" TO ")[0] for (line,) in rights) == [
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON `orders`.*",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON `warehouse`.*",
+        "GRANT USAGE ON *.*",
+    ]
+    place = make_url(server.services_url)
+    with (
+        closing(
+            pymysql.connect(host="127.0.0.1", port=server.port, user=place.username or "", password=str(place.password))
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO orders.row_ VALUES (1)")
+        for forbidden in (
+            *("DROP TABLE orders.row_", "TRUNCATE orders.row_", "CREATE TABLE orders.new_ (id INT)"),
+            *("ALTER TABLE orders.row_ ADD x INT", "DROP DATABASE orders", "CREATE DATABASE another", "USE other"),
+            *("SELECT * FROM mysql.user", "CREATE USER x", "GRANT ALL ON *.* TO 'services'@'127.0.0.1'"),
+            *("SET GLOBAL max_connections = 1", "SELECT 1 INTO OUTFILE '/tmp/x'", "SHUTDOWN"),
+        ):
+            with pytest.raises(pymysql.err.MySQLError) as caught:
+                cursor.execute(forbidden)
+            assert caught.value.args[0] in (1044, 1045, 1142, 1227, 1410), forbidden
+
+
+def test_its_folder_and_log_are_its_owners(server: LocalServer, tmp_path: Path) -> None:
+    assert server.error_log.stat().st_mode & 0o777 == 0o600
+    made = tmp_path / "new" / "folder"
+    make_private_folder(made)
+    assert [path.stat().st_mode & 0o777 for path in (made, made.parent)] == [0o700, 0o700]
 
 
 def test_a_stopped_server_finds_its_data_and_port_again(server: LocalServer) -> None:

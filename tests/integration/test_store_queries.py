@@ -144,6 +144,9 @@ class _Spy:
         await work(self)
         return []
 
+    async def read_in_snapshot(self, work: Any) -> list[Any]:
+        return await self.run_in_transaction(work)
+
     async def execute(self, query: Select[Any]) -> Any:
         if not self.text:
             compiled = query.compile(dialect=mysql.dialect(), compile_kwargs={"literal_binds": True})

@@ -267,8 +267,8 @@ async def test_a_message_that_is_too_long_or_no_message_is_refused(calls: Calls)
     long = pb.BatchReserveRequest(requests=[pb.ReserveRequest(order_id="x" * 5_000_000)])
     assert (await refused(calls.holds.BatchReserve(long))).code == "RESOURCE_EXHAUSTED"
     raw: Any = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Reserve")
-    # gRPC itself says so, before our code is called.
-    assert (await refused(raw(b"\xff\xff\xff"))).code == "UNKNOWN"
+    no = await refused(raw(b"\xff\xff\xff"))
+    assert (no.code, no.fields) == ("INVALID_ARGUMENT", ("request",))
     unknown: Any = calls.channel.unary_unary("/warehouse.v1.WarehouseService/Steal")
     assert (await refused(unknown(b""))).code == "UNIMPLEMENTED"
 

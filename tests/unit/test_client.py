@@ -237,3 +237,25 @@ async def test_proxies_of_the_environment_are_not_for_the_warehouse(monkeypatch:
             for target in (f"127.0.0.1:{port}", f"localhost:{port}", f"ipv4:127.0.0.1:{port}"):
                 async with WarehouseClient(SETTINGS.model_copy(update={"target": target})) as warehouse:
                     assert (await warehouse.reserve("17", LINES, request_id="r")).reservation_id == "r-1"
+
+
+async def test_an_answer_that_is_too_long_is_asked_for_once() -> None:
+    async def tell(context: Context) -> None:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max (5 vs. 4)")
+
+    scripted = Scripted(tell, tell)
+    async with serving(scripted) as port, connect(port) as warehouse:
+        with pytest.raises(client.MessageTooLarge, match="larger than max"):
+            await warehouse.reserve("17", LINES, request_id="r")
+    assert len(scripted.request_ids) == 1
+
+
+async def test_what_this_client_does_not_take_is_asked_for_once() -> None:
+    scripted = Scripted()
+    small = SETTINGS.model_copy(update={"message_size_max_bytes": 1024})
+    async with serving(scripted) as port:
+        settings = small.model_copy(update={"target": f"127.0.0.1:{port}"})
+        async with WarehouseClient(settings) as warehouse:
+            with pytest.raises(client.MessageTooLarge):
+                await warehouse.reserve("x" * 2000, LINES, request_id="r")
+    assert scripted.request_ids == []

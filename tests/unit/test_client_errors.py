@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from warehouse import client
-from warehouse.client.errors import REFUSAL_STATUSES, REFUSALS, STATUSES, from_rpc_error, from_status
+from warehouse.client.errors import REFUSAL_STATUSES, REFUSALS, RETRIED, STATUSES, from_rpc_error, from_status
 from warehouse.refusals import Reason, Refusal
 from warehouse.status import trailing_refusal
 
@@ -101,3 +101,34 @@ def test_garbage_in_the_details_is_survived() -> None:
     trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff\xff"))
     error = from_rpc_error(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "no"))
     assert isinstance(error, client.WarehouseUnavailable)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CLIENT: Received message larger than max (5242880 vs. 4194304)",
+        "SERVER: Sent message larger than max (17 vs. 4)",
+        "received metadata size exceeds hard limit (value length 17000 vs. 16384)",
+    ],
+)
+def test_too_long_a_message_is_not_an_overloaded_warehouse(message: str) -> None:
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    error = from_rpc_error(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), message))
+    assert isinstance(error, client.MessageTooLarge)
+    assert not isinstance(error, RETRIED)
+
+
+def test_a_full_server_is_an_overloaded_one() -> None:
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    by_grpc = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "Concurrent RPC limit exceeded!")
+    info = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="warehouse.v1")
+    for error in (by_grpc, rpc_error(code, info)):
+        assert isinstance(from_rpc_error(error), client.WarehouseOverloaded)
+
+
+def test_lines_left_out_are_counted() -> None:
+    metadata = {"shortages": "[]", "left_out": "80"}
+    info = error_details_pb2.ErrorInfo(reason="INSUFFICIENT_STOCK", domain="warehouse.v1", metadata=metadata)
+    error = from_rpc_error(rpc_error(grpc.StatusCode.FAILED_PRECONDITION, info))
+    assert isinstance(error, client.InsufficientStock)
+    assert error.left_out == 80

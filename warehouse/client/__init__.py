@@ -21,9 +21,11 @@ from generated.warehouse.v1.warehouse_pb2 import Line, ReservationState
 from warehouse.client.calling import CallContext, CallOptions, EffectOptions, new_request_id
 from warehouse.client.connection import ClientSettings
 from warehouse.client.errors import (
+    AnswerTooLarge,
     DeadlineExceeded,
     InsufficientStock,
     InvalidRequest,
+    MessageTooLarge,
     NotFound,
     OrderNotFound,
     PermissionDenied,
@@ -65,6 +67,7 @@ class WarehouseClient(HoldCalls, StockCalls):
 
 
 __all__ = [
+    "AnswerTooLarge",
     "CallContext",
     "CallOptions",
     "ClientSettings",
@@ -73,6 +76,7 @@ __all__ = [
     "InsufficientStock",
     "InvalidRequest",
     "Line",
+    "MessageTooLarge",
     "NotFound",
     "OrderNotFound",
     "PermissionDenied",

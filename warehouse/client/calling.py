@@ -103,6 +103,15 @@ class Calling:
         with self._observe(type(request).__name__.removesuffix("Request"), metadata):
             return await self._insist(method, request, metadata, deadline)
 
+    def _until(self, call: CallOptions) -> float:
+        """When the time of a call is over, by time.monotonic()."""
+        return time.monotonic() + call.get("deadline_seconds", self.settings.deadline_seconds)
+
+    @staticmethod
+    def _rest(call: CallOptions, until: float) -> CallOptions:
+        """The options for one of the calls that together have time until then."""
+        return {**call, "deadline_seconds": max(until - time.monotonic(), 0)}
+
     async def _insist(
         self,
         method: Method[ResponseT],

@@ -7,9 +7,11 @@ WarehouseError
 |   |   +-- ProductNotFound, WarehouseNotFound, StockLevelNotFound, ReservationNotFound, OrderNotFound
 |   +-- ReservationExpired, ReservationCommitted, ReservationCancelled
 |   +-- ReserveCancelled          the order was cancelled before its Reserve arrived
+|   +-- AnswerTooLarge            the order has too many reservations for one answer
 |   +-- RequestIdReused           the request id was used for something else
 |   +-- ReservedMismatch, ProductExists, WarehouseExists
 +-- InvalidRequest                .violations; the caller's bug
++-- MessageTooLarge               the request or its answer is longer than a message may be
 +-- Unauthenticated
 +-- PermissionDenied
 +-- WarehouseFault                something does not work; what became of the call is not known
@@ -70,7 +72,7 @@ class Shortage:
 
 
 class InsufficientStock(Refused):
-    """Some lines asked for more than there is; `shortages` names each of them."""
+    """Some lines asked for more than there is; `shortages` names them, `left_out` says how many more there are."""
 
     @property
     def shortages(self) -> tuple[Shortage, ...]:
@@ -79,6 +81,11 @@ class InsufficientStock(Refused):
             Shortage(int(item["product_id"]), int(item["warehouse_id"]), int(item["requested"]), int(item["available"]))
             for item in json.loads(self.metadata.get("shortages") or "[]")
         )
+
+    @property
+    def left_out(self) -> int:
+        """How many lines more fell short, that the answer had no room for."""
+        return int(self.metadata.get("left_out", "0"))
 
 
 class NotFound(Refused):
@@ -112,6 +119,9 @@ class ReservationCancelled(Refused): ...
 class ReserveCancelled(Refused): ...
 
 
+class AnswerTooLarge(Refused): ...
+
+
 class RequestIdReused(Refused): ...
 
 
@@ -130,6 +140,13 @@ class InvalidRequest(WarehouseError):
     def __init__(self, message: str, *, violations: Mapping[str, str] | None = None, **known: Any) -> None:
         super().__init__(message, **known)
         self.violations: dict[str, str] = dict(violations or {})
+
+
+class MessageTooLarge(WarehouseError):
+    """The request, or its answer, is longer than a message may be here or over there; repeating it is of no use.
+
+    Ask for less at a time, or set `message_size_max_bytes` of this client to what the server sends.
+    """
 
 
 class Unauthenticated(WarehouseError): ...
@@ -185,6 +202,7 @@ REFUSALS: Mapping[str, type[Refused]] = {
     "RESERVATION_COMMITTED": ReservationCommitted,
     "RESERVATION_CANCELLED": ReservationCancelled,
     "RESERVE_CANCELLED": ReserveCancelled,
+    "ANSWER_TOO_LARGE": AnswerTooLarge,
     "REQUEST_ID_REUSED": RequestIdReused,
     "RESERVED_MISMATCH": ReservedMismatch,
     "PRODUCT_EXISTS": ProductExists,
@@ -226,6 +244,14 @@ def from_status(status: status_pb2.Status) -> WarehouseError:
     return _translate(code, status.message, status.details)
 
 
+SIZE_WORDS = ("larger than max", "metadata size exceeds")
+"""What gRPC itself says when a message or its headers are too long; it gives no details with it."""
+
+
+def _is_about_size(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> bool:
+    return code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details and any(words in message for words in SIZE_WORDS)
+
+
 def _translate(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> WarehouseError:
     info, invalid, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for packed in details:
@@ -233,6 +259,8 @@ def _translate(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> W
             packed.Unpack(known)
     retry_after = retry.retry_delay.ToTimedelta().total_seconds() or None
     common: dict[str, Any] = {"metadata": dict(info.metadata), "retry_after_seconds": retry_after}
+    if _is_about_size(code, message, details):
+        return MessageTooLarge(message, reason="MESSAGE_TOO_LARGE", **common)
     if code in STATUSES:
         fault = STATUSES[code](message, reason=info.reason or code.name, **common)
         if isinstance(fault, DeadlineExceeded):

@@ -1,6 +1,6 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -14,6 +14,13 @@ from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_s
 
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchGetRequests."""
+
+BATCH_MAX = 1000
+"""Requests in one BatchReserve, says the contract."""
+ENVELOPE_BYTES = 8192
+RESULT_BYTES = 1032
+LINE_BYTES = 16
+"""What the answer to a BatchReserve takes at most beyond its requests: in all, for each request, for each line."""
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -61,10 +68,27 @@ class HoldCalls(Calling):
     async def batch_reserve(
         self, requests: Iterable[warehouse_pb2.ReserveRequest], **call: Unpack[CallOptions]
     ) -> list[Reservation | WarehouseError]:
-        """Many independent holds in one call; per request the hold or why there is none. Each needs a request_id.
+        """Many independent holds; per request the hold or why there is none. Each needs a request_id.
+
+        It is one call unless the requests or the answer could be too long for a message. If one of several calls fails,
+        its requests have that failure as their result.
 
         Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
         """
+        parts = list(self._parts(requests))
+        if len(parts) == 1:
+            return await self._batch_reserve(parts[0], call)
+        results: list[Reservation | WarehouseError] = []
+        for part in parts:
+            try:
+                results += await self._batch_reserve(part, call)
+            except WarehouseError as error:
+                results += [error] * len(part)
+        return results
+
+    async def _batch_reserve(
+        self, requests: list[warehouse_pb2.ReserveRequest], call: CallOptions
+    ) -> list[Reservation | WarehouseError]:
         request = warehouse_pb2.BatchReserveRequest(requests=requests)
         response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
         if len(response.results) != len(request.requests):
@@ -74,6 +98,20 @@ class HoldCalls(Calling):
             result.reservation if result.HasField("reservation") else from_status(result.error)
             for result in response.results
         ]
+
+    def _parts(self, requests: Iterable[warehouse_pb2.ReserveRequest]) -> Iterator[list[warehouse_pb2.ReserveRequest]]:
+        """The requests cut into calls whose answers fit into a message; one part, empty, if there are none."""
+        part: list[warehouse_pb2.ReserveRequest] = []
+        room = self.settings.message_size_max_bytes - ENVELOPE_BYTES
+        left = room
+        for request in requests:
+            needed = request.ByteSize() + RESULT_BYTES + LINE_BYTES * len(request.lines)
+            if part and (needed > left or len(part) == BATCH_MAX):
+                yield part
+                part, left = [], room
+            part.append(request)
+            left -= needed
+        yield part
 
     async def commit(
         self,
@@ -174,7 +212,9 @@ class HoldCalls(Calling):
 
 
 def _duration(seconds: float) -> Duration:
-    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9) % 1_000_000_000)
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
 
 
 def _timestamp(instant: datetime) -> Timestamp:

@@ -22,10 +22,17 @@ class StockCalls(Calling):
     async def get_products(
         self, product_ids: Iterable[int], **call: Unpack[CallOptions]
     ) -> tuple[dict[int, stock_pb2.Product], list[int]]:
-        """The products found, by id, and the ids of those that don't exist."""
-        request = stock_pb2.BatchGetProductsRequest(product_ids=product_ids)
-        response = await self._call(lambda to: to.stock.BatchGetProducts, request, call)
-        return {product.product_id: product for product in response.products}, list(response.missing_product_ids)
+        """The products found, by id, and the ids of those that don't exist; several calls if they are long."""
+        wanted, found, missing = list(product_ids), dict[int, stock_pb2.Product](), list[int]()
+        until = self._until(call)
+        while True:
+            request = stock_pb2.BatchGetProductsRequest(product_ids=wanted)
+            response = await self._call(lambda to: to.stock.BatchGetProducts, request, self._rest(call, until))
+            found.update((product.product_id, product) for product in response.products)
+            missing += response.missing_product_ids
+            wanted = list(response.left_out_product_ids)
+            if not wanted:
+                return found, missing
 
     async def list_products(
         self,
@@ -38,6 +45,8 @@ class StockCalls(Calling):
         **call: Unpack[CallOptions],
     ) -> stock_pb2.ListProductsResponse:
         """A page of the catalogue, by product id, `skip` products further on.
+
+        It may be shorter than `page_size`: there is more as long as it has a next_page_token.
 
         Args:
             counted: whether to count all products.
@@ -75,8 +84,15 @@ class StockCalls(Calling):
 
     async def list_inventory(self, product_id: int, **call: Unpack[CallOptions]) -> list[StockLevel]:
         """All stock of a product, preferred warehouses first. Raises: ProductNotFound, or another WarehouseError."""
-        request = stock_pb2.ListInventoryRequest(product_id=product_id)
-        return list((await self._call(lambda to: to.stock.ListInventory, request, call)).stock_levels)
+        levels: list[StockLevel] = []
+        token, until = "", self._until(call)
+        while True:
+            request = stock_pb2.ListInventoryRequest(product_id=product_id, page_token=token)
+            page = await self._call(lambda to: to.stock.ListInventory, request, self._rest(call, until))
+            levels += page.stock_levels
+            token = page.next_page_token
+            if not token:
+                return levels
 
     async def add_stock(
         self,

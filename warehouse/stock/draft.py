@@ -20,6 +20,7 @@ from warehouse.records import (
     uuid7,
 )
 from warehouse.refusals import Refusal
+from warehouse.sizes import HOLDS_BYTES_MAX, holds_bytes
 from warehouse.stock.snapshot import Decision, Order, Stock
 
 _encode = msgspec.json.Encoder().encode
@@ -74,6 +75,17 @@ class Draft:
         )
 
     # ---------------------------------------------------------------- what there is
+
+    def too_large(self, command: Commit | Cancel, found: list[Reservation]) -> Refusal | None:
+        """The refusal of a command by order whose answer could not be sent: asked before it has an effect."""
+        if not command.order_id:
+            return None
+        reason = len(command.reason) if isinstance(command, Cancel) else 0
+        sizes = (
+            (len(item.lines), len(item.order_id) + len(item.correlation_id) + max(reason, len(item.reason)))
+            for item in found
+        )
+        return refusals.answer_too_large(command.order_id, len(found)) if holds_bytes(sizes) > HOLDS_BYTES_MAX else None
 
     def targets(self, command: Commit | Cancel) -> list[Reservation]:
         """The reservations that the command is about, oldest first."""

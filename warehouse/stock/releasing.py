@@ -21,6 +21,8 @@ def cancel(draft: Draft, command: Cancel) -> Answer | Refusal:
     found = draft.targets(command)
     if not found:
         return _cancel_unseen(draft, command)
+    if refusal := draft.too_large(command, found):
+        return refusal
     open_holds = [item for item in found if item.state is State.RESERVED]
     sold = [item for item in found if item.state is State.COMMITTED]
     if sold and not open_holds:

@@ -21,6 +21,8 @@ def commit(draft: Draft, command: Commit) -> Answer | Refusal:
         if command.order_id:
             return refusals.order_not_found(command.order_id)
         return refusals.reservation_not_found(command.reservation_id)
+    if refusal := draft.too_large(command, found):
+        return refusal
     overdue = [item for item in found if draft.is_overdue(item)]
     for item in overdue:
         draft.check_held(item)

@@ -3,7 +3,7 @@
 isort:skip_file
 The contract of the warehouse: catalogue, stock levels and their ledger.
 
-Metadata, identifiers and refusals are as described in warehouse.proto.
+Metadata, identifiers, refusals and the size of answers are as described in warehouse.proto.
 """
 
 from collections import abc as _abc
@@ -420,6 +420,7 @@ class BatchGetProductsResponse(_message.Message):
 
     PRODUCTS_FIELD_NUMBER: _builtins.int
     MISSING_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_PRODUCT_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Product]:
         """Those that exist, by product_id."""
@@ -428,15 +429,22 @@ class BatchGetProductsResponse(_message.Message):
     def missing_product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Those that don't, ascending."""
 
+    @_builtins.property
+    def left_out_product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those that were not looked at, because the answer would have been larger than a message may be, ascending: ask
+        for them again.
+        """
+
     def __init__(
         self,
         *,
         products: _abc.Iterable[Global___Product] | None = ...,
         missing_product_ids: _abc.Iterable[_builtins.int] | None = ...,
+        left_out_product_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_product_ids", b"missing_product_ids", "products", b"products"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out_product_ids", b"left_out_product_ids", "missing_product_ids", b"missing_product_ids", "products", b"products"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,16 +727,24 @@ class ListInventoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     product_id: _builtins.int
     """The product, > 0."""
+    page_size: _builtins.int
+    """At most this many, 1 to 1,000; 0: 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before, for the same product; empty: the first page."""
     def __init__(
         self,
         *,
         product_id: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "product_id", b"product_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -736,23 +752,27 @@ Global___ListInventoryRequest: _TypeAlias = ListInventoryRequest  # noqa: Y015
 
 @_typing.final
 class ListInventoryResponse(_message.Message):
-    """All stock of a product."""
+    """Stock of a product."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STOCK_LEVELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page begins; empty on the last page."""
     @_builtins.property
     def stock_levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___StockLevel]:
-        """By warehouse priority, then warehouse_id; at most 1,000."""
+        """By warehouse priority, then warehouse_id."""
 
     def __init__(
         self,
         *,
         stock_levels: _abc.Iterable[Global___StockLevel] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stock_levels", b"stock_levels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "stock_levels", b"stock_levels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

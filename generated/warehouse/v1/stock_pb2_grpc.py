@@ -142,7 +142,7 @@ class StockServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListInventory(self, request, context):
-        """All stock levels of a product, by warehouse priority, then warehouse_id.
+        """The stock levels of a product in pages, by warehouse priority, then warehouse_id.
         Refusals: PRODUCT_NOT_FOUND. Role: reader.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -3,7 +3,7 @@
 isort:skip_file
 The contract of the warehouse: catalogue, stock levels and their ledger.
 
-Metadata, identifiers and refusals are as described in warehouse.proto.
+Metadata, identifiers, refusals and the size of answers are as described in warehouse.proto.
 """
 
 from collections import abc as _abc
@@ -55,7 +55,7 @@ class StockServiceStub:
     BatchGetInventory: _grpc.UnaryUnaryMultiCallable[_stock_pb2.BatchGetInventoryRequest, _stock_pb2.BatchGetInventoryResponse]
     """The stock of many (product, warehouse) pairs; those that do not exist are named. Role: reader."""
     ListInventory: _grpc.UnaryUnaryMultiCallable[_stock_pb2.ListInventoryRequest, _stock_pb2.ListInventoryResponse]
-    """All stock levels of a product, by warehouse priority, then warehouse_id.
+    """The stock levels of a product in pages, by warehouse priority, then warehouse_id.
     Refusals: PRODUCT_NOT_FOUND. Role: reader.
     """
     AddStock: _grpc.UnaryUnaryMultiCallable[_stock_pb2.AddStockRequest, _stock_pb2.AddStockResponse]
@@ -99,7 +99,7 @@ class StockServiceAsyncStub(StockServiceStub):
     BatchGetInventory: _aio.UnaryUnaryMultiCallable[_stock_pb2.BatchGetInventoryRequest, _stock_pb2.BatchGetInventoryResponse]  # type: ignore[assignment]
     """The stock of many (product, warehouse) pairs; those that do not exist are named. Role: reader."""
     ListInventory: _aio.UnaryUnaryMultiCallable[_stock_pb2.ListInventoryRequest, _stock_pb2.ListInventoryResponse]  # type: ignore[assignment]
-    """All stock levels of a product, by warehouse priority, then warehouse_id.
+    """The stock levels of a product in pages, by warehouse priority, then warehouse_id.
     Refusals: PRODUCT_NOT_FOUND. Role: reader.
     """
     AddStock: _aio.UnaryUnaryMultiCallable[_stock_pb2.AddStockRequest, _stock_pb2.AddStockResponse]  # type: ignore[assignment]
@@ -182,7 +182,7 @@ class StockServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stock_pb2.ListInventoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stock_pb2.ListInventoryResponse, _abc.Awaitable[_stock_pb2.ListInventoryResponse]]:
-        """All stock levels of a product, by warehouse priority, then warehouse_id.
+        """The stock levels of a product in pages, by warehouse priority, then warehouse_id.
         Refusals: PRODUCT_NOT_FOUND. Role: reader.
         """
 

@@ -5,8 +5,15 @@ The contract of the warehouse: holding stock for orders.
 
 Refusals carry google.rpc.ErrorInfo (domain "warehouse.v1", reason as documented per call) and,
 where it helps, google.rpc.BadRequest (INVALID_ARGUMENT: a violation per field),
-google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line, for the first 20) and
-google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again).
+google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line) and
+google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again). The details of a call that
+fails name as many lines or fields as fit into a header, 20 at most; those of a result of BatchReserve as many as
+fit into the answer. The ErrorInfo's metadata "left_out" says how many more there are.
+
+No answer is larger than a message may be (the server's setting, 4 MiB unless changed). A page of a list may
+therefore be shorter than page_size, and there is more as long as next_page_token is not empty. A call whose
+answer could not fit is refused before it has an effect. RESOURCE_EXHAUSTED without RetryInfo is about size:
+asking again in the same words is of no use.
 
 Request metadata every call understands:
   x-api-key         the caller's key, when the server is configured with keys
@@ -425,7 +432,9 @@ class BatchReserveRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReserveRequest]:
-        """1 to 1,000 requests, each with a request id of its own."""
+        """1 to 1,000 requests, each with a request id of its own. So many that the answer could be larger than a message
+        may be are refused as INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,

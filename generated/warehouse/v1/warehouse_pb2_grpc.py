@@ -136,7 +136,7 @@ class WarehouseServiceServicer:
 
         Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
         known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
-        than is held), REQUEST_ID_REUSED.
+        than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +148,7 @@ class WarehouseServiceServicer:
         tombstone: a Reserve for it that arrives late is refused as RESERVE_CANCELLED. Role: order.
 
         Refusals: RESERVATION_NOT_FOUND (by reservation_id only), RESERVATION_COMMITTED,
-        REQUEST_ID_REUSED.
+        ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

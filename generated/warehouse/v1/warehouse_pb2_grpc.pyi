@@ -5,8 +5,15 @@ The contract of the warehouse: holding stock for orders.
 
 Refusals carry google.rpc.ErrorInfo (domain "warehouse.v1", reason as documented per call) and,
 where it helps, google.rpc.BadRequest (INVALID_ARGUMENT: a violation per field),
-google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line, for the first 20) and
-google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again).
+google.rpc.PreconditionFailure (INSUFFICIENT_STOCK: a violation per line) and
+google.rpc.RetryInfo (RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE: when to ask again). The details of a call that
+fails name as many lines or fields as fit into a header, 20 at most; those of a result of BatchReserve as many as
+fit into the answer. The ErrorInfo's metadata "left_out" says how many more there are.
+
+No answer is larger than a message may be (the server's setting, 4 MiB unless changed). A page of a list may
+therefore be shorter than page_size, and there is more as long as next_page_token is not empty. A call whose
+answer could not fit is refused before it has an effect. RESOURCE_EXHAUSTED without RetryInfo is about size:
+asking again in the same words is of no use.
 
 Request metadata every call understands:
   x-api-key         the caller's key, when the server is configured with keys
@@ -71,7 +78,7 @@ class WarehouseServiceStub:
 
     Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
     known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
-    than is held), REQUEST_ID_REUSED.
+    than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -79,7 +86,7 @@ class WarehouseServiceStub:
     tombstone: a Reserve for it that arrives late is refused as RESERVE_CANCELLED. Role: order.
 
     Refusals: RESERVATION_NOT_FOUND (by reservation_id only), RESERVATION_COMMITTED,
-    REQUEST_ID_REUSED.
+    ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Extend: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ExtendRequest, _warehouse_pb2.ExtendResponse]
     """Moves a hold's expiry to ttl from now, never to an earlier instant than it has. Role: order.
@@ -133,7 +140,7 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
 
     Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
     known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
-    than is held), REQUEST_ID_REUSED.
+    than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.CancelRequest, _warehouse_pb2.CancelResponse]  # type: ignore[assignment]
     """Gives held stock back. Cancelling what is already cancelled or expired answers with the same
@@ -141,7 +148,7 @@ class WarehouseServiceAsyncStub(WarehouseServiceStub):
     tombstone: a Reserve for it that arrives late is refused as RESERVE_CANCELLED. Role: order.
 
     Refusals: RESERVATION_NOT_FOUND (by reservation_id only), RESERVATION_COMMITTED,
-    REQUEST_ID_REUSED.
+    ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
     """
     Extend: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ExtendRequest, _warehouse_pb2.ExtendResponse]  # type: ignore[assignment]
     """Moves a hold's expiry to ttl from now, never to an earlier instant than it has. Role: order.
@@ -216,7 +223,7 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Refusals: RESERVATION_NOT_FOUND (by reservation_id), ORDER_NOT_FOUND (by order_id: nothing is
         known of it), RESERVATION_EXPIRED, RESERVATION_CANCELLED, INSUFFICIENT_STOCK (lines ask for more
-        than is held), REQUEST_ID_REUSED.
+        than is held), ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -230,7 +237,7 @@ class WarehouseServiceServicer(metaclass=_abc_1.ABCMeta):
         tombstone: a Reserve for it that arrives late is refused as RESERVE_CANCELLED. Role: order.
 
         Refusals: RESERVATION_NOT_FOUND (by reservation_id only), RESERVATION_COMMITTED,
-        REQUEST_ID_REUSED.
+        ANSWER_TOO_LARGE (by order_id: name the reservations one by one), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

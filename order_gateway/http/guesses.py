@@ -1,0 +1,59 @@
+"""How often somebody may guess: keys from an address, the password of an account.
+
+Whoever has guessed too often is refused without a look at the next guess, so as not to learn that it is right. Whoever
+has been right before, from the same address, goes on as before: behind one address, or at one account, somebody who
+guesses does not lock out the others.
+"""
+
+from collections import OrderedDict
+from typing import TypeVar
+
+from order_gateway.access import ApiKey
+from order_gateway.http.errors import ApiError
+from order_gateway.http.limits import RateLimit
+
+KNOWN_MAX = 10_000
+"""Pairs that are remembered."""
+ValueT = TypeVar("ValueT")
+
+
+class Guesses:
+    """Counts wrong guesses.
+
+    Args:
+        per_minute_max: wrong guesses under one name.
+    """
+
+    def __init__(self, per_minute_max: int) -> None:
+        self._wrong = RateLimit(per_minute_max, 60)
+        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def must_be_allowed(self, name: str, other: str) -> None:
+        """Whether there may be one more guess under `name`; `other` makes the pair that may have been right before.
+
+        Raises: ApiError.
+        """
+        if (name, other) not in self._right:
+            self._wrong.must_have_room(name)
+
+    async def was_wrong(self, name: str) -> None:
+        """Count a wrong guess. Raises: ApiError, if it is one too many."""
+        await self._wrong.count(name)
+
+    def was_right(self, name: str, other: str) -> None:
+        """Remember the pair."""
+        pair = (name, other)
+        if pair not in self._right:
+            self._right[pair] = None
+            if len(self._right) > KNOWN_MAX:
+                self._right.popitem(last=False)
+
+
+async def admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
+    """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError."""
+    guesses.must_be_allowed(address, "" if key is None else key.sha256)
+    if key is None:
+        await guesses.was_wrong(address)
+        raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
+    guesses.was_right(address, key.sha256)
+    return key

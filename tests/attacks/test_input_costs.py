@@ -1,0 +1,246 @@
+"""What reads input takes time that grows no faster than the input: twice as long must not cost four times as much.
+
+Compared is the processor time of the server's process as a ratio: 2 is linear, 4 is
+quadratic; it must be less than that once in a few tries. What can't be long is sent often.
+"""
+
+from collections.abc import Callable, Mapping
+
+import grpc
+import pytest
+
+from generated.warehouse.v1 import stock_pb2 as stock
+from generated.warehouse.v1 import warehouse_pb2 as pb
+from service_kit.service_process import NO_PROXY
+from tests.attacks.attacked import Attacked, cpu_seconds, http, statuses
+
+pytestmark = [pytest.mark.sql, pytest.mark.e2e]
+TRIES = 3
+RATIO_MAX = 3.0
+CPU_SECONDS_MAX = 1.0
+"""For one request of the greatest length. Before, the worst one took eleven."""
+NOTICEABLE_SECONDS = 0.05
+"""Of processor time. What costs less may be as uneven as it likes."""
+MILLION_SECONDS_MAX = 0.2
+"""For a call with a million elements; most of it goes by for the bytes' way through gRPC. Before, it was 1.7."""
+BODY_BYTES = 400_000
+MESSAGE_BYTES = 240_000
+HEAD_BYTES = 3_600
+HEADS = 40
+"""Requests with long heads that are sent one after the other, to be able to measure them."""
+
+
+def filled(before: str, part: str, after: str) -> Callable[[int], bytes]:
+    """A text of about so many bytes; in `part`, {} is a number that is another one each time."""
+
+    def make(size: int) -> bytes:
+        count = max(size // len(part.format(100_000)), 1)
+        return (before + ",".join(part.format(100_000 + number) for number in range(count)) + after).encode()
+
+    return make
+
+
+def repeated(before: str, part: str, after: str) -> Callable[[int], bytes]:
+    return lambda size: (before + part * (size // len(part)) + after).encode()
+
+
+BODIES: Mapping[str, Callable[[int], bytes]] = {
+    "unknown fields": filled("{", '"u{}":1', "}"),
+    "many fields, the last one twice": filled("{", '"u{}":1', ',"z":1,"z":1}'),
+    "the same field": filled("{", '"u":{}', "}"),
+    "unknown fields of items": filled('{"items":[{', '"u{}":1', "}]}"),
+    "items": filled('{"items":[', '{{"product_id":{}}}', "]}"),
+    "items with unknown fields": filled('{"items":[', '{{"a":1,"b":2,"c{}":3}}', "]}"),
+    "empty objects": repeated('{"items":[', "{},", "{}]}"),
+    "a long whole number": repeated('{"user_id":', "9", "}"),
+    "a long fraction": repeated('{"user_id":1.', "9", "}"),
+    "a long exponent": repeated('{"user_id":1e', "9", "}"),
+    "a price of many digits": repeated('{"items":[{"unit_price":"', "1", '"}]}'),
+    "many exponents": filled('{"items":[', "1e{}", "]}"),
+    "a long text": repeated('{"shipping_address":"', "a", '"}'),
+    "a long text of spaces": repeated('{"payment_method":"', " ", '"}'),
+    "a long text with control characters": repeated('{"shipping_address":"', "\\u0001", '"}'),
+    "escapes": repeated('{"user_id":"', "\\u00e9", '"}'),
+    "lone surrogates": repeated('{"user_id":"', "\\ud800", '"}'),
+    "a long name": repeated('{"', "n", '":1}'),
+    "a name of lone surrogates": repeated('{"', "\\udfff", '":1}'),
+    "deep lists": repeated('{"items":', "[", ""),
+    "deep objects": repeated("", '{"a":', ""),
+    "spaces": repeated("{", " ", "}"),
+    "a date": repeated('{"order_id":"1","reserve_until":"2026-11-20T12:00:00.', "1", 'Z"}'),
+    "no JSON": repeated("", "\\", ""),
+    "backslashes in a text": repeated('{"user_id":"', "\\\\", '"}'),
+}
+PATHS = ("/api/v1/orders", "/api/v1/auth/token")
+"""One that asks for a key, and one that is open to everybody."""
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies(shop: Attacked, name: str) -> None:
+    for path in PATHS:
+
+        def ask(size: int, path: str = path) -> None:
+            [status] = statuses(shop.send(http("POST", path, BODIES[name](size))))
+            assert 400 <= status < 500, status
+
+        assert_linear(shop.gateway.pid, ask, BODY_BYTES, f"{name} to {path}")
+
+
+def text_of(part: str, between: str = "") -> Callable[[int], str]:
+    def make(size: int) -> str:
+        return between.join(part.format(number) for number in range(size // (len(part.format(1000)) + len(between))))
+
+    return make
+
+
+HEADERS: Mapping[str, tuple[str, Callable[[int], str]]] = {
+    "cookies": ("Cookie", text_of("c{}=1", "; ")),
+    "one odd cookie": ("Cookie", text_of('="\\')),
+    "tags": ("If-None-Match", text_of('"{}"', ", ")),
+    "tags that never end": ("If-None-Match", text_of('W/"')),
+    "hops": ("X-Forwarded-For", text_of("10.0.0.{}", ", ")),
+    "colons": ("X-Forwarded-For", text_of("[:")),
+    "types": ("Accept", text_of("a/b;q=0.{}", ",")),
+    "a content type": ("Content-Type", text_of(';a="')),
+    "languages": ("Accept-Language", text_of("en;q=0.{}", ",")),
+    "a key": ("X-API-Key", text_of("k")),
+    "a token": ("Authorization", lambda size: f"Bearer {'a' * size}"),
+    "dots of a token": ("Authorization", lambda size: f"Bearer {'.' * size}"),
+    "a nested token": ("Authorization", lambda size: f"Bearer {'W1tb' * (size // 4)}.e30.AAAA"),
+    "signatures": ("webhook-signature", text_of("v1,AAAA", " ")),
+    "an idempotency key": ("Idempotency-Key", text_of("i")),
+    "a trace": ("traceparent", text_of("00-")),
+    "a request id": ("X-Request-ID", text_of("r")),
+    "an event id": ("Last-Event-ID", text_of("9")),
+    "a range": ("Range", lambda size: "bytes=" + text_of("{}-", ",")(size)),
+    "an origin": ("Origin", text_of("http://a.", "")),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers(shop: Attacked, name: str) -> None:
+    header, make = HEADERS[name]
+
+    def ask(size: int) -> None:
+        one = http("GET", "/api/v1/products", b"", {header: make(size)}, last=False)
+        end = http("GET", "/metrics", b"", {header: make(size)})
+        answered = statuses(shop.send(one * HEADS + end))
+        assert len(answered) == HEADS + 1
+        assert all(status < 500 for status in answered), answered
+
+    assert_linear(shop.gateway.pid, ask, HEAD_BYTES, name)
+
+
+QUERIES: Mapping[str, Callable[[int], str]] = {
+    "unknown parameters": text_of("u{}=1", "&"),
+    "the same parameter": text_of("page=1", "&"),
+    "parameters without a value": text_of("&"),
+    "escapes": lambda size: "user_id=" + "%C3%A9" * (size // 6),
+    "broken escapes": lambda size: "user_id=" + "%" * size,
+    "a long number": lambda size: "page=" + "1" * size,
+    "a long date": lambda size: "start_date=2026-11-20T12:00:00." + "1" * size,
+    "semicolons": lambda size: "a=" + ";" * size,
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_queries(shop: Attacked, name: str) -> None:
+    def ask(size: int) -> None:
+        one = http("GET", f"/api/v1/orders?{QUERIES[name](size)}", last=False)
+        answered = statuses(shop.send(one * HEADS + http("GET", "/health")))
+        assert len(answered) == HEADS + 1
+        assert all(status < 500 for status in answered), answered
+
+    assert_linear(shop.gateway.pid, ask, HEAD_BYTES, name)
+
+
+LINE = pb.Line()
+MESSAGES: Mapping[str, tuple[str, Callable[[int], bytes]]] = {
+    "empty lines": ("WarehouseService/Reserve", lambda size: b"\x1a\x00" * (size // 2)),
+    "empty lines to look at": ("WarehouseService/CheckStock", lambda size: b"\x0a\x00" * (size // 2)),
+    "empty lines to sell": ("WarehouseService/Commit", lambda size: b"\x22\x00" * (size // 2)),
+    "empty requests": ("WarehouseService/BatchReserve", lambda size: b"\x0a\x00" * (size // 2)),
+    "empty ids": ("WarehouseService/BatchGetRequests", lambda size: b"\x0a\x00" * (size // 2)),
+    "products": ("StockService/BatchGetProducts", lambda size: b"\x0a" + varint(size) + b"\x00" * size),
+    "empty keys": ("StockService/BatchGetInventory", lambda size: b"\x0a\x00" * (size // 2)),
+    "unknown fields": ("WarehouseService/Reserve", lambda size: b"\xf8\x3f\x00" * (size // 3)),
+    "a long id": (
+        "WarehouseService/Reserve",
+        lambda size: pb.ReserveRequest(request_id="\u0001" * size).SerializeToString(),
+    ),
+    "a long text": (
+        "StockService/CreateProduct",
+        lambda size: stock.CreateProductRequest(description=" " * size).SerializeToString(),
+    ),
+    "a page token": (
+        "StockService/ListProducts",
+        lambda size: stock.ListProductsRequest(page_token="W1tb" * (size // 4)).SerializeToString(),
+    ),
+    "garbage": ("WarehouseService/Reserve", lambda size: b"\xff" * size),
+    "the same field": ("WarehouseService/Reserve", lambda size: b"\x0a\x01r" * (size // 3)),
+}
+
+
+def varint(number: int) -> bytes:
+    encoded = b""
+    while number > 0x7F:
+        encoded += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return encoded + bytes([number])
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages(shop: Attacked, name: str) -> None:
+    method, make = MESSAGES[name]
+    with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
+        call = channel.unary_unary(f"/warehouse.v1.{method}")
+
+        def ask(size: int) -> None:
+            with pytest.raises(grpc.RpcError) as no:
+                call(make(size))
+            assert no.value.code() is grpc.StatusCode.INVALID_ARGUMENT, no.value
+
+        assert_linear(shop.warehouse.pid, ask, MESSAGE_BYTES, name)
+
+
+@pytest.mark.parametrize("name", ["empty lines", "empty lines to look at", "empty requests", "products", "garbage"])
+def test_a_million_elements_are_not_looked_at(shop: Attacked, name: str) -> None:
+    method, make = MESSAGES[name]
+    with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
+        call = channel.unary_unary(f"/warehouse.v1.{method}")
+        costs = []
+        for _ in range(TRIES):
+            before = cpu_seconds(shop.warehouse.pid)
+            with pytest.raises(grpc.RpcError) as no:
+                call(make(2_000_000))
+            costs.append(cpu_seconds(shop.warehouse.pid) - before)
+            assert no.value.code() is grpc.StatusCode.INVALID_ARGUMENT, no.value
+        assert min(costs) < MILLION_SECONDS_MAX
+
+
+def test_a_batch_of_the_greatest_length(shop: Attacked) -> None:
+    """A thousand requests, each with as many lines as it may have, and nothing in it that is right."""
+    lines = b"\x1a\x00" * 100
+    request = b"\x0a" + varint(len(lines)) + lines
+    with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
+        call = channel.unary_unary("/warehouse.v1.WarehouseService/BatchReserve")
+        before = cpu_seconds(shop.warehouse.pid)
+        answer = pb.BatchReserveResponse.FromString(call(request * 1000))
+        assert len(answer.results) == 1000
+        assert cpu_seconds(shop.warehouse.pid) - before < CPU_SECONDS_MAX
+
+
+def assert_linear(pid: int | None, ask: Callable[[int], None], size: int, what: str) -> None:
+    for _ in range(TRIES):
+        once, twice = _cost(pid, ask, size), _cost(pid, ask, 2 * size)
+        if twice < max(NOTICEABLE_SECONDS, once * RATIO_MAX):
+            break
+    else:
+        pytest.fail(f"{what}: {once:.4f} s of processor time, and {twice:.4f} s for twice that")
+    assert twice < CPU_SECONDS_MAX, f"{what}: {twice:.3f} s of processor time"
+
+
+def _cost(pid: int | None, ask: Callable[[int], None], size: int) -> float:
+    before = cpu_seconds(pid)
+    ask(size)
+    return cpu_seconds(pid) - before

@@ -1,0 +1,230 @@
+"""The processes that send: `python -m tests.fuzzing.sending http|grpc|frames|caller ...`, a line of JSON each second.
+
+They step back (nice) where a processor is short, as if they were machines of their own.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import uvloop
+
+from service_kit.service_process import NO_PROXY
+from tests.fuzzing.grpc_requests import GrpcRequests
+from tests.fuzzing.http_requests import HttpRequests, Sent
+from tests.processes import DEVELOPMENT_API_KEY
+
+NICE = 10
+HTTP_CONNECTIONS = 4
+BROKEN_CONNECTIONS = 4
+"""For requests that may have no answer."""
+GRPC_CALLS = 4
+FRAME_CONNECTIONS = 4
+ANSWER_SECONDS_MAX = 1.5
+"""Long polls and event streams are given up then; so the server has clients that leave."""
+SILENCE_SECONDS = 0.1
+"""After which a broken request is taken to have no answer."""
+CALL_SECONDS_MAX = 5.0
+EXAMPLES_MAX = 5
+CALLER_PAUSE_SECONDS = 0.02
+Work = Callable[[], Awaitable[None]]
+
+
+class Tally:
+    """What came back, and examples of what must not."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.answers: Counter[str] = Counter()
+        self.bad: list[str] = []
+
+    def note(self, answer: str, request: bytes, *, is_bad: bool, said: bytes = b"") -> None:
+        """One more answer."""
+        self.answers[answer] += 1
+        if is_bad and len(self.bad) < EXAMPLES_MAX:
+            self.bad.append(f"{answer} to {request[:3000]!r}: {said[-1000:]!r}")
+
+    def show(self) -> None:
+        """A line for the parent."""
+        print(json.dumps({"requests": self.requests, "answers": self.answers, "bad": self.bad}), flush=True)
+
+
+async def _send_http(port: int, requests: HttpRequests, tally: Tally, *, broken: bool) -> None:
+    """For ever: one connection after the other."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+        except OSError:
+            tally.note("no connection", b"", is_bad=False)
+            await asyncio.sleep(0.1)
+            continue
+        try:
+            while await _ask(reader, writer, _wanted(requests, broken=broken), tally):
+                pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            tally.answers["hung up"] += 1
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def _wanted(requests: HttpRequests, *, broken: bool) -> Sent:
+    while (sent := requests.next()).is_whole is broken:
+        pass
+    return sent
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: Sent, tally: Tally) -> bool:
+    """Whether the connection can be used again."""
+    tally.requests += 1
+    writer.write(sent.data)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX if sent.is_whole else SILENCE_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = _length(head)
+            body = b"" if length is None or sent.data.startswith(b"HEAD") else await reader.readexactly(length)
+    except TimeoutError:
+        tally.answers["no answer in time"] += 1
+        return False
+    status = head[9:12].decode()
+    is_bad = status == "500" or (status >= "500" and b"WAREHOUSE_ERROR" in body) or not status.isdigit()
+    tally.note(status, sent.data, is_bad=is_bad, said=body)
+    return sent.is_whole and length is not None and b"Connection: close" not in head
+
+
+def _length(head: bytes) -> int | None:
+    """The Content-Length of an answer; 0 for one that has no body, None where that can't be told."""
+    if head[9:12] in (b"204", b"304") or head[9:10] == b"1":
+        return 0
+    found = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return int(found) if found else None
+
+
+async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally) -> None:
+    codes_bad = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    async with grpc.aio.insecure_channel(target, NO_PROXY) as channel:
+        while True:
+            path, data, metadata = requests.next()
+            tally.requests += 1
+            try:
+                await channel.unary_unary(path)(data, metadata=metadata, timeout=CALL_SECONDS_MAX)
+                tally.answers["OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                request = path.encode() + b" " + data
+                is_bad = error.code() in codes_bad
+                tally.note(error.code().name, request, is_bad=is_bad, said=(error.details() or "").encode())
+
+
+async def _send_frames(target: str, requests: GrpcRequests, tally: Tally) -> None:
+    host, _, port = target.rpartition(":")
+    while True:
+        said = requests.frames()
+        tally.requests += said.count(b"\x00\x05:path")
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            tally.answers["no connection"] += 1
+            await asyncio.sleep(0.1)
+            continue
+        try:
+            writer.write(said)
+            async with asyncio.timeout(SILENCE_SECONDS):
+                while await reader.read(65_536):
+                    pass
+            tally.answers["hung up"] += 1
+        except TimeoutError:
+            tally.answers["left"] += 1
+        except OSError:
+            tally.answers["reset"] += 1
+        finally:
+            writer.close()
+
+
+async def _call_politely(port: int, latencies: list[float], wrong: Counter[str]) -> None:
+    """A caller that does nothing wrong, and waits a moment between its calls."""
+    wanted = b'{"items":[{"product_id":1,"warehouse_id":1,"quantity":1}]}'
+    head = f"Host: shop\r\nX-API-Key: {DEVELOPMENT_API_KEY}\r\n"
+    looks = f"GET /api/v1/products/1 HTTP/1.1\r\n{head}\r\n".encode()
+    asks = f"POST /api/v1/inventory/check-availability HTTP/1.1\r\n{head}Content-Type: application/json\r\n"
+    calls = (looks, f"{asks}Content-Length: {len(wanted)}\r\n\r\n".encode() + wanted)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while True:
+        for call in calls:
+            began = time.perf_counter()
+            writer.write(call)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(_length(answer) or 0)
+            latencies.append(time.perf_counter() - began)
+            if answer[9:12] != b"200":
+                wrong[answer[9:12].decode()] += 1
+            await asyncio.sleep(CALLER_PAUSE_SECONDS)
+
+
+async def _report(tally: Tally) -> None:
+    while True:
+        await asyncio.sleep(1)
+        tally.show()
+
+
+async def _all(work: list[Awaitable[None]], seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(_run(one))
+
+
+async def _run(work: Awaitable[None]) -> None:
+    await work
+
+
+def _document(port: int) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/openapi.json") as answer:
+        return json.load(answer)
+
+
+async def attack(kind: str, where: str, seed: int, seconds: float) -> None:
+    """Send one kind of requests for some time. `where`: the port of HTTP, or the target of gRPC."""
+    tally, work = Tally(), list[Awaitable[None]]()
+    if kind == "http":
+        document = await asyncio.to_thread(_document, int(where))
+        for number in range(HTTP_CONNECTIONS + BROKEN_CONNECTIONS):
+            requests = HttpRequests(document, seed * 1000 + number)
+            work.append(_send_http(int(where), requests, tally, broken=number >= HTTP_CONNECTIONS))
+    elif kind == "grpc":
+        work += [_send_grpc(where, GrpcRequests(seed * 1000 + number), tally) for number in range(GRPC_CALLS)]
+    else:
+        work += [_send_frames(where, GrpcRequests(seed * 1000 - number), tally) for number in range(FRAME_CONNECTIONS)]
+    await _all([*work, _report(tally)], seconds)
+    tally.show()
+
+
+async def call(port: int, seconds: float) -> None:
+    """Call politely for some time, and tell how long that took."""
+    latencies, wrong = list[float](), Counter[str]()
+    await _all([_call_politely(port, latencies, wrong)], seconds)
+    latencies.sort()
+    p50, p99 = (round(latencies[int(len(latencies) * share)] * 1000, 2) for share in (0.5, 0.99))
+    print(json.dumps({"calls": len(latencies), "p50_ms": p50, "p99_ms": p99, "wrong": wrong}), flush=True)
+
+
+def main() -> None:
+    """See the module."""
+    kind, where, *numbers = sys.argv[1:]
+    if kind == "caller":
+        uvloop.run(call(int(where), float(numbers[0])))
+        return
+    os.nice(NICE)
+    uvloop.run(attack(kind, where, int(numbers[0]), float(numbers[1])))
+
+
+if __name__ == "__main__":
+    main()
