@@ -9,12 +9,14 @@ each method's next call is waited for by a task of its own.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+_SAYS_WHAT_IT_COULD_NOT_DECODE = "Invalid encoding on"
 UNKNOWN = ""
 """The path that calls of unknown methods are given; nothing is found by it, so they are UNIMPLEMENTED."""
 
@@ -44,6 +46,14 @@ def add_service(
     """
     server.add_registered_method_handlers(service, dict(methods))
     server.add_generic_rpc_handlers((handler or grpc.method_handlers_generic_handler(service, dict(methods)),))
+
+
+def _is_harmless(record: logging.LogRecord) -> bool:
+    return not record.msg.startswith(_SAYS_WHAT_IT_COULD_NOT_DECODE) if isinstance(record.msg, str) else True
+
+
+# Otherwise any header with a byte that is no UTF-8 is written to the log as it is, a key, too, with a traceback.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
 
 
 class _SteadyServer(cygrpc.AioServer):  # type: ignore[misc]

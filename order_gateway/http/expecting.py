@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from order_gateway.http.answer_headers import secure
 from order_gateway.http.errors import REQUEST_ID, failure, gone
 from order_gateway.http.reading import invalid
 from service_kit.unique_ids import random_hex
@@ -28,6 +29,7 @@ def expecting(handler: RequestHandler) -> RequestHandler:
         request[REQUEST_ID] = random_hex(16)
         response = failure(request, invalid("Expect", "can only be 100-continue"))
         response.headers["X-Request-ID"] = request[REQUEST_ID]
+        secure(response.headers)
         response.force_close()
         return response
 

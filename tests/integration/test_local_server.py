@@ -165,8 +165,8 @@ def test_the_folder_of_a_running_server_is_refused(server: LocalServer, tmp_path
 
 UNTETHERED = (
     "import subprocess; from service_kit import child_process;"
-    "child_process.start_tethered = lambda command, output, keep_open: subprocess.Popen("
-    "command, stdout=output, stderr=output, pass_fds=keep_open, start_new_session=True);"
+    "child_process.start_tethered = lambda command, output, keep_open, environment: subprocess.Popen("
+    "command, stdout=output, stderr=output, env=environment, pass_fds=keep_open, start_new_session=True);"
 )
 
 
