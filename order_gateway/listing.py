@@ -1,6 +1,5 @@
 """Reads orders in numbers: pages of a list, what happened to an order, which order a hold belongs to."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from order_gateway import statements, tables
 from order_gateway.orders import Order, Status
 from order_gateway.records import encode, line_of, orders_of
 from service_kit.database import Database
+from service_kit.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,17 @@ class Listing:
     """
 
     def __init__(self, database: Database, counted_max: int, lists_at_once_max: int = 3) -> None:
-        self._lists = asyncio.Semaphore(lists_at_once_max)
+        self._lists = Turns(lists_at_once_max)
         self._database = database
         self._counted_max = counted_max
 
-    async def page(self, wanted: Filter, page: int, limit: int) -> tuple[list[Order], int]:
+    async def page(self, wanted: Filter, page: int, limit: int, owner: str = "") -> tuple[list[Order], int]:
         """The orders on a page, newest first, and how many there are in all, up to `counted_max`.
 
         All as of one moment: each order is as its filter found it.
+
+        Args:
+            owner: for whom; those for whom many lists are asked wait for each other, not others for them.
         """
         conditions = _conditions(wanted)
         orders = tables.orders
@@ -71,11 +74,11 @@ class Listing:
             found = [int(row.id) for row in await connection.execute(ids)] if total else []
             return await _load(connection, found), total
 
-        async with self._lists:
+        async with self._lists.turn(owner):
             return await self._database.read_in_snapshot(work)
 
-    async def history(self, order_id: int, after: int, limit: int) -> list[Happening]:
-        """What happened to an order after the happening with the id `after`, oldest first."""
+    async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[Happening]:
+        """What happened to an order after the happening with the id `after`, oldest first; `owner`: as for `page`."""
         columns = tables.history.c
         query = (
             select(tables.history)
@@ -87,7 +90,7 @@ class Listing:
         async def work(connection: AsyncConnection) -> list[Happening]:
             return [_happening(row) for row in await connection.execute(query)]
 
-        async with self._lists:
+        async with self._lists.turn(owner):
             return await self._database.run_in_transaction(work)
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:

@@ -17,6 +17,7 @@ from service_kit.actors import actor_of
 from service_kit.logging import call_details
 from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
+from service_kit.turns import turn_owner
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
 from warehouse.commands import Answer
 from warehouse.incoming import Unread
@@ -260,6 +261,7 @@ def rpc(
             try:
                 message: RequestT = edge.opened(request, context)
                 caller = edge.admit(context, role if isinstance(role, Role) else role(message))
+                turn_owner.set(caller.actor)
                 if edge.shares is None:
                     answer = await method(self, message, caller)
                 else:

@@ -1,6 +1,5 @@
 """Reading without locks: reservations, stock levels and the ledger, in pages."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, literal_column, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database
+from service_kit.turns import Turns, turn_owner
 from warehouse.paging import Cursor
 from warehouse.records import EPOCH, HeldLine, Level, LevelKey, Movement, MovementType, Reservation, State, uuid7
 from warehouse.tables import movements, products, reservation_lines, reservations, stock_levels, warehouses
@@ -44,7 +44,7 @@ class StockQueries:
 
     def __init__(self, database: Database, lists_at_once_max: int = LISTS_AT_ONCE_MAX) -> None:
         self._database = database
-        self._lists = asyncio.Semaphore(lists_at_once_max)
+        self._lists = Turns(lists_at_once_max)
 
     async def clock(self) -> int:
         """The database's time, in microseconds since 1970."""
@@ -143,7 +143,7 @@ class StockQueries:
 
     async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What `read` finds, as of one moment, when it is its turn among the lists."""
-        async with self._lists:
+        async with self._lists.turn(turn_owner.get()):
             return await self._database.read_in_snapshot(read)
 
     async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:

@@ -49,6 +49,8 @@ SERVICES = (
 )
 CALLS_HARD_MAX_FACTOR = 2
 """Past so many times `calls_max` gRPC itself turns calls away, before they cost anything and without details."""
+PENDING_MIN = 1000
+"""Calls that may wait to be looked at, besides those that are allowed in flight."""
 GC_THRESHOLD = 50_000
 """New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -229,6 +231,9 @@ def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[st
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
         # Otherwise calls that have just ended count as well, and some that a client may make are refused.
         ("grpc.http2.max_deallocating_streams", settings.streams_per_connection_max),
+        # gRPC drops calls that wait to be looked at at random, whoever made them; not before we would refuse them.
+        ("grpc.server.max_pending_requests", PENDING_MIN + settings.calls_max),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_MIN + CALLS_HARD_MAX_FACTOR * settings.calls_max),
         ("grpc.max_allowed_incoming_connections", room_for(settings.connections_max)),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds_max * 1000)),
     ]

@@ -114,7 +114,7 @@ class WarehouseSettings(ServiceSettings):
     connection_idle_seconds_max: float = Field(300, ge=1, le=86_400, description="a connection without calls is closed")
     connections_max: int = Field(1000, ge=1, le=1_000_000, description="open connections, per process")
     streams_per_connection_max: int = Field(
-        1000, ge=1, le=1_000_000, description="calls at once on one connection; further ones wait at the client"
+        256, ge=1, le=1_000_000, description="calls at once on one connection; further ones wait at the client"
     )
     handshake_seconds_max: float = Field(
         10, gt=0, le=600, description="from a connection's begin to its first settings"

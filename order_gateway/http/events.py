@@ -79,7 +79,7 @@ class Streams:
     async def serve(self, request: web.Request, order_id: int, caller: Caller) -> web.StreamResponse:
         """Stream until nothing can happen any more, or the client, the service or the time limit ends it."""
         last = _last_event_id(request)
-        if last and await self._is_over(order_id, last):
+        if last and await self._is_over(order_id, last, caller):
             # This tells a browser not to connect again.
             return web.Response(status=204)
         if request.method == "HEAD":
@@ -104,7 +104,7 @@ class Streams:
         patience = min(settings.event_heartbeat_seconds, settings.api_keys_check_seconds)
         written_at = clock()
         while not self._watching.is_stopping:
-            happened = await self._listing.history(order_id, last, BATCH)
+            happened = await self._listing.history(order_id, last, BATCH, caller.actor)
             if not request[IS_VALID]():
                 await response.write(b": the key or the token is not valid any more\n\n")
                 return
@@ -113,7 +113,7 @@ class Streams:
                 last, written_at = happening.id, clock()
             if len(happened) == BATCH:
                 continue
-            if await self._is_over(order_id, last):
+            if await self._is_over(order_id, last, caller):
                 return
             while not await self._has_more(request, order_id, last, patience):
                 if self._watching.is_stopping or not request[IS_VALID]():
@@ -127,12 +127,12 @@ class Streams:
         with ended_by_hang_up(request):
             return await self._watching.wait(order_id, last, seconds)
 
-    async def _is_over(self, order_id: int, last: int) -> bool:
+    async def _is_over(self, order_id: int, last: int, caller: Caller) -> bool:
         """Whether `last` is the last that will ever happen to the order."""
         state = (await self._store.read(order_id)).state
         if state.status not in ENDED or not is_settled(state) or state.payment is Payment.REFUND_REQUESTED:
             return False
-        return not await self._listing.history(order_id, last, 1)
+        return not await self._listing.history(order_id, last, 1, caller.actor)
 
 
 def event_view(happening: Happening, caller: Caller) -> EventView:

@@ -64,7 +64,7 @@ class OrderListRoutes:
         if query.user_id is not None:
             caller.must_be(query.user_id)
         wanted = Filter(query.user_id or caller.only_user, query.status, query.start_date, query.end_date)
-        found, total = await self._listing.page(wanted, query.page, query.limit)
+        found, total = await self._listing.page(wanted, query.page, query.limit, caller.actor)
         return success_page([order_view(order) for order in found], query.page, query.limit, total)
 
     async def events(self, request: web.Request, path: ById) -> web.StreamResponse:

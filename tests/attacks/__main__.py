@@ -59,10 +59,10 @@ async def measured(ask: Ask) -> tuple[float, list[str]]:
         started = time.perf_counter()
         try:
             await ask()
-        except (aiohttp.ClientError, grpc.aio.AioRpcError, TimeoutError) as error:
-            errors.append(
-                f"{error.code().name} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)
-            )
+        except grpc.aio.AioRpcError as error:
+            errors.append(f"{error.code().name} {error.details()}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            errors.append(repr(error))
         taken.append(time.perf_counter() - started)
         await asyncio.sleep(PAUSE_SECONDS)
     return sorted(taken)[int(len(taken) * 0.99)] * 1000, errors

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from tests.attacks.frames import CHECK, WATCH, call, frame, open_connection, rapid_resets
+from tests.attacks.frames import CHECK, PING, WATCH, call, frame, frames, open_connection, rapid_resets
 from tests.attacks.http import HEADER_HALF, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import connections, is_ended, send
 
 Attack = Callable[[int, threading.Event], None]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
-IMPATIENCE_SECONDS = 0.2
-"""Before a refused client asks again, who does not care for Retry-After."""
+LOOK_SECONDS = 0.2
+"""Between two looks at what is going on."""
+IMPATIENCE_SECONDS = 1.0
+"""Before a refused client asks again, whatever Retry-After says."""
 
 
 def nothing(_port: int, over: threading.Event) -> None:
@@ -29,7 +31,7 @@ def kept(first: bytes, count: int) -> Attack:
     def attack(port: int, over: threading.Event) -> None:
         while not over.is_set():
             with contextlib.suppress(OSError), connections(port, count, first) as opened:
-                while not over.wait(IMPATIENCE_SECONDS) and sum(map(is_ended, opened)) < count / 2:
+                while not over.wait(LOOK_SECONDS) and sum(map(is_ended, opened)) < count / 2:
                     pass
 
     return attack
@@ -38,7 +40,7 @@ def kept(first: bytes, count: int) -> Attack:
 def dripping(port: int, over: threading.Event) -> None:
     """Headers that come byte by byte."""
     with connections(port, 300, HEADER_HALF) as opened:
-        while not over.wait(IMPATIENCE_SECONDS):
+        while not over.wait(LOOK_SECONDS):
             for one in opened:
                 send(one, b"a")
 
@@ -72,7 +74,7 @@ def half_called(path: str, count: int) -> Attack:
             made = [stack.enter_context(contextlib.closing(open_connection(port))) for _ in range(4)]
             for one in made:
                 send(one, b"".join(call(2 * number + 1, path) for number in range(count // 4)))
-            while not over.wait(IMPATIENCE_SECONDS):
+            while not over.wait(LOOK_SECONDS):
                 for one in made:
                     is_ended(one)
 
@@ -90,12 +92,11 @@ def resets(path: str) -> Attack:
 
 
 def pings(port: int, over: threading.Event) -> None:
-    """Pings without end, on new connections when they are closed."""
-    while not over.wait(0.01):
+    """Many more pings than are allowed, on a new connection ten times a second."""
+    while not over.wait(0.1):
         with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
-            for _ in range(50):
-                if not send(made, frame(6, 0, 0, bytes(8)) * 100) or is_ended(made):
-                    break
+            send(made, frame(PING, 0, 0, bytes(8)) * 1000)
+            frames(made, 0.05)
 
 
 def gateway_attacks(order: str) -> dict[str, Attack]:
@@ -120,7 +121,7 @@ WAREHOUSE_ATTACKS: dict[str, Attack] = {
     "health watches, 4000": half_called(WATCH, 4000),
     "rapid reset of health checks, 20,000": resets(CHECK),
     "rapid reset of calls, 20,000": resets(RESERVE),
-    "pings without end": pings,
+    "1000 pings, ten times a second": pings,
     "silent connections, 600": kept(b"", 600),
 }
 

@@ -177,7 +177,7 @@ LISTINGS = {
     "the next since": spied(lambda q: q.reservations_newest_first("", 0, None, reservation_id(2002), 11, 1)),
     "by expiry": spied(lambda q: q.reservations_by_expiry(State.RESERVED, None, 11)),
     "by expiry, next": spied(lambda q: q.reservations_by_expiry(State.COMMITTED, (int(_MIDDLE), "x"), 11)),
-    "levels": spied(lambda q: q.levels_of_product(1, 11)),
+    "levels": spied(lambda q: q.levels_of_product(1, None, 11)),
     "a ledger's newest": spied(lambda q: q.movements((1, 1), None, None, None, 11)),
     "a ledger's next": spied(lambda q: q.movements((1, 1), None, None, 2000, 11)),
 }
