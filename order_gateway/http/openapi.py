@@ -270,7 +270,7 @@ _LAST_EVENT_ID = {
     "in": "header",
     "required": False,
     "description": "the id of the last event that the client has: what came after it is sent, 204 once nothing can",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    "schema": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"},
 }
 _HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "of what this answer says"},

@@ -1,9 +1,12 @@
 """JSON Web Tokens for people: read from the header Authorization, and issued for a password."""
 
 import asyncio
+import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +22,8 @@ SYMMETRIC = "HS256"
 ASYMMETRIC = ("RS256", "ES256")
 PASSWORD_CHECKS_MAX = 2
 """At the same time: each takes 64 MiB and a core for a tenth of a second."""
+PASSWORD_CHECKS_NICE = 5
+"""They step back behind everything else: anybody may ask for one."""
 # Compared with when there is no such user, so that the time taken does not tell.
 _NOBODY = PasswordHasher().hash(uuid.uuid4().hex)
 
@@ -47,7 +52,7 @@ class Tokens:
         self.file = Followed("JWK set", [jwks], lambda contents: read_public_keys(contents[0])) if jwks else None
         self._users: Mapping[str, UserAccount] = {user.name: user for user in settings.users}
         self._hasher = PasswordHasher()
-        self._checks = asyncio.Semaphore(PASSWORD_CHECKS_MAX)
+        self._checks = ThreadPoolExecutor(PASSWORD_CHECKS_MAX, "passwords", _step_back)
 
     @property
     def are_issued(self) -> bool:
@@ -86,8 +91,8 @@ class Tokens:
     async def log_in(self, name: str, password: str) -> UserAccount:
         """The user with this name and password. Raises: ApiError."""
         user = self._users.get(name)
-        async with self._checks:
-            matches = await asyncio.to_thread(self._verify, user.password_hash if user else _NOBODY, password)
+        expected = user.password_hash if user else _NOBODY
+        matches = await asyncio.get_running_loop().run_in_executor(self._checks, self._verify, expected, password)
         if user is None or not matches:
             raise ApiError("UNAUTHENTICATED", "the user name or the password is wrong")
         return user
@@ -118,6 +123,11 @@ class Tokens:
             return self._hasher.verify(password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
+
+
+def _step_back() -> None:
+    # On Linux a priority is a thread's own, and that of the threads which it starts, as Argon2 does.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PASSWORD_CHECKS_NICE)
 
 
 def _person(claims: Mapping[str, Any]) -> Person:

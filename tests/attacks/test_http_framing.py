@@ -37,7 +37,7 @@ def test_absurd_lengths_are_refused(shop: Attacked, length: str) -> None:
 
 def test_what_two_readers_could_frame_in_two_ways_is_refused(shop: Attacked) -> None:
     inner = b"GET /api/v1/products HTTP/1.1\r\nHost: x\r\n\r\n"
-    cases = {
+    cases: dict[str, dict[str, str | bytes]] = {
         "both": {"Content-Length": "5", "Transfer-Encoding": "chunked"},
         "both, the other way": {"Transfer-Encoding": "chunked", "Content-Length": "5"},
         "not chunked at last": {"Transfer-Encoding": "chunked, identity"},

@@ -5,6 +5,7 @@ quadratic; it must be less than that once in a few tries. What can't be long is 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import grpc
 import pytest
@@ -193,7 +194,7 @@ def varint(number: int) -> bytes:
 def test_messages(shop: Attacked, name: str) -> None:
     method, make = MESSAGES[name]
     with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
-        call = channel.unary_unary(f"/warehouse.v1.{method}")
+        call: Any = channel.unary_unary(f"/warehouse.v1.{method}")
 
         def ask(size: int) -> None:
             with pytest.raises(grpc.RpcError) as no:
@@ -207,7 +208,7 @@ def test_messages(shop: Attacked, name: str) -> None:
 def test_a_million_elements_are_not_looked_at(shop: Attacked, name: str) -> None:
     method, make = MESSAGES[name]
     with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
-        call = channel.unary_unary(f"/warehouse.v1.{method}")
+        call: Any = channel.unary_unary(f"/warehouse.v1.{method}")
         costs = []
         for _ in range(TRIES):
             before = cpu_seconds(shop.warehouse.pid)
@@ -223,7 +224,7 @@ def test_a_batch_of_the_greatest_length(shop: Attacked) -> None:
     lines = b"\x1a\x00" * 100
     request = b"\x0a" + varint(len(lines)) + lines
     with grpc.insecure_channel(shop.target, NO_PROXY) as channel:
-        call = channel.unary_unary("/warehouse.v1.WarehouseService/BatchReserve")
+        call: Any = channel.unary_unary("/warehouse.v1.WarehouseService/BatchReserve")
         before = cpu_seconds(shop.warehouse.pid)
         answer = pb.BatchReserveResponse.FromString(call(request * 1000))
         assert len(answer.results) == 1000

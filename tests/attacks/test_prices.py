@@ -63,7 +63,7 @@ def _place(shop: Attacked, headers: dict[str, str], *items: dict[str, Any], **fi
     return status, answer["data"] if status < 400 else answer["error"]["code"]
 
 
-NAMED = (
+NAMED: tuple[dict[str, Any], ...] = (
     {},
     {"unit_price": 0},
     {"unit_price": "0"},

@@ -107,7 +107,7 @@ class GrpcRequests:
                 self._fill(made, field, depth)
         return made
 
-    def _fill(self, made: Message, field: FieldDescriptor, depth: int) -> None:
+    def _fill(self, made: Message, field: Any, depth: int) -> None:
         random = self._random
         if field.is_repeated:
             count = random.choice((1, 1, 2, 3, 0, 101, 1001)) if depth == 0 else random.choice((1, 2, 0))
@@ -125,7 +125,7 @@ class GrpcRequests:
     def _message(self, kind: Descriptor, depth: int) -> Message:
         return self._filled(GetMessageClass(kind), depth + 1)
 
-    def _scalar(self, field: FieldDescriptor) -> Any:
+    def _scalar(self, field: Any) -> Any:
         random = self._random
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_BOOL:

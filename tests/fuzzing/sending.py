@@ -22,13 +22,13 @@ from tests.fuzzing.grpc_requests import GrpcRequests
 from tests.fuzzing.http_requests import HttpRequests, Sent
 from tests.processes import DEVELOPMENT_API_KEY
 
-NICE = 10
-HTTP_CONNECTIONS = 4
-BROKEN_CONNECTIONS = 4
+NICE = 19
+HTTP_CONNECTIONS = 8
+BROKEN_CONNECTIONS = 16
 """For requests that may have no answer."""
 GRPC_CALLS = 4
-FRAME_CONNECTIONS = 4
-ANSWER_SECONDS_MAX = 1.5
+FRAME_CONNECTIONS = 8
+ANSWER_SECONDS_MAX = 1.0
 """Long polls and event streams are given up then; so the server has clients that leave."""
 SILENCE_SECONDS = 0.1
 """After which a broken request is taken to have no answer."""
@@ -115,8 +115,9 @@ async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally) -> None:
         while True:
             path, data, metadata = requests.next()
             tally.requests += 1
+            call: Any = channel.unary_unary(path)
             try:
-                await channel.unary_unary(path)(data, metadata=metadata, timeout=CALL_SECONDS_MAX)
+                await call(data, metadata=metadata, timeout=CALL_SECONDS_MAX)
                 tally.answers["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 request = path.encode() + b" " + data
