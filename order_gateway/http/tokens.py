@@ -20,9 +20,9 @@ from service_kit.followed import Followed
 
 SYMMETRIC = "HS256"
 ASYMMETRIC = ("RS256", "ES256")
-PASSWORD_CHECKS_MAX = 2
-"""At the same time: each takes 64 MiB and a core for a tenth of a second."""
-PASSWORD_CHECKS_NICE = 5
+PASSWORD_CHECKS_MAX = 1
+"""At the same time: each takes 64 MiB, and four threads for a twentieth of a second."""
+PASSWORD_CHECKS_NICE = 10
 """They step back behind everything else: anybody may ask for one."""
 # Compared with when there is no such user, so that the time taken does not tell.
 _NOBODY = PasswordHasher().hash(uuid.uuid4().hex)
