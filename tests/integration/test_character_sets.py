@@ -64,10 +64,13 @@ def collations(url: str) -> dict[str, str]:
 
 
 def definitions(url: str) -> dict[str, str]:
-    """How each table would be made again; what is said of a column although its table says it, too, left out."""
+    """How each table would be made again; what is said of a column although its table says it, too, left out.
+
+    So is the character set of ASCII texts in constraints: MySQL names that of the connection or of the column.
+    """
     names = [name for (name,) in sql(url, "SHOW TABLES") if name != "migration_lock"]
     texts = {name: sql(url, f"SHOW CREATE TABLE `{name}`")[0][1] for name in names}
-    said = re.compile(r"( CHARACTER SET utf8mb4)?( COLLATE utf8mb4_bin)?(?=[ ,\n])")
+    said = re.compile(r"( CHARACTER SET utf8mb4)?( COLLATE utf8mb4_bin)?(?=[ ,\n])|_(ascii|utf8mb4)(?=')")
     return {name: said.sub("", text) for name, text in texts.items()}
 
 

@@ -1,5 +1,6 @@
 """How the gateway stands with its warehouse: its key, and how far the two databases' clocks are apart."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -58,6 +59,10 @@ async def test_what_is_wrong_with_a_key_is_said(
         standing = Standing(client, clock, every_seconds=10)
         assert await standing.is_good()
         async with serving(warehouse_database_url, listen=target, api_keys=KEYS):
+            # A client that was refused tries again only after a pause.
+            async with asyncio.timeout(20):
+                while (standing.role, standing.problem) == (None, None):
+                    await standing.is_good()
             assert await standing.is_good() is (problem is None)
             assert standing.role == role
             assert (problem or "") in (standing.problem or "")
