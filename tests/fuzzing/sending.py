@@ -23,11 +23,11 @@ from tests.fuzzing.http_requests import HttpRequests, Sent
 from tests.processes import DEVELOPMENT_API_KEY
 
 NICE = 19
-HTTP_CONNECTIONS = 8
-BROKEN_CONNECTIONS = 16
+HTTP_CONNECTIONS = 4
+BROKEN_CONNECTIONS = 6
 """For requests that may have no answer."""
-GRPC_CALLS = 4
-FRAME_CONNECTIONS = 8
+GRPC_CALLS = 2
+FRAME_CONNECTIONS = 3
 ANSWER_SECONDS_MAX = 1.0
 """Long polls and event streams are given up then; so the server has clients that leave."""
 SILENCE_SECONDS = 0.1
