@@ -8,6 +8,7 @@ known, or that has no dot and so is none of the world's, is answered.
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from aiohttp.typedefs import Handler, Middleware
 from order_gateway.http.errors import ApiError
 
 LOCAL = "localhost"
+REMEMBERED_MAX = 256
+"""Different Host headers; nearly all requests have the same few."""
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
 
@@ -23,10 +26,14 @@ def host_middleware(known: Collection[str]) -> Middleware:
     """Let only requests through that name an address, a name without a dot, or one of the `known` names."""
     names = frozenset(name.lower() for name in known)
 
+    @lru_cache(maxsize=REMEMBERED_MAX)
+    def is_known(host: str) -> bool:
+        return is_ours(host, names)
+
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.getall("Host", [])
-        if not all(is_ours(host, names) for host in given):
+        if not all(map(is_known, given)):
             raise ApiError(
                 "PERMISSION_DENIED",
                 "the development profile answers to addresses, to names without a dot and to those in "
