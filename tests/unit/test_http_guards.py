@@ -1,7 +1,6 @@
 """What stands before the handlers: keys, tokens, limits, the shapes of values; and settings that are refused."""
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
@@ -40,24 +39,7 @@ from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
 from service_kit.followed import Followed
-
-SECRET = "s" * 32
-KEY = "a-long-secret"
-
-
-def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service",)) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": list(roles)}
-
-
-def settings(**changes: Any) -> OrdersSettings:
-    return OrdersSettings.model_validate(
-        {
-            "database_url": "mysql://u:p@127.0.0.1/x",
-            "api_keys": [entry()],
-            "payments": {"provider": "external"},
-            **changes,
-        }
-    )
+from tests.gateway_settings import KEY, SECRET, entry, settings
 
 
 @pytest.mark.parametrize(

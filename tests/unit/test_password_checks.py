@@ -8,7 +8,7 @@ import pytest
 
 from order_gateway.access import DEVELOPMENT_USERS
 from order_gateway.http.tokens import PASSWORD_CHECKS_MAX, PASSWORD_CHECKS_NICE, Tokens
-from tests.unit.test_http_guards import SECRET, settings
+from tests.gateway_settings import SECRET, settings
 
 
 async def test_they_step_back_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
