@@ -3,20 +3,19 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, Self
 
 from jwt import PyJWK, PyJWKSet, PyJWTError
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
+from service_kit.client_addresses import Network
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 
 DEVELOPMENT_KEY = "order-service-api-key"
 DEVELOPMENT_BROWSER_KEY = "order-service-browser-key"
 DEVELOPMENT_JWT_SECRET = "development-only: no secret at all, for nobody"  # noqa: S105 - and refused elsewhere
 JWT_SECRET_LENGTH_MIN = 32
-Network = IPv4Network | IPv6Network
 WAIT_SECONDS_MAX = 30
 
 

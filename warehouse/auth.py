@@ -57,6 +57,12 @@ class PermissionDenied(Exception):
         self.metadata = {"key": key_name, "role": str(role), "needed": str(needed)}
 
 
+def must_allow(name: str, allowed: Role, needed: Role) -> None:
+    """Raises: PermissionDenied, if a key of this name that allows so much does not allow what is needed."""
+    if _RANK[allowed] < _RANK[needed]:
+        raise PermissionDenied(name, allowed, needed)
+
+
 class Keyring:
     """The configured keys; without any, everyone is an anonymous admin (keep such a server off the network).
 
@@ -70,19 +76,10 @@ class Keyring:
         self.is_locked = bool(self._keys)
         self.is_shared = len(self._keys) > 1
 
-    def admit(self, key: str | None, needed: Role) -> tuple[str, Role]:
-        """The name of the caller who shows `key`, and what it allows, which must be `needed` or more.
-
-        Raises: Unauthenticated, PermissionDenied.
-        """
+    def find(self, key: str | None) -> tuple[str, Role]:
+        """The name of the caller who shows `key`, and what it allows. Raises: Unauthenticated."""
         if not self._keys:
             return ANONYMOUS, Role.ADMIN
-        name, allowed = self._find(key)
-        if _RANK[allowed] < _RANK[needed]:
-            raise PermissionDenied(name, allowed, needed)
-        return name, allowed
-
-    def _find(self, key: str | None) -> tuple[str, Role]:
         if not key:
             raise Unauthenticated(f"send your key as metadata {API_KEY_HEADER}")
         digest = hashlib.sha256(key.encode()).hexdigest()

@@ -18,8 +18,9 @@ from service_kit.logging import call_details
 from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from service_kit.turns import turn_owner
-from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated
+from warehouse.auth import API_KEY_HEADER, Role, Unauthenticated
 from warehouse.commands import Answer
+from warehouse.entrance import Entrance
 from warehouse.incoming import Unread
 from warehouse.metrics import CallMetrics
 from warehouse.refusals import Refusal
@@ -74,7 +75,7 @@ class Edge:
 
     def __init__(
         self,
-        keyring: Keyring,
+        entrance: Entrance,
         call_seconds_max: float,
         calls: CallMetrics | None = None,
         tracing: Tracing | None = None,
@@ -84,19 +85,19 @@ class Edge:
         refusal_lines_per_second_max: int = 100,
         logs_answers: bool = False,
     ) -> None:
-        self._keyring = keyring
+        self._entrance = entrance
         self._call_seconds_max = call_seconds_max
         self.calls = calls or CallMetrics()
         self.calls_max = calls_max
         # Where there is one caller only, nobody else needs what it leaves.
-        self.shares = Budget(calls_max, (key_share_max,)) if keyring.is_shared else None
+        self.shares = Budget(calls_max, (key_share_max,)) if entrance.is_shared else None
         self.in_flight = 0
         self.tracing = tracing if tracing is not None and tracing.exports else None
         self.logs_answers = logs_answers
         self._lines = CallLines(refusal_lines_per_second_max)
 
     def admit(self, context: Context, role: Role) -> Caller:
-        """Find out who calls. Raises: Unauthenticated, PermissionDenied, InvalidRequest."""
+        """Find out who calls. Raises: Unauthenticated, PermissionDenied, TooOften, InvalidRequest."""
         key, correlation_id, behalf, traceparent = None, "", "", ""
         for name, value in context.invocation_metadata() or ():
             if name == API_KEY_HEADER:
@@ -110,7 +111,7 @@ class Edge:
             elif name == TRACEPARENT_HEADER:
                 # Where spans are made here, what follows from the call belongs under the call's own.
                 traceparent = current_traceparent() or valid_traceparent(str(value))
-        key_name, allowed = self._keyring.admit(key, role)
+        key_name, allowed = self._entrance.admit(context, key, role)
         if correlation_id:
             checks = Checks()
             checks.text(CORRELATION_HEADER, correlation_id, OPAQUE_ID_LENGTH_MAX)
@@ -137,7 +138,7 @@ class Edge:
     def opened(self, request: Any, context: Context) -> Any:
         """The message of a call, if there is room for it; a long one is parsed for known callers only.
 
-        Raises: TooManyCalls, Unauthenticated, InvalidRequest.
+        Raises: TooManyCalls, TooOften, Unauthenticated, InvalidRequest.
         """
         if self.in_flight > self.calls_max:
             self.calls.limited.add("calls")

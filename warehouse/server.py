@@ -20,6 +20,7 @@ from service_kit.character_sets import report_wrong_columns
 from service_kit.database import Database, DatabaseAway
 from service_kit.database_problems import check_database
 from service_kit.descriptors import room_for
+from service_kit.guesses import Guesses
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
@@ -90,9 +91,15 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
     server = steady_server(_options(settings, shares_port=shares_port), calls_hard_max)
-    tracing, keyring = configure_tracing("warehouse"), Keyring(settings.api_keys)
+    tracing = configure_tracing("warehouse")
+    entrance = Entrance(
+        Keyring(settings.api_keys),
+        Guesses(settings.wrong_keys_per_minute_max),
+        settings.trusted_proxies,
+        calls.limited.add,
+    )
     edge = Edge(
-        keyring,
+        entrance,
         settings.call_seconds_max,
         calls,
         tracing,
@@ -101,7 +108,6 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
         logs_answers=settings.log_level == "DEBUG",
     )
-    entrance = Entrance(keyring)
     registry = cast("grpc.aio.Server", _Registry(server, entrance, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from service_kit.batcher import BatcherSettings
+from service_kit.client_addresses import Network
 from service_kit.database import DatabaseSettings, service_database_url
 from service_kit.database_url import read_database_url
 from service_kit.pem import check_certificates, check_pair
@@ -86,6 +87,12 @@ class WarehouseSettings(ServiceSettings):
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key")
     tls_client_ca: Path | None = Field(None, description="PEM file; with it only clients with a certificate may call")
     api_keys: tuple[ApiKey, ...] = Field((), description="JSON list of {name, role, sha256}; empty: anyone may call")
+    wrong_keys_per_minute_max: int = Field(
+        60, ge=1, le=1_000_000, description="per address; then keys that were not used from there are refused unseen"
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description='networks of proxies whose x-forwarded-for counts: ["10.0.0.0/8", "::1"]'
+    )
     allow_insecure: str = Field(
         "", pattern=f"^({ALLOW_INSECURE})?$", description=f"{ALLOW_INSECURE}: also without keys where others reach it"
     )

@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from service_kit.batcher import BatcherClosed, BatcherFull, BatchFailed
 from service_kit.database import DatabaseAway, LockRetriesSpent
+from service_kit.rates import TooOften
 from service_kit.stuck_rows import RowsLocked
 from warehouse.auth import PermissionDenied, Unauthenticated
 from warehouse.refusals import Reason, Refusal
@@ -64,6 +65,7 @@ _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", "", 0),
     (TooManyCalls, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many calls are in flight", 0.1),
     (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
+    (TooOften, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED", "", 1),
     (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
     (RowsLocked, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "", 1),
     (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),
@@ -123,6 +125,8 @@ def status_of_error(error: BaseException, named_max: int = NAMED_MAX) -> Status:
         if isinstance(error, kind):
             metadata = error.metadata if isinstance(error, PermissionDenied) else None
             messages: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+            if isinstance(error, TooOften):
+                retry_seconds = error.wait_seconds
             if retry_seconds:
                 messages.append(
                     RetryInfo(retry_delay=Duration(nanos=int(retry_seconds * 1e9) % 10**9, seconds=int(retry_seconds)))

@@ -1,21 +1,11 @@
-"""Whose address a request comes from, where proxies stand in between. PURE but for reading the request's headers.
+"""Whose address a request comes from, where proxies stand in between."""
 
-`X-Forwarded-For` can be written by anybody. Only what a trusted proxy has added counts: from the right, as far as
-the addresses are those of trusted proxies, and the first one that is not.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from itertools import chain
 
 from aiohttp import web
 
-from order_gateway.access import Network
-
-Address = IPv4Address | IPv6Address
-IPV6_CUSTOMER_BITS = 64
-"""A customer has a network of this length, and all addresses in it."""
+from service_kit.client_addresses import Network, client_address
 
 
 def client_of(request: web.Request, trusted: Sequence[Network]) -> str:
@@ -29,40 +19,3 @@ def client_of(request: web.Request, trusted: Sequence[Network]) -> str:
 @lru_cache(maxsize=10_000)
 def _directly(peer: str) -> str:
     return client_address(peer, (), ())
-
-
-def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Network]) -> str:
-    """The same, from the address of the connection and the headers in the order in which they came."""
-    last = _address(peer)
-    if last is None:
-        return peer
-    hops = [hop.strip() for hop in chain.from_iterable(header.split(",") for header in forwarded_for)]
-    while hops and any(last in network for network in trusted):
-        before = _address(hops.pop())
-        if before is None:
-            # Nothing to the left of what is no address can be believed.
-            break
-        last = before
-    if isinstance(last, IPv6Address):
-        return str(IPv6Network((last, IPV6_CUSTOMER_BITS), strict=False))
-    return str(last)
-
-
-def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
-    """Whether a connection's address is that of a trusted proxy."""
-    address = _address(peer)
-    return address is not None and any(address in network for network in trusted)
-
-
-def _address(text: str) -> Address | None:
-    """An address, perhaps with a port; IPv4 in IPv6's clothes is IPv4."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address

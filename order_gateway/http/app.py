@@ -10,21 +10,22 @@ from order_gateway.access import AccessSettings
 from order_gateway.answers import Answers
 from order_gateway.http.answer_headers import secure
 from order_gateway.http.auth import auth_middleware
+from order_gateway.http.cors import cors_headers, cors_middleware
 from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.http.following import follow
-from order_gateway.http.guesses import Guesses
 from order_gateway.http.host_check import host_middleware
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import RateLimit, cors_headers, cors_middleware
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
 from order_gateway.http.slots import Slots, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
+from service_kit.guesses import Guesses
 from service_kit.logging import begin_call
+from service_kit.rates import RateLimit
 from service_kit.unique_ids import random_hex
 
 PREFIX = "/api/v1"

@@ -8,14 +8,15 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from order_gateway.access import ApiKey, Network
+from order_gateway.access import ApiKey
 from order_gateway.http.addresses import client_of
 from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
-from order_gateway.http.guesses import Guesses, admitted
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.tokens import Person, Tokens
 from service_kit.actors import actor_of
+from service_kit.client_addresses import Network
+from service_kit.guesses import Guesses
 from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
@@ -103,7 +104,7 @@ def auth_middleware(
             return await handler(request)
         address = client_of(request, trusted_proxies)
         presented = _only(request, "X-API-Key") or ""
-        key = await admitted(guesses, address, keyring.find(presented))
+        key = await _admitted(guesses, address, keyring.find(presented))
         request[CALLER] = caller = caller_of(request, key)
 
         def is_valid() -> bool:
@@ -119,6 +120,16 @@ def auth_middleware(
         return await handler(request)
 
     return check
+
+
+async def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
+    """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError, TooOften."""
+    guesses.must_be_allowed(address, "" if key is None else key.sha256)
+    if key is None:
+        await guesses.was_wrong(address)
+        raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
+    guesses.was_right(address, key.sha256)
+    return key
 
 
 def must_still_be_valid(request: web.Request) -> None:

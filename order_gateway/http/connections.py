@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from order_gateway.access import Network
-from order_gateway.http.addresses import client_address, is_trusted
+from service_kit.client_addresses import Network, client_address, is_trusted
 
 HANG_UP = "the client hung up"
 

@@ -1,5 +1,6 @@
 """Errors as clients see them: one envelope, a code from a fixed table, never a driver's text."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from order_gateway.placing import ClaimLost
 from order_gateway.saga import StepFault
 from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database import Fault
+from service_kit.rates import TooOften
 
 log = structlog.get_logger(__name__)
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -141,6 +143,11 @@ def request_in_progress() -> ApiError:
     return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
 
 
+def too_often(error: TooOften) -> ApiError:
+    """One request too many under a name, as an answer."""
+    return ApiError("RATE_LIMITED", str(error), (), {"Retry-After": str(math.ceil(error.wait_seconds))})
+
+
 def gone() -> web.Response:
     """What is left of a request whose client hung up; nobody gets it."""
     return web.Response(status=CLIENT_GONE)
@@ -173,6 +180,8 @@ def _from_fault(error: Exception) -> ApiError:
             return ApiError(error.code, str(error), (), _retry_after(error.retry_after_seconds))
         case ClaimLost():
             return request_in_progress()
+        case TooOften():
+            return too_often(error)
         case BatcherFull():
             return ApiError("TOO_MANY_REQUESTS", "too much waits here; try again shortly", (), _retry_after(1))
         case Fault() | BatcherClosed():

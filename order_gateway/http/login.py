@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from order_gateway.access import Network
 from order_gateway.http.addresses import client_of
 from order_gateway.http.auth import Access
 from order_gateway.http.bodies import LoginBody
 from order_gateway.http.errors import ApiError, success
-from order_gateway.http.guesses import Guesses
-from order_gateway.http.limits import RateLimit
 from order_gateway.http.operations import Operation
 from order_gateway.http.tokens import Tokens
+from service_kit.client_addresses import Network
+from service_kit.guesses import Guesses
+from service_kit.rates import RateLimit
 
 
 @dataclass(frozen=True, slots=True)

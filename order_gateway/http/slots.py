@@ -16,7 +16,7 @@ from order_gateway.http.addresses import client_of
 from order_gateway.http.auth import CALLER
 from order_gateway.http.connections import ConnectionLimits
 from order_gateway.http.errors import ApiError
-from order_gateway.http.limits import RateLimit
+from service_kit.rates import RateLimit, TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 
 TIME_LIMIT: web.RequestKey[asyncio.Timeout] = web.RequestKey("time_limit", asyncio.Timeout)
@@ -150,7 +150,7 @@ class Slots:
     async def _counted(self, rate: RateLimit, name: str, bound: str) -> None:
         try:
             await rate.count(name)
-        except ApiError:
+        except TooOften:
             self._note(bound)
             raise
 

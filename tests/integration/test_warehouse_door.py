@@ -1,18 +1,25 @@
 """The warehouse's door, attacked over real sockets: keys that are several, doubled or none, and what its log keeps."""
 
+import contextlib
 import hashlib
 import json
 import socket
 import time
+import urllib.request
 from collections.abc import Sequence
 
 import grpc
 import pytest
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
 from service_kit.service_process import NO_PROXY
 from service_kit.starting import Exit
+from tests.attacks.frames import HEADERS, call, frames, open_connection
 from tests.processes import Processes, free_port
 from tests.secrets_used import secret
 
@@ -61,6 +68,83 @@ def test_one_key_or_none(processes: Processes, warehouse_database_url: str) -> N
     text = process.log_path.read_text()
     assert ADMIN not in text
     assert READER not in text
+
+
+class Shown:
+    """Shows keys to a warehouse that believes in proxies on this machine, on one connection."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._holds = warehouse_pb2_grpc.WarehouseServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+
+    def key(self, value: str | None, address: str = "203.0.113.5") -> str:
+        """How a call with it ends."""
+        try:
+            self._holds.GetCaller(pb.GetCallerRequest(), metadata=self._metadata(value, address), timeout=10)
+        except grpc.RpcError as error:
+            status = rpc_status.from_call(error)
+            assert (status.code == code_pb2.RESOURCE_EXHAUSTED) == any(
+                detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details
+            )
+            code: grpc.StatusCode = error.code()
+            return code.name
+        return "OK"
+
+    def to_health(self, value: str, address: str) -> bool:
+        """Whether the health service, which needs no key, answers who shows one."""
+        asked = health_pb2.HealthCheckRequest()
+        answer = self._health.Check(asked, metadata=self._metadata(value, address), timeout=10)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    @staticmethod
+    def _metadata(value: str | None, address: str) -> tuple[tuple[str, str], ...]:
+        shown = () if value is None else (("x-api-key", value),)
+        return (*shown, ("x-forwarded-for", f"198.51.100.9, {address}"))
+
+
+def limited(processes: Processes, url: str, **settings: str) -> tuple[str, int]:
+    """A warehouse where five keys a minute may be guessed: its target, and the port of its metrics."""
+    port = free_port()
+    given = {
+        "WAREHOUSE_WRONG_KEYS_PER_MINUTE_MAX": "5",
+        "WAREHOUSE_TRUSTED_PROXIES": '["127.0.0.0/8"]',
+        "WAREHOUSE_METRICS_LISTEN": f"127.0.0.1:{port}",
+        **settings,
+    }
+    keys = with_keys(key("reader", "reader", READER), key("admin", "admin", ADMIN))
+    return processes.warehouse(url, settings={**keys, **given})[1], port
+
+
+def test_who_guesses_keys_is_stopped_and_nobody_else(processes: Processes, warehouse_database_url: str) -> None:
+    target, metrics_port = limited(processes, warehouse_database_url)
+    with grpc.insecure_channel(target, NO_PROXY) as channel:
+        show = Shown(channel)
+        assert show.key(READER) == "OK"
+        guesses: list[str | None] = [f"guess-{number}" for number in range(8)]
+        guesses[2] = None
+        assert [show.key(guess) for guess in guesses] == ["UNAUTHENTICATED"] * 5 + ["RESOURCE_EXHAUSTED"] * 3
+        # Right, and not told so; the reader, who has been there before, goes on; so does everybody elsewhere.
+        assert (show.key(ADMIN), show.key(READER)) == ("RESOURCE_EXHAUSTED", "OK")
+        assert (show.key(ADMIN, "203.0.113.6"), show.key("guess", "203.0.113.6")) == ("OK", "UNAUTHENTICATED")
+        # A guess is a guess wherever it is made; what needs no key is answered all the same.
+        assert all(show.to_health(f"guess-{number}", "203.0.113.7") for number in range(8))
+        assert show.key(ADMIN, "203.0.113.7") == "RESOURCE_EXHAUSTED"
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+        line = next(line for line in answer.read().decode().splitlines() if "wrong_keys_of_address" in line)
+    assert line == 'warehouse_limited_total{bound="wrong_keys_of_address"} 8.0'
+
+
+def test_a_right_key_is_refused_as_soon_as_a_wrong_one(processes: Processes, warehouse_database_url: str) -> None:
+    """Also where the call's message never comes: whoever must wait for it would be known to be somebody."""
+    target, _port = limited(processes, warehouse_database_url, WAREHOUSE_TRUSTED_PROXIES="[]")
+    path = "/warehouse.v1.WarehouseService/GetCaller"
+    with contextlib.closing(open_connection(int(target.rpartition(":")[2]))) as stranger:
+        shown = [*(f"guess-{number}" for number in range(6)), ADMIN]
+        for number, value in enumerate(shown):
+            stranger.sendall(call(2 * number + 1, path, {"x-api-key": value}))
+            # Each has its answer before the next one is sent.
+            ended = {stream for kind, _flags, stream, _body in frames(stranger, 0.3) if kind == HEADERS}
+            assert ended == {2 * number + 1}, value
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,11 @@ from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELO
 from order_gateway.http.app import ids_middleware
 from order_gateway.http.auth import Access, Caller
 from order_gateway.http.bodies import OrderBody, ReserveBody
-from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware
+from order_gateway.http.cors import cors_headers
+from order_gateway.http.errors import STATUS, ApiError, encode, error_middleware, too_often
 from order_gateway.http.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.following import follow
-from order_gateway.http.guesses import Guesses
 from order_gateway.http.keys import Keyring
-from order_gateway.http.limits import RateLimit, cors_headers
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
 from order_gateway.http.slots import TIME_LIMIT, Slots, slots_middleware
@@ -39,6 +38,8 @@ from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
 from service_kit.followed import Followed
+from service_kit.guesses import Guesses
+from service_kit.rates import RateLimit, TooOften
 from tests.gateway_settings import KEY, SECRET, entry, settings
 
 
@@ -179,21 +180,24 @@ def test_the_person_counts_not_the_key() -> None:
 
 async def test_a_name_may_come_so_often_and_no_more() -> None:
     limit = RateLimit(3, 60)
+    assert not limit.may_be_full
     for _ in range(3):
         await limit.count("a")
-    with pytest.raises(ApiError) as caught:
+    assert limit.may_be_full
+    with pytest.raises(TooOften) as caught:
         await limit.count("a")
-    assert caught.value.headers == {"Retry-After": "20"}
-    assert STATUS[caught.value.code] == 429
+    refused = too_often(caught.value)
+    assert refused.headers == {"Retry-After": "20"}
+    assert STATUS[refused.code] == 429
     await limit.count("b")
 
 
 async def test_a_rate_below_one_is_kept_too() -> None:
     limit = RateLimit(0.5, 1)
     await limit.count("a")
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(TooOften) as caught:
         await limit.count("a")
-    assert caught.value.headers == {"Retry-After": "2"}
+    assert too_often(caught.value).headers == {"Retry-After": "2"}
     assert limit._buckets["a"].time_period == 2
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service_kit.settings import InvalidSettings, load_settings
-from warehouse.auth import ANONYMOUS, ApiKey, Keyring, PermissionDenied, Role, Unauthenticated
+from warehouse.auth import ANONYMOUS, ApiKey, Keyring, PermissionDenied, Role, Unauthenticated, must_allow
 from warehouse.paging import make_token, page_size, read_token
 from warehouse.settings import WarehouseSettings
 from warehouse.validation import Checks, InvalidRequest
@@ -71,19 +71,20 @@ def key(name: str, secret: str, role: Role) -> ApiKey:
 
 def test_keys_allow_what_their_role_includes() -> None:
     keyring = Keyring([key("shop", "s1", Role.ORDER), key("shop", "s2", Role.ORDER), key("boss", "s3", Role.ADMIN)])
-    assert keyring.admit("s1", Role.READER)[0] == "shop"
-    assert keyring.admit("s2", Role.ORDER)[0] == "shop"
-    assert keyring.admit("s3", Role.ADMIN)[0] == "boss"
+    assert [keyring.find(secret)[0] for secret in ("s1", "s2", "s3")] == ["shop", "shop", "boss"]
+    for needed in (Role.READER, Role.ORDER):
+        must_allow(*keyring.find("s1"), needed)
+    must_allow(*keyring.find("s3"), Role.ADMIN)
     with pytest.raises(PermissionDenied, match="role admin; the key 'shop' has the role order") as denied:
-        keyring.admit("s1", Role.ADMIN)
+        must_allow(*keyring.find("s1"), Role.ADMIN)
     assert denied.value.metadata == {"key": "shop", "role": "order", "needed": "admin"}
     for unknown in (None, "", "s4"):
         with pytest.raises(Unauthenticated):
-            keyring.admit(unknown, Role.READER)
+            keyring.find(unknown)
 
 
 def test_without_keys_everyone_is_anonymous() -> None:
-    assert Keyring([]).admit(None, Role.ADMIN) == (ANONYMOUS, Role.ADMIN)
+    assert Keyring([]).find(None) == (ANONYMOUS, Role.ADMIN)
 
 
 def test_settings_name_everything_that_is_wrong_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,12 @@ guesses does not lock out the others.
 """
 
 from collections import OrderedDict
-from typing import TypeVar
 
-from order_gateway.access import ApiKey
-from order_gateway.http.errors import ApiError
-from order_gateway.http.limits import RateLimit
+from service_kit.rates import RateLimit
 
 KNOWN_MAX = 10_000
 """Pairs that are remembered."""
-ValueT = TypeVar("ValueT")
+PERIOD_SECONDS = 60
 
 
 class Guesses:
@@ -25,19 +22,24 @@ class Guesses:
     """
 
     def __init__(self, per_minute_max: int) -> None:
-        self._wrong = RateLimit(per_minute_max, 60)
+        self._wrong = RateLimit(per_minute_max, PERIOD_SECONDS)
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    @property
+    def may_be_stopped(self) -> bool:
+        """Whether there may be a name under which nobody may guess now; False is certain, and cheap to know."""
+        return self._wrong.may_be_full
 
     def must_be_allowed(self, name: str, other: str) -> None:
         """Whether there may be one more guess under `name`; `other` makes the pair that may have been right before.
 
-        Raises: ApiError.
+        Raises: TooOften.
         """
         if (name, other) not in self._right:
             self._wrong.must_have_room(name)
 
     async def was_wrong(self, name: str) -> None:
-        """Count a wrong guess. Raises: ApiError, if it is one too many."""
+        """Count a wrong guess. Raises: TooOften, if it is one too many."""
         await self._wrong.count(name)
 
     def was_right(self, name: str, other: str) -> None:
@@ -47,13 +49,3 @@ class Guesses:
             self._right[pair] = None
             if len(self._right) > KNOWN_MAX:
                 self._right.popitem(last=False)
-
-
-async def admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
-    """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError."""
-    guesses.must_be_allowed(address, "" if key is None else key.sha256)
-    if key is None:
-        await guesses.was_wrong(address)
-        raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
-    guesses.was_right(address, key.sha256)
-    return key
