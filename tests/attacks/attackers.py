@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from tests.attacks.frames import CHECK, PING, WATCH, call, frame, frames, open_connection, rapid_resets
+from tests.attacks.frames import CHECK, PING, SETTINGS, WATCH, call, flood, frame, frames, open_connection, rapid_resets
 from tests.attacks.http import HEADER_HALF, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import connections, is_ended, send
 
 Attack = Callable[[int, threading.Event], None]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
+FLOOD_BYTES = 1 << 40
 LOOK_SECONDS = 0.2
 """Between two looks at what is going on."""
 IMPATIENCE_SECONDS = 1.0
@@ -99,6 +100,17 @@ def pings(port: int, over: threading.Event) -> None:
             frames(made, 0.05)
 
 
+def flooding(unit: bytes) -> Attack:
+    """A frame again and again, as fast as it is taken, on one connection."""
+
+    def attack(port: int, over: threading.Event) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
+                flood(made, unit, FLOOD_BYTES)
+
+    return attack
+
+
 def gateway_attacks(order: str) -> dict[str, Attack]:
     """Those on the order gateway; `order` is one of customer 7."""
     return {
@@ -122,6 +134,9 @@ WAREHOUSE_ATTACKS: dict[str, Attack] = {
     "rapid reset of health checks, 2000 x 5/s": resets(CHECK),
     "rapid reset of calls, 2000 x 5/s": resets(RESERVE),
     "1000 pings, ten times a second": pings,
+    "pings without end": flooding(frame(PING, 0, 0, bytes(8))),
+    "settings without end": flooding(frame(SETTINGS, 0, 0)),
+    "unknown frames without end": flooding(frame(0x42, 0, 0)),
     "silent connections, 600": kept(b"", 600),
 }
 

@@ -1,6 +1,7 @@
 """Frames of HTTP/2 (RFC 9113), as much as it takes to misbehave towards a gRPC server."""
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -9,11 +10,12 @@ from collections.abc import Mapping
 from tests.attacks.sockets import connect
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = struct.pack(">I", 8)
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
+FLOOD_SECONDS_MAX = 1.0
 EMPTY_MESSAGE = b"\0\0\0\0\0"
 
 
@@ -22,11 +24,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
-def call(stream: int, path: str, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The header of a gRPC call; its message is still to come."""
+def call(stream: int, path: str, metadata: Mapping[str, str] | None = None, *, is_whole: bool = True) -> bytes:
+    """The header of a gRPC call; its message is still to come, and if it is not whole, more of the header, too."""
     fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
     fields |= {"content-type": "application/grpc", **(metadata or {})}
-    return frame(HEADERS, END_HEADERS, stream, b"".join(_literal(*field) for field in fields.items()))
+    return frame(HEADERS, END_HEADERS if is_whole else 0, stream, b"".join(field(*one) for one in fields.items()))
 
 
 def open_connection(port: int) -> socket.socket:
@@ -59,7 +61,48 @@ def frames(connection: socket.socket, seconds: float) -> list[tuple[int, int, in
     return [*found, (GOAWAY, 0, 0, b"")] if is_ended else found
 
 
-def _literal(name: str, value: str) -> bytes:
+def pings_answered(connection: socket.socket, count: int, seconds: float) -> int:
+    """Send so many pings as fast as they are taken; how many are answered within a time."""
+    waiting, answered, rest = memoryview(frame(PING, 0, 0, bytes(8)) * count), 0, b""
+    until = time.monotonic() + seconds
+    connection.setblocking(False)
+    while answered < count and (left := until - time.monotonic()) > 0:
+        readable, writable, _ = select.select([connection], [connection] if waiting else [], [], left)
+        if writable:
+            waiting = waiting[connection.send(waiting[:65_536]) :]
+        if readable:
+            part = connection.recv(1 << 20)
+            if not part:
+                break
+            rest, at = rest + part, 0
+            while len(rest) - at >= (length := 9 + int.from_bytes(rest[at : at + 3], "big")) and len(rest) - at >= 9:
+                answered += rest[at + 3] == PING and rest[at + 4] == ACK
+                at += length
+            rest = rest[at:]
+    return answered
+
+
+def flood(connection: socket.socket, unit: bytes, length: int) -> int:
+    """Send `unit` again and again, `length` bytes in all, and read what is answered, until the server hangs up.
+
+    Returns how many bytes it has taken.
+    """
+    batch = unit * (65_536 // len(unit) or 1)
+    sent, waiting, until = 0, memoryview(batch), time.monotonic() + FLOOD_SECONDS_MAX
+    connection.setblocking(False)
+    with contextlib.suppress(OSError):
+        while sent < length and (left := until - time.monotonic()) > 0:
+            readable, writable, _ = select.select([connection], [connection], [], left)
+            if readable and not connection.recv(1 << 20):
+                break
+            if writable:
+                taken = connection.send(waiting)
+                sent, waiting = sent + taken, waiting[taken:] or memoryview(batch)
+    return sent
+
+
+def field(name: str, value: str) -> bytes:
+    """A field of a header."""
     # Never indexed, and without Huffman's code (RFC 7541, 6.2.3).
     return b"\x10" + _text(name) + _text(value)
 

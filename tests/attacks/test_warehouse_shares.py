@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -14,17 +15,24 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
+from tests.attacks.attacked import resident_mib
 from tests.attacks.frames import (
     CHECK,
+    CONTINUATION,
+    DATA,
     GOAWAY,
     HEADERS,
-    PING,
     PREFACE,
+    PRIORITY,
     SETTINGS,
+    WINDOW_UPDATE,
     call,
+    field,
+    flood,
     frame,
     frames,
     open_connection,
+    pings_answered,
     rapid_resets,
 )
 from tests.attacks.sockets import connections, is_ended, seconds_until_ended
@@ -40,6 +48,20 @@ MAX_CONCURRENT_STREAMS = 3
 """A parameter of SETTINGS (RFC 9113, 6.5.2)."""
 UNAUTHENTICATED = b"16"
 SOON_SECONDS = 5
+PINGS = 200_000
+FLOOD_BYTES = 256 * 2**20
+_ONE = (1).to_bytes(4, "big")
+FLOODS: dict[str, tuple[bytes, bytes]] = {
+    "settings": (frame(SETTINGS, 0, 0), b""),
+    "window updates": (frame(WINDOW_UPDATE, 0, 0, _ONE), b""),
+    "window updates of a call": (frame(WINDOW_UPDATE, 0, 1, _ONE), call(1, RESERVE)),
+    "priorities": (frame(PRIORITY, 0, 1, bytes(5)), b""),
+    "unknown frames": (frame(0x42, 0, 0), b""),
+    "empty data": (frame(DATA, 0, 1), call(1, RESERVE, {"x-api-key": "shop"})),
+    "empty continuations": (frame(CONTINUATION, 0, 1), call(1, RESERVE, is_whole=False)),
+    "continuations": (frame(CONTINUATION, 0, 1, field("a", "b" * 100)), call(1, RESERVE, is_whole=False)),
+}
+"""What is sent again and again, and what before it."""
 
 
 def key(name: str, role: Role = Role.ORDER) -> ApiKey:
@@ -190,11 +212,27 @@ async def test_connections_are_bounded(warehouse_database_url: str) -> None:
             assert await shop.is_answered()
 
 
-async def test_pings_without_end_end_the_connection(warehouse_database_url: str) -> None:
+async def test_pings_without_end_cost_no_more_than_their_bytes(warehouse_database_url: str) -> None:
     async with guarded(warehouse_database_url) as port, known_to(port) as shop:
         with contextlib.closing(open_connection(port)) as made:
-            made.sendall(frame(PING, 0, 0, bytes(8)) * 100)
-            assert GOAWAY in {kind for kind, *_ in await seen(made, 1)}
+            pinging = asyncio.create_task(asyncio.to_thread(pings_answered, made, PINGS, SOON_SECONDS))
+            while not pinging.done():
+                assert await shop.is_answered()
+            assert await pinging == PINGS
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_frames_without_end_take_no_memory(warehouse_database_url: str, kind: str) -> None:
+    unit, begin = FLOODS[kind]
+    async with guarded(warehouse_database_url) as port, known_to(port) as shop:
+        with contextlib.closing(open_connection(port)) as made:
+            made.sendall(begin)
+            before = resident_mib(os.getpid())
+            flooding = asyncio.create_task(asyncio.to_thread(flood, made, unit, FLOOD_BYTES))
+            while not flooding.done():
+                assert await shop.is_answered()
+            await flooding
+        assert resident_mib(os.getpid()) - before < FLOOD_BYTES / 2**20 / 2
         assert await shop.is_answered()
 
 
