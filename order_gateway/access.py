@@ -95,6 +95,9 @@ class AccessSettings(ServiceSettings):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description='networks of proxies whose X-Forwarded-For counts: ["10.0.0.0/8", "::1"]'
     )
+    open_requests_per_second_max: float = Field(
+        200, gt=0, le=1_000_000, description="of what needs no key, health and metrics, too; per address and process"
+    )
     requests_per_second_max: float = Field(5000, gt=0, le=1_000_000, description="per key and process")
     requests_per_second_per_person_max: float = Field(
         100, gt=0, le=1_000_000, description="per person (a token's subject) and process"

@@ -20,7 +20,7 @@ from order_gateway.http.keys import Keyring
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
-from order_gateway.http.slots import Slots, slots_middleware
+from order_gateway.http.slots import Slots, open_rate_middleware, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
 from service_kit.guesses import Guesses
@@ -57,16 +57,18 @@ def make_app(
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
     by_account = Guesses(settings.wrong_passwords_per_minute_max)
     login = LoginRoutes(tokens, attempts, by_account, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
+    slots = slots or Slots(settings)
     every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
         ids_middleware,
+        open_rate_middleware(slots),
         *observers,
         *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
         *([host_middleware(settings.host_names)] if settings.profile == "development" else []),
         # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
         auth_middleware(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
-        slots_middleware(slots or Slots(settings)),
+        slots_middleware(slots),
         idempotency_middleware(answers),
     ]
     app = web.Application(middlewares=middlewares, client_max_size=body_size_max_bytes)

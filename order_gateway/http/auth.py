@@ -35,6 +35,11 @@ OPEN_PATHS = frozenset(
 OPEN_PREFIXES = ("/swagger/",)
 
 
+def is_open(path: str) -> bool:
+    """Whether no key is needed for what is there."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+
+
 class Access(Enum):
     """Who may call an operation."""
 
@@ -100,7 +105,7 @@ def auth_middleware(
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES):
+        if is_open(request.path):
             return await handler(request)
         address = client_of(request, trusted_proxies)
         presented = _only(request, "X-API-Key") or ""

@@ -7,15 +7,17 @@ these gives its first slot back.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import uniform
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import AccessSettings
 from order_gateway.http.addresses import client_of
-from order_gateway.http.auth import CALLER
+from order_gateway.http.auth import CALLER, is_open
 from order_gateway.http.connections import ConnectionLimits
-from order_gateway.http.errors import ApiError
+from order_gateway.http.errors import ApiError, failure, too_often
+from service_kit.client_addresses import is_trusted
 from service_kit.rates import RateLimit, TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 
@@ -25,6 +27,8 @@ WATCHED = frozenset({"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1
 """What tells whether the service is well must answer most of all when it has too much to do."""
 BUSY_RETRY_SECONDS = 1
 WAITS_RETRY_SECONDS = 10
+REFUSAL_SECONDS = (0.5, 1.5)
+"""How long such a refusal is held back; not the same time for all, or they would all ask again at once."""
 OF_KNOWN = ("key", "person")
 OF_OPEN = ("address",)
 Note = Callable[[str], None]
@@ -112,6 +116,7 @@ class Slots:
         self.waits = Kind("order_waits", "waits for orders", known[2], OF_KNOWN, WAITS_RETRY_SECONDS, note)
         open_ = Budget(settings.open_requests_in_flight_max, (settings.address_share_max,))
         self.open = Kind("open_in_flight", "requests without a key", open_, OF_OPEN, BUSY_RETRY_SECONDS, note)
+        self._rate_of_open = RateLimit(settings.open_requests_per_second_max, 1)
         self._rate_of_key = RateLimit(settings.requests_per_second_max, 1)
         self._rate_of_person = RateLimit(settings.requests_per_second_per_person_max, 1)
         self._proxies = settings.trusted_proxies
@@ -135,6 +140,14 @@ class Slots:
         await self._counted(self._rate_of_key, caller.key.name, "rate_of_key")
         return Slot(self, self.known, (caller.key.name, person))
 
+    async def count_open(self, request: web.Request) -> None:
+        """One more of what needs no key. Raises: TooOften."""
+        await self._counted(self._rate_of_open, client_of(request, self._proxies), "rate_of_open")
+
+    def comes_directly(self, request: web.Request) -> bool:
+        """Whether the connection is the client's own, not one that a proxy also needs for others."""
+        return not is_trusted(request.remote or "", self._proxies)
+
     async def read_body(self, request: web.Request) -> None:
         """Have the whole body here, before anything else is done for it. Raises: ApiError, if it is too slow."""
         if request.content.is_eof():
@@ -153,6 +166,26 @@ class Slots:
         except TooOften:
             self._note(bound)
             raise
+
+
+def open_rate_middleware(slots: Slots) -> Middleware:
+    """Refuse what needs no key and is asked for too often, before it costs a log line or anything else.
+
+    On a connection of its own the refusal comes late: whoever does not care for it gets no further ones meanwhile.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_open(request.path):
+            try:
+                await slots.count_open(request)
+            except TooOften as error:
+                if slots.comes_directly(request):
+                    await asyncio.sleep(uniform(*REFUSAL_SECONDS))  # noqa: S311 - no secret
+                return failure(request, too_often(error))
+        return await handler(request)
+
+    return check
 
 
 def slots_middleware(slots: Slots) -> Middleware:

@@ -1,7 +1,8 @@
-"""`python -m tests.attacks`: what a well-behaved caller notices of each attack, and what that costs the attacked.
+"""`python -m tests.attacks [WORD]`: what a well-behaved caller notices of each attack, and what it costs the attacked.
 
 For each attack: the 99th percentile of the well-behaved caller's latency without and beside it, and the processor time
-of the attacked process. It takes about two minutes, against 127.0.0.1 only.
+of the attacked process. It takes about two minutes, against 127.0.0.1 only; with a word, only
+the attacks whose names hold it are made.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ SECONDS = 4.0
 PAUSE_SECONDS = 0.01
 """Between two requests of the well-behaved caller."""
 RATIO_MAX = 5.0
+NOTHING = "(none)"
+"""The attack that is none; what the others are compared with."""
 PATIENCE_SECONDS = 5.0
 ORDER = {
     "user_id": "7",
@@ -70,8 +73,10 @@ async def measured(ask: Ask) -> tuple[float, list[str]]:
 
 async def beside(names: Iterable[str], port: int, ask: Ask, process: ServiceProcess, *more: str) -> list[Result]:
     """Measure beside each of these attacks."""
-    results = []
+    results, word = [], "".join(sys.argv[1:2])
     for name in names:
+        if word not in name and name != NOTHING:
+            continue
         async with attacking(name, str(port), *more):
             before = processor_seconds(process)
             p99, errors = await measured(ask)

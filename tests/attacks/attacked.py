@@ -36,7 +36,8 @@ ANSWER_SECONDS_MAX = 30
 SAY_SECONDS = 0.15
 """How long an answer is waited for that may never come."""
 NOT_LIMITED = {
-    f"ORDERS_{name}": "1000000" for name in ("REQUESTS_PER_SECOND_MAX", "REQUESTS_PER_SECOND_PER_PERSON_MAX")
+    f"ORDERS_{name}": "1000000"
+    for name in ("OPEN_REQUESTS_PER_SECOND_MAX", "REQUESTS_PER_SECOND_MAX", "REQUESTS_PER_SECOND_PER_PERSON_MAX")
 } | {f"ORDERS_{name}": "1" for name in ("KEY_SHARE_MAX", "PERSON_SHARE_MAX", "ADDRESS_SHARE_MAX")}
 """All attacks here come from one address with one key; how they are kept apart from others is tested elsewhere."""
 

@@ -46,7 +46,7 @@ def dripping(port: int, over: threading.Event) -> None:
                 send(one, b"a")
 
 
-def asked(path: str, headers: Mapping[str, str], count: int) -> Attack:
+def asked(path: str, headers: Mapping[str, str], count: int, impatience_seconds: float = IMPATIENCE_SECONDS) -> Attack:
     """Requests at the same time, each of which is repeated when it has its answer."""
 
     async def again(session: aiohttp.ClientSession, port: int) -> None:
@@ -54,7 +54,7 @@ def asked(path: str, headers: Mapping[str, str], count: int) -> Attack:
             async with session.get(f"http://127.0.0.1:{port}{path}") as response:
                 await response.read()
                 if response.status == 429:
-                    await asyncio.sleep(IMPATIENCE_SECONDS)
+                    await asyncio.sleep(impatience_seconds)
 
     async def run(port: int, over: threading.Event) -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
@@ -124,6 +124,8 @@ def gateway_attacks(order: str) -> dict[str, Attack]:
         "event streams of one customer, 200": asked(f"{PREFIX}/orders/{order}/events", as_person("7"), 200),
         "requests of one customer, 50 at once": asked(f"{PREFIX}/orders", as_person("7"), 50),
         "/ready, 50 at once": asked("/ready", {}, 50),
+        "/ready, 50 at once, whatever is answered": asked("/ready", {}, 50, 0),
+        "/metrics, 200 at once, whatever is answered": asked("/metrics", {}, 200, 0),
     }
 
 

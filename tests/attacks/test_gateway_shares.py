@@ -137,6 +137,23 @@ def _is_refused_at_once(connection: socket.socket) -> bool:
     return True
 
 
+async def test_what_needs_no_key_is_answered_so_often_and_no_more(start: Start) -> None:
+    gateway = await start(open_requests_per_second_max=5, trusted_proxies='["127.0.0.0/8"]')
+
+    async def asked(address: str, count: int) -> list[tuple[int, str | None]]:
+        paths = ("/ready", "/health", "/metrics", f"{PREFIX}/openapi.json")
+        headers = {"X-Forwarded-For": address}
+        return await asyncio.gather(*(gateway.status(paths[number % 4], headers) for number in range(count)))
+
+    answers = await asked("203.0.113.5", 100)
+    assert set(answers) == {(200, None), (429, "1")}
+    refused = answers.count((429, "1"))
+    assert refused > 50
+    assert await asked("203.0.113.6", 2) == [(200, None)] * 2
+    assert [await gateway.orders({**KEY, "X-Forwarded-For": "203.0.113.5"}) for _ in range(10)] == [200] * 10
+    assert await gateway.limited("rate_of_open") == refused
+
+
 async def test_one_address_leaves_open_slots_for_others(start: Start) -> None:
     gateway = await start(open_requests_in_flight_max=10, trusted_proxies='["127.0.0.0/8"]')
     with connections(gateway.port, 8, LOGIN_HALF) as logins:

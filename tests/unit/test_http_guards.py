@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_KEY, DEVELOPMENT_USERS, ApiKey
+from order_gateway.http import slots as slots_module
 from order_gateway.http.app import ids_middleware
 from order_gateway.http.auth import Access, Caller
 from order_gateway.http.bodies import OrderBody, ReserveBody
@@ -32,7 +33,7 @@ from order_gateway.http.following import follow
 from order_gateway.http.keys import Keyring
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import _NAME_OF_STATUS
-from order_gateway.http.slots import TIME_LIMIT, Slots, slots_middleware
+from order_gateway.http.slots import TIME_LIMIT, Slots, open_rate_middleware, slots_middleware
 from order_gateway.http.strict_json import decode
 from order_gateway.http.tokens import Person, Tokens
 from order_gateway.orders import NewItem, NewOrder
@@ -326,6 +327,31 @@ def test_no_cent_is_lost_between_the_wire_and_the_total(lines: list[tuple[int, i
     order = NewOrder("1", "x", "card", items, "c", "test")
     assert order.total_amount * 100 == sum(cents * quantity for cents, quantity in lines)
     assert json.loads(encode(order.total_amount), parse_float=Decimal) == order.total_amount
+
+
+@pytest.mark.parametrize(("trusted", "is_late"), [([], True), (["127.0.0.0/8"], False)])
+async def test_a_refusal_is_held_back_only_on_the_clients_own_connection(
+    monkeypatch: pytest.MonkeyPatch, trusted: list[str], is_late: bool
+) -> None:
+    """One that a proxy needs for others, too, is free again at once."""
+    monkeypatch.setattr(slots_module, "REFUSAL_SECONDS", (3600, 3600))
+    slots = Slots(settings(open_requests_per_second_max=1, trusted_proxies=trusted))
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application(middlewares=[ids_middleware, open_rate_middleware(slots)])
+    app.add_routes([web.get("/health", health)])
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.get("/health")).status == 200
+        second = asyncio.create_task(client.get("/health"))
+        done, _ = await asyncio.wait([second], timeout=0.2 if is_late else 10)
+        assert bool(done) is not is_late
+        if done:
+            assert (await second).status == 429
+        else:
+            second.cancel()
+            await asyncio.wait([second])
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [("https://shop.example", True), ("https://sh\u00f6p.example", False)])
