@@ -6,7 +6,9 @@ DATA_DIR ?= .local
 GATEWAY ?= grpc
 WORKERS ?= 1
 FULL ?=
-FUZZ_SECONDS ?= 120
+FUZZ_SECONDS ?=
+FUZZ_REQUESTS ?=
+FUZZ_RATE ?=
 FUZZ_SEED ?=
 AGAINST ?=
 ARGS ?=
@@ -35,7 +37,8 @@ help: ## show this list
 	@echo "  DATABASE_URL=                    mysql://user:password@host:port of a server to use instead of a private one"
 	@echo "  GATEWAY=grpc                     how orders reach the warehouse: grpc, queued or auto"
 	@echo "  WORKERS=1                        warehouse processes that share the port"
-	@echo "  FUZZ_SECONDS=120 FUZZ_SEED=       how long make fuzz goes on, and a seed to repeat a run"
+	@echo "  FUZZ_SECONDS=120 FUZZ_REQUESTS=  how long make fuzz goes on, or until how many requests"
+	@echo "  FUZZ_RATE=600 FUZZ_SEED=         how many a second (0: as fast as may be); a seed to repeat a run"
 	@echo "  ARGS=                            more arguments for test, test-mysql, test-galera, e2e, audit and bench"
 
 .PHONY: run
@@ -69,8 +72,9 @@ e2e: .dev .programs ## run the whole flow against real processes, in every mode;
 	@$(BIN)/pytest -m e2e --junit-xml=test-results/e2e.xml -rA --show-capture=no $(ARGS) | tee test-results/e2e.txt
 
 .PHONY: fuzz
-fuzz: .dev .programs ## send random and mutated requests to both services for FUZZ_SECONDS; fails on what surprises them
-	@FUZZ_SECONDS="$(FUZZ_SECONDS)" FUZZ_SEED="$(FUZZ_SEED)" $(BIN)/python -m tests.fuzzing
+fuzz: .dev .programs ## send random and mutated requests to both services; fails on what surprises them
+	@FUZZ_SECONDS="$(FUZZ_SECONDS)" FUZZ_REQUESTS="$(FUZZ_REQUESTS)" FUZZ_RATE="$(FUZZ_RATE)" \
+		FUZZ_SEED="$(FUZZ_SEED)" $(BIN)/python -m tests.fuzzing
 
 .PHONY: check
 check: .dev check-protos ## lint (security, too), format, types, imports, protos, known vulnerabilities: all but the tests

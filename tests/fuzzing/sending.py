@@ -1,4 +1,4 @@
-"""The processes that send: `python -m tests.fuzzing.sending http|grpc|frames|caller ...`, a line of JSON each second.
+"""The processes that send: `python -m tests.fuzzing.sending KIND ...`, a line of JSON each second.
 
 They step back (nice) where a processor is short, as if they were machines of their own.
 """
@@ -35,7 +35,7 @@ SILENCE_SECONDS = 0.1
 CALL_SECONDS_MAX = 5.0
 EXAMPLES_MAX = 5
 CALLER_PAUSE_SECONDS = 0.02
-Work = Callable[[], Awaitable[None]]
+RUSH_SECONDS = 0.05
 
 
 class Tally:
@@ -57,7 +57,26 @@ class Tally:
         print(json.dumps({"requests": self.requests, "answers": self.answers, "bad": self.bad}), flush=True)
 
 
-async def _send_http(port: int, requests: HttpRequests, tally: Tally, *, broken: bool) -> None:
+class Pace:
+    """How fast a process sends, all its connections together.
+
+    Args:
+        rate: requests a second; 0: as fast as they are answered.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._pause = 1 / rate if rate else 0.0
+        self._next = time.monotonic()
+
+    async def turn(self, count: int = 1) -> None:
+        """Wait until so many more may be sent. What could not be sent in time is not made up for in a rush."""
+        now = time.monotonic()
+        self._next = max(self._next, now - RUSH_SECONDS) + count * self._pause
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
+async def _send_http(port: int, requests: HttpRequests, tally: Tally, pace: Pace, *, broken: bool) -> None:
     """For ever: one connection after the other."""
     while True:
         try:
@@ -67,8 +86,10 @@ async def _send_http(port: int, requests: HttpRequests, tally: Tally, *, broken:
             await asyncio.sleep(0.1)
             continue
         try:
-            while await _ask(reader, writer, _wanted(requests, broken=broken), tally):
-                pass
+            is_open = True
+            while is_open:
+                await pace.turn()
+                is_open = await _ask(reader, writer, _wanted(requests, broken=broken), tally)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             tally.answers["hung up"] += 1
         finally:
@@ -109,11 +130,12 @@ def _length(head: bytes) -> int | None:
     return int(found) if found else None
 
 
-async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally) -> None:
+async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally, pace: Pace) -> None:
     codes_bad = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
     async with grpc.aio.insecure_channel(target, NO_PROXY) as channel:
         while True:
             path, data, metadata = requests.next()
+            await pace.turn()
             tally.requests += 1
             call: Any = channel.unary_unary(path)
             try:
@@ -125,11 +147,13 @@ async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally) -> None:
                 tally.note(error.code().name, request, is_bad=is_bad, said=(error.details() or "").encode())
 
 
-async def _send_frames(target: str, requests: GrpcRequests, tally: Tally) -> None:
+async def _send_frames(target: str, requests: GrpcRequests, tally: Tally, pace: Pace) -> None:
     host, _, port = target.rpartition(":")
     while True:
         said = requests.frames()
-        tally.requests += said.count(b"\x00\x05:path")
+        count = said.count(b"\x00\x05:path")
+        await pace.turn(count)
+        tally.requests += count
         try:
             reader, writer = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -148,6 +172,17 @@ async def _send_frames(target: str, requests: GrpcRequests, tally: Tally) -> Non
             tally.answers["reset"] += 1
         finally:
             writer.close()
+
+
+async def _send_into_sink(port: int, make: Callable[[], tuple[bytes, int]], tally: Tally, pace: Pace) -> None:
+    """What is made, at the same pace, to somebody who only takes it."""
+    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while True:
+        data, count = make()
+        await pace.turn(count)
+        tally.requests += count
+        writer.write(data)
+        await writer.drain()
 
 
 async def _call_politely(port: int, latencies: list[float], wrong: Counter[str]) -> None:
@@ -176,42 +211,72 @@ async def _report(tally: Tally) -> None:
         tally.show()
 
 
-async def _all(work: list[Awaitable[None]], seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(_run(one))
-
-
-async def _run(work: Awaitable[None]) -> None:
-    await work
-
-
 def _document(port: int) -> Any:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/openapi.json") as answer:
         return json.load(answer)
 
 
-async def attack(kind: str, where: str, seed: int, seconds: float) -> None:
-    """Send one kind of requests for some time. `where`: the port of HTTP, or the target of gRPC."""
-    tally, work = Tally(), list[Awaitable[None]]()
-    if kind == "http":
+async def attack(kind: str, where: str, seed: int, rate: float, sink: int) -> None:
+    """Send one kind of requests until it is ended.
+
+    Args:
+        where: the port of HTTP, or the target of gRPC.
+        rate: requests a second; 0: as fast as they are answered.
+        sink: the port of a sink, to which they are sent instead; 0: to the service.
+    """
+    tally, work, pace = Tally(), list[Awaitable[None]](), Pace(rate)
+    if sink:
+        work.append(_send_into_sink(sink, await asyncio.to_thread(_maker, kind, where, seed), tally, pace))
+    elif kind == "http":
         document = await asyncio.to_thread(_document, int(where))
         for number in range(HTTP_CONNECTIONS + BROKEN_CONNECTIONS):
             requests = HttpRequests(document, seed * 1000 + number)
-            work.append(_send_http(int(where), requests, tally, broken=number >= HTTP_CONNECTIONS))
+            work.append(_send_http(int(where), requests, tally, pace, broken=number >= HTTP_CONNECTIONS))
     elif kind == "grpc":
-        work += [_send_grpc(where, GrpcRequests(seed * 1000 + number), tally) for number in range(GRPC_CALLS)]
+        work += [_send_grpc(where, GrpcRequests(seed * 1000 + number), tally, pace) for number in range(GRPC_CALLS)]
     else:
-        work += [_send_frames(where, GrpcRequests(seed * 1000 - number), tally) for number in range(FRAME_CONNECTIONS)]
-    await _all([*work, _report(tally)], seconds)
-    tally.show()
+        of = [GrpcRequests(seed * 1000 - number) for number in range(FRAME_CONNECTIONS)]
+        work += [_send_frames(where, requests, tally, pace) for requests in of]
+    await asyncio.gather(*work, _report(tally))
 
 
-async def call(port: int, seconds: float) -> None:
-    """Call politely for some time, and tell how long that took."""
+def _maker(kind: str, where: str, seed: int) -> Callable[[], tuple[bytes, int]]:
+    """Makes the bytes of requests, and says how many they are."""
+    if kind == "http":
+        http = HttpRequests(_document(int(where)), seed)
+        return lambda: (http.next().data, 1)
+    grpc_requests = GrpcRequests(seed)
+    if kind == "grpc":
+        return lambda: (grpc_requests.next()[1], 1)
+
+    def frames() -> tuple[bytes, int]:
+        said = grpc_requests.frames()
+        return said, said.count(b"\x00\x05:path")
+
+    return frames
+
+
+async def sink() -> None:
+    """Tell a port, and take whatever comes there."""
+
+    async def take(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+async def call(port: int) -> None:
+    """Call politely until the input ends, and tell how long the calls took."""
     latencies, wrong = list[float](), Counter[str]()
-    await _all([_call_politely(port, latencies, wrong)], seconds)
+    calling = asyncio.create_task(_call_politely(port, latencies, wrong))
+    over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await asyncio.wait([calling, over], return_when=asyncio.FIRST_COMPLETED)
+    if calling.done():
+        calling.result()
+    calling.cancel()
     latencies.sort()
     p50, p99 = (round(latencies[int(len(latencies) * share)] * 1000, 2) for share in (0.5, 0.99))
     print(json.dumps({"calls": len(latencies), "p50_ms": p50, "p99_ms": p99, "wrong": wrong}), flush=True)
@@ -219,12 +284,16 @@ async def call(port: int, seconds: float) -> None:
 
 def main() -> None:
     """See the module."""
-    kind, where, *numbers = sys.argv[1:]
+    kind, *arguments = sys.argv[1:]
     if kind == "caller":
-        uvloop.run(call(int(where), float(numbers[0])))
+        uvloop.run(call(int(arguments[0])))
         return
     os.nice(NICE)
-    uvloop.run(attack(kind, where, int(numbers[0]), float(numbers[1])))
+    if kind == "sink":
+        uvloop.run(sink())
+        return
+    where, seed, rate, port = arguments
+    uvloop.run(attack(kind, where, int(seed), float(rate), int(port)))
 
 
 if __name__ == "__main__":
