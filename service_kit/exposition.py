@@ -1,12 +1,19 @@
 """A small HTTP server for metrics alone, for services that speak no HTTP otherwise."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from service_kit.metrics import Metrics
 from service_kit.ports import address_problem, split_address
+
+CONNECTIONS_MAX = 50
+"""Open at the same time; where one more comes, the oldest goes."""
+CONNECTION_SECONDS_MAX = 60.0
+"""How long one lasts, whatever it is used for."""
 
 
 @asynccontextmanager
@@ -25,7 +32,7 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
 
     app = web.Application()
     app.add_routes([web.get("/metrics", show)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = _Runner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         try:
@@ -35,3 +42,50 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+class _Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made.request_handler, request_factory=made.request_factory, **self._kwargs)
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Handler(self, loop=self._loop, **self._kwargs)
+
+
+class _Handler(RequestHandler):
+    """A connection that can't be kept open for ever, and of whose errors nothing that was sent gets into the log."""
+
+    __slots__ = ("_end", "_others")
+
+    def __init__(self, manager: web.Server, **options: object) -> None:
+        super().__init__(manager, **options)  # type: ignore[arg-type]
+        self._others = manager
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._end = self._loop.call_later(CONNECTION_SECONDS_MAX, transport.abort)  # type: ignore[attr-defined]
+        opened = [one.transport for one in self._others.connections if one.transport and not one.transport.is_closing()]
+        if len(opened) > CONNECTIONS_MAX:
+            opened[0].abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        response = web.Response(status=status)
+        response.force_close()
+        return response

@@ -20,6 +20,7 @@ from generated.warehouse.v1 import warehouse_pb2_grpc
 from service_kit.service_process import NO_PROXY
 from service_kit.starting import Exit
 from tests.attacks.frames import HEADERS, call, frames, open_connection
+from tests.attacks.sockets import connections, is_ended
 from tests.processes import Processes, free_port
 from tests.secrets_used import secret
 
@@ -145,6 +146,21 @@ def test_a_right_key_is_refused_as_soon_as_a_wrong_one(processes: Processes, war
             # Each has its answer before the next one is sent.
             ended = {stream for kind, _flags, stream, _body in frames(stranger, 0.3) if kind == HEADERS}
             assert ended == {2 * number + 1}, value
+
+
+def test_the_port_of_metrics_is_not_filled_up_and_repeats_nothing(
+    processes: Processes, warehouse_database_url: str
+) -> None:
+    _target, port = limited(processes, warehouse_database_url)
+    with connections(port, 100, b"GET /metrics HTTP/1.1\r\nX-A: ") as opened:
+        # The newest gets in, as the oldest have to go.
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert answer.status == 200
+        assert sum(map(is_ended, opened)) > 40
+    with socket.create_connection(("127.0.0.1", port), 5) as peer:
+        peer.sendall(f"GET /metrics HTTP/1.1\r\nHost: x\r\nX-API-Key {ADMIN}\r\n\r\n".encode())
+        assert b" 400 " in peer.recv(65536)
+    assert not any(ADMIN in process.log_path.read_text() for process in processes.started)
 
 
 @pytest.mark.parametrize(
