@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from service_kit.http_runner import ConnectionRunner
 from service_kit.metrics import Metrics
 from service_kit.ports import address_problem, split_address
 
@@ -32,7 +33,7 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
 
     app = web.Application()
     app.add_routes([web.get("/metrics", show)])
-    runner = _Runner(app, access_log=None, shutdown_timeout=1)
+    runner = ConnectionRunner(app, _Handler, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         try:
@@ -42,17 +43,6 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
-
-
-class _Runner(web.AppRunner):
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **self._kwargs)
-
-
-class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Handler(self, loop=self._loop, **self._kwargs)
 
 
 class _Handler(RequestHandler):

@@ -10,12 +10,13 @@ from order_gateway.http.answer_headers import secure
 from order_gateway.http.connections import Connection, ConnectionLimits, Connections
 from order_gateway.http.errors import REQUEST_ID, ApiError, failure
 from order_gateway.http.expecting import expecting
+from service_kit.http_runner import ConnectionRunner
 from service_kit.unique_ids import random_hex
 
 log = structlog.get_logger(__name__)
 
 
-class EnvelopeRunner(web.AppRunner):
+class EnvelopeRunner(ConnectionRunner):
     """aiohttp's runner, with an error page of this service's kind, and bounds for connections.
 
     Attributes:
@@ -30,22 +31,11 @@ class EnvelopeRunner(web.AppRunner):
     def __init__(
         self, app: web.Application, limits: ConnectionLimits, note: Callable[[str], None], **options: Any
     ) -> None:
-        super().__init__(app, **options)
         self.connections = Connections(limits, note)
+        super().__init__(app, self._connection, expecting, **options)
 
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        handler = expecting(made.request_handler)
-        return _Server(self.connections, handler, request_factory=made.request_factory, **self._kwargs)
-
-
-class _Server(web.Server):
-    def __init__(self, connections: Connections, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._places = connections
-
-    def __call__(self) -> Connection:
-        return _Handler(self, self._places, loop=self._loop, **self._kwargs)
+    def _connection(self, server: web.Server, **options: Any) -> Connection:
+        return _Handler(server, self.connections, **options)
 
 
 class _Handler(Connection):
