@@ -14,7 +14,7 @@ which commits by itself, and COMMIT has nothing to commit and says OK. What hold
 A session whose connection was lost never goes on within a transaction on another one (`DriverSession`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service_kit.database import DriverSession
@@ -25,6 +25,11 @@ _IS_STILL_WITHIN = (
     "IF @@in_transaction = 0 THEN SIGNAL SQLSTATE '40001' "
     "SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'the transaction was ended by another node'; END IF"
 )
+LONG = 1000
+"""Characters from which on a value is set before the compound statement, in a variable of the session: MariaDB copies
+what stands within one several times, and converts it character by character. (Were a variable of another session read,
+it would be NULL, and nothing would be written; but there `_IS_STILL_WITHIN` fails.)
+"""
 Rows = list[tuple[Any, ...]]
 
 
@@ -36,7 +41,12 @@ async def finish(session: DriverSession, statements: Sequence[str], values: dict
     Raises: what the driver raises; the transaction is then to be rolled back, and nothing of it is kept unless the
         answer to COMMIT was lost.
     """
-    return await _send(session, _IS_STILL_WITHIN, (), statements, values)
+    long = [name for name, value in values.items() if isinstance(value, str) and len(value) >= LONG]
+    if not (long and await session.is_mariadb()):
+        return await _send(session, _IS_STILL_WITHIN, (), statements, values)
+    assignments = ", ".join(f"@{name} = %({name})s" for name in long)
+    within = [_IS_STILL_WITHIN, *(_with_variables(statement, long) for statement in statements)]
+    return await _rows(session, f"SET {assignments};{_compound(within)}", values)
 
 
 async def transact(session: DriverSession, statements: Sequence[str], values: dict[str, Any]) -> list[Rows]:
@@ -48,7 +58,22 @@ async def _send(
     session: DriverSession, opening: str, flat_opening: Sequence[str], statements: Sequence[str], values: dict[str, Any]
 ) -> list[Rows]:
     if await session.is_mariadb():
-        text = f"BEGIN NOT ATOMIC {';'.join((opening, *statements, COMMIT))};END"
+        text = _compound((opening, *statements))
     else:
         text = ";".join((*flat_opening, *statements, COMMIT))
+    return await _rows(session, text, values)
+
+
+def _compound(statements: Iterable[str]) -> str:
+    return f"BEGIN NOT ATOMIC {';'.join((*statements, COMMIT))};END"
+
+
+def _with_variables(statement: str, names: Iterable[str]) -> str:
+    """A statement that takes these values from variables of the session instead."""
+    for name in names:
+        statement = statement.replace(f"%({name})s", f"@{name}")
+    return statement
+
+
+async def _rows(session: DriverSession, text: str, values: dict[str, Any]) -> list[Rows]:
     return [rows for rows in await session.execute(text, values) if rows]

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
 import structlog
 from pydantic import BaseModel, Field
 
@@ -76,7 +77,7 @@ class BatcherSettings(BaseModel, extra="forbid"):
     gather_share: float = Field(0.25, ge=0, le=1, description="of the callers seen together, how many are waited for")
 
 
-class _Entry(NamedTuple, Generic[ItemT, ResultT]):
+class _Entry(msgspec.Struct, Generic[ItemT, ResultT], frozen=True):
     """An item on its way; `number` is its place among all."""
 
     number: int

@@ -16,6 +16,7 @@ HEX = "HEX"
 """Hexadecimal digits in JSON, BINARY in the table."""
 JSON = "JSON"
 """The text of a JSON document, and a column of that type in the table."""
+_EPOCH = "'1970-01-01 00:00:00'"
 _TYPES_IN_JSON = {INSTANT: NUMBER, HEX: f"VARCHAR(64) {_ASCII}", JSON: DOCUMENT}
 
 FREE_ONLY = " FOR UPDATE SKIP LOCKED"
@@ -94,7 +95,7 @@ def value(name: str, kind: str) -> str:
 def stored(value: str, kind: str) -> str:
     """`value`, as it stands in JSON, as it is stored."""
     if kind == INSTANT:
-        return later("'1970-01-01'", value)
+        return later(f"TIMESTAMP{_EPOCH}", value)
     return f"UNHEX({value})" if kind == HEX else value
 
 
@@ -108,7 +109,7 @@ def row(columns: Columns, alias: str = "t", more: str = "") -> str:
 
 def microseconds(column: str) -> str:
     """A DATETIME(6) as microseconds since 1970."""
-    return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"
+    return f"TIMESTAMPDIFF(MICROSECOND, {_EPOCH}, {column})"
 
 
 def later(instant: str, microseconds: str) -> str:

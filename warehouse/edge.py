@@ -4,7 +4,7 @@ Plain wrapping instead of a gRPC interceptor: grpc.aio's interceptors cost as mu
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial, wraps
 from time import monotonic, perf_counter
 from typing import Any, Protocol, TypeVar
@@ -163,18 +163,14 @@ class Edge:
             log.info("call_refused", code=ending[0].name, reason=refusal.reason, message=refusal.message)
         return ending
 
-    def note_refusals(
-        self, requests: Iterable[HasIds], answers: Iterable[asyncio.Future[Answer | Refusal] | Exception]
-    ) -> None:
+    def note_refusals(self, requests: Sequence[HasIds], outcomes: Sequence[Answer | Refusal | Exception]) -> None:
         """Count and log what was refused inside a batch."""
-        for request, answer in zip(requests, answers, strict=True):
-            if isinstance(answer, Exception) or answer.exception() is not None:
-                continue
-            refusal = answer.result()
+        for position, refusal in enumerate(outcomes):
             if not isinstance(refusal, Refusal):
                 continue
             self.calls.refusals.add(refusal.reason)
             if self._lines.has_room():
+                request = requests[position]
                 ids = {
                     "request_id": request.request_id,
                     "correlation_id": request.correlation_id,

@@ -2,9 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
-
-from google.rpc.status_pb2 import Status
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1.warehouse_pb2_grpc import WarehouseServiceServicer
@@ -20,12 +17,15 @@ from warehouse.records import Level, LevelKey, State
 from warehouse.refusals import Refusal, reservation_not_found
 from warehouse.requests import RequestReader
 from warehouse.settings import Limits
-from warehouse.sizes import ENVELOPE_BYTES, NAMED_LINES, batch_answer_bytes, that_fit
+from warehouse.sizes import ENVELOPE_BYTES, NAMED_LINES, batch_answer_bytes, lines_at_most, that_fit
 from warehouse.status import status_of_error, status_of_refusal
 from warehouse.validation import BATCH_MAX, ID_MAX, LINES_MAX, Checks
 
 StockBatcher = Batcher[Command, Answer | Refusal]
 LevelBatcher = Batcher[tuple[LevelKey, ...], dict[LevelKey, Level]]
+Outcome = Answer | Refusal | Exception
+Begun = asyncio.Future[Answer | Refusal] | Exception
+"""A request of a batch that is under way, or why it is not."""
 
 
 class Reservations(WarehouseServiceServicer):
@@ -66,7 +66,9 @@ class Reservations(WarehouseServiceServicer):
         answer = await self._batcher.submit(command, caller.deadline)
         if isinstance(answer, Refusal):
             return answer
-        return pb.ReserveResponse(reservation=wire.reservation(answer.reservations[0]))
+        response = pb.ReserveResponse()
+        wire.tell_reservation(answer.reservations[0], response.reservation)
+        return response
 
     @rpc(Role.ORDER)
     async def BatchReserve(self, request: pb.BatchReserveRequest, caller: Caller) -> pb.BatchReserveResponse:
@@ -74,21 +76,22 @@ class Reservations(WarehouseServiceServicer):
         checks.count("requests", len(request.requests), BATCH_MAX)
         self._must_fit(checks, request)
         checks.done()
-        pending = [self._begin(item, caller) for item in request.requests]
-        futures = [item for item in pending if not isinstance(item, Exception)]
-        await asyncio.gather(*futures, return_exceptions=True)
-        self.edge.note_refusals(request.requests, pending)
-        return _batch_answer(pending, self._message_bytes_max)
+        outcomes = await _outcomes([self._begin(item, caller) for item in request.requests])
+        self.edge.note_refusals(request.requests, outcomes)
+        return _batch_answer(outcomes, self._message_bytes_max)
 
     def _must_fit(self, checks: Checks, request: pb.BatchReserveRequest) -> None:
         """Later there would be holds that nobody is told of."""
-        lines = sum(len(item.lines) for item in request.requests)
-        needed = batch_answer_bytes(request.ByteSize(), len(request.requests), lines)
+        size, count = request.ByteSize(), len(request.requests)
+        if batch_answer_bytes(size, count, lines_at_most(size)) <= self._message_bytes_max:
+            # Most of them: their lines need not be counted.
+            return
+        needed = batch_answer_bytes(size, count, sum(len(item.lines) for item in request.requests))
         if needed > self._message_bytes_max:
             what = f"the answer could take {needed:,} bytes, more than the {self._message_bytes_max:,} of a message"
             checks.fail("requests", f"{what}: send fewer at a time")
 
-    def _begin(self, request: pb.ReserveRequest, caller: Caller) -> asyncio.Future[Answer | Refusal] | Exception:
+    def _begin(self, request: pb.ReserveRequest, caller: Caller) -> Begun:
         try:
             # One that had to wait for somebody else's locks would let all the others of the call wait with it.
             return self._batcher.submit(wire.reserve(request, caller, self._limits), caller.deadline, is_patient=False)
@@ -100,14 +103,20 @@ class Reservations(WarehouseServiceServicer):
         answer = await self._batcher.submit(wire.commit(request, caller), caller.deadline)
         if isinstance(answer, Refusal):
             return answer
-        return pb.CommitResponse(reservations=[wire.reservation(item) for item in answer.reservations])
+        response = pb.CommitResponse()
+        for item in answer.reservations:
+            wire.tell_reservation(item, response.reservations.add())
+        return response
 
     @rpc(Role.ORDER)
     async def Cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse | Refusal:
         answer = await self._batcher.submit(wire.cancel(request, caller), caller.deadline)
         if isinstance(answer, Refusal):
             return answer
-        return pb.CancelResponse(reservations=[wire.reservation(item) for item in answer.reservations])
+        response = pb.CancelResponse()
+        for item in answer.reservations:
+            wire.tell_reservation(item, response.reservations.add())
+        return response
 
     @rpc(Role.ORDER)
     async def Extend(self, request: pb.ExtendRequest, caller: Caller) -> pb.ExtendResponse | Refusal:
@@ -216,24 +225,41 @@ def _availability(
     return pb.CheckStockResponse(items=items, sufficient=all(item.sufficient for item in items))
 
 
-def _batch_answer(
-    pending: Sequence[asyncio.Future[Answer | Refusal] | Exception], message_bytes_max: int
-) -> pb.BatchReserveResponse:
+async def _outcomes(begun: Sequence[Begun]) -> list[Outcome]:
+    """What became of each. Whoever waits for it no longer waits for none of them: what can still be dropped is.
+
+    They mostly end together: who has waited for the first one finds the others done. (asyncio.gather would have each of
+    them call back, which takes about as long as to make its answer.)
+    """
+    outcomes: list[Outcome] = []
+    try:
+        for item in begun:
+            try:
+                outcomes.append(item if isinstance(item, Exception) else await item)
+            except Exception as error:
+                outcomes.append(error)
+    finally:
+        for item in begun[len(outcomes) :]:
+            if isinstance(item, asyncio.Future):
+                item.cancel()
+    return outcomes
+
+
+def _batch_answer(outcomes: Sequence[Outcome], message_bytes_max: int) -> pb.BatchReserveResponse:
     """All results, and as many lines named in the refused ones as there is room for."""
     for named_max in NAMED_LINES:
-        answer = pb.BatchReserveResponse(results=[_result(item, named_max) for item in pending])
+        answer = pb.BatchReserveResponse()
+        for outcome in outcomes:
+            _tell_result(outcome, answer.results.add(), named_max)
         if answer.ByteSize() <= message_bytes_max:
             break
     return answer
 
 
-def _result(item: asyncio.Future[Answer | Refusal] | Exception, named_max: int) -> pb.BatchReserveResult:
-    error = item if isinstance(item, Exception) else cast("Exception | None", item.exception())
-    if error is not None:
-        return pb.BatchReserveResult(error=status_of_error(error, named_max))
-    assert not isinstance(item, Exception)
-    answer = item.result()
-    if isinstance(answer, Refusal):
-        status: Status = status_of_refusal(answer, named_max)
-        return pb.BatchReserveResult(error=status)
-    return pb.BatchReserveResult(reservation=wire.reservation(answer.reservations[0]))
+def _tell_result(outcome: Outcome, result: pb.BatchReserveResult, named_max: int) -> None:
+    if isinstance(outcome, Answer):
+        wire.tell_reservation(outcome.reservations[0], result.reservation)
+    elif isinstance(outcome, Refusal):
+        result.error.CopyFrom(status_of_refusal(outcome, named_max))
+    else:
+        result.error.CopyFrom(status_of_error(outcome, named_max))

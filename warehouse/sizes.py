@@ -55,6 +55,11 @@ def batch_answer_bytes(request_bytes: int, requests: int, lines: int) -> int:
     return ENVELOPE_BYTES + request_bytes + requests * _RESULT_BYTES + lines * _LINE_BYTES
 
 
+def lines_at_most(request_bytes: int) -> int:
+    """How many lines a request of that length can have: each takes a tag and a length at least."""
+    return request_bytes // 2
+
+
 def holds_bytes(holds: Iterable[tuple[int, int]]) -> int:
     """What reservations take in an answer at most; of each the number of lines and of characters in its texts."""
     return sum(

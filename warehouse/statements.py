@@ -85,17 +85,17 @@ _MOVEMENT: Columns = (
 _STORED_ANSWER: Columns = (
     ("request_id", OPAQUE_ID),
     ("fingerprint", HEX),
-    ("answer", DOCUMENT),
     ("created_at", INSTANT),
+    ("answer", DOCUMENT),
 )
 _EVENT: Columns = (
     ("event_id", UUID),
     ("type", NAME),
     ("subject", OPAQUE_ID),
-    ("data", DOCUMENT),
     ("correlation_id", OPAQUE_ID),
     ("created_at", INSTANT),
     ("traceparent", NAME),
+    ("data", DOCUMENT),
 )
 _NESTED_LINES = f", NESTED PATH '$[9][*]' COLUMNS ({paths(LINE)})"
 _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))

@@ -49,14 +49,15 @@ def lines_of(checks: Checks, field: str, lines: Iterable[pb.Line]) -> tuple[Line
     """Checked lines, those for the same stock level added up, sorted by stock level."""
     totals: dict[LevelKey, int] = {}
     for position, line in enumerate(lines):
-        if not (line.product_id > 0 and line.warehouse_id > 0 and 0 < line.quantity <= QUANTITY_MAX):
+        # Each is read from the message once: that takes longer than to compare it.
+        key, quantity = (line.product_id, line.warehouse_id), line.quantity
+        if not (key[0] > 0 and key[1] > 0 and 0 < quantity <= QUANTITY_MAX):
             path = f"{field}[{position}]"
-            checks.number(f"{path}.product_id", line.product_id, 1, ID_MAX)
-            checks.number(f"{path}.warehouse_id", line.warehouse_id, 1, ID_MAX)
-            checks.number(f"{path}.quantity", line.quantity, 1, QUANTITY_MAX)
-        key = (line.product_id, line.warehouse_id)
-        totals[key] = totals.get(key, 0) + line.quantity
-    return tuple(Line(*key, totals[key]) for key in sorted(totals))
+            checks.number(f"{path}.product_id", key[0], 1, ID_MAX)
+            checks.number(f"{path}.warehouse_id", key[1], 1, ID_MAX)
+            checks.number(f"{path}.quantity", quantity, 1, QUANTITY_MAX)
+        totals[key] = totals.get(key, 0) + quantity
+    return tuple([Line(*key, totals[key]) for key in sorted(totals)])
 
 
 def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reserve:
@@ -291,26 +292,38 @@ def timestamp(instant: int) -> Timestamp:
 
 def reservation(value: Reservation) -> pb.Reservation:
     """A reservation as callers see it."""
-    return pb.Reservation(
-        reservation_id=value.reservation_id,
-        order_id=value.order_id,
-        state=_STATES[value.state],
-        lines=[
-            pb.ReservationLine(
-                product_id=line.product_id,
-                warehouse_id=line.warehouse_id,
-                quantity=line.quantity,
-                requested_quantity=line.requested_quantity,
-                committed_quantity=line.committed_quantity,
-            )
-            for line in value.lines
-        ],
-        expires_at=timestamp(value.expires_at),
-        created_at=timestamp(value.created_at),
-        closed_at=None if value.closed_at is None else timestamp(value.closed_at),
-        reason=value.reason,
-        correlation_id=value.correlation_id,
-    )
+    told = pb.Reservation()
+    tell_reservation(value, told)
+    return told
+
+
+def tell_reservation(value: Reservation, told: pb.Reservation) -> None:
+    """Write a reservation into an empty message, which may be a part of a greater one.
+
+    A message that is made first and then put into another one is copied; so an answer is written where it stands.
+    """
+    told.reservation_id = value.reservation_id
+    told.order_id = value.order_id
+    told.state = _STATES[value.state]
+    for line in value.lines:
+        told.lines.add(
+            product_id=line.product_id,
+            warehouse_id=line.warehouse_id,
+            quantity=line.quantity,
+            requested_quantity=line.requested_quantity,
+            committed_quantity=line.committed_quantity,
+        )
+    _tell_instant(value.expires_at, told.expires_at)
+    _tell_instant(value.created_at, told.created_at)
+    if value.closed_at is not None:
+        _tell_instant(value.closed_at, told.closed_at)
+    told.reason = value.reason
+    told.correlation_id = value.correlation_id
+
+
+def _tell_instant(instant: int, told: Timestamp) -> None:
+    told.seconds = instant // MICROS
+    told.nanos = instant % MICROS * 1000
 
 
 def stock_level(level: Level) -> stock.StockLevel:

@@ -36,7 +36,8 @@ CONFLICTS = frozenset({1180, 1213, 3101})
 
 ROW = "UPDATE things SET value = 1 WHERE id = 1"
 OTHER_ROW = "UPDATE things SET value = 1 WHERE id = 2"
-NEW_ROW = "INSERT INTO things VALUES (3, 1)"
+NEW_ROW = "INSERT INTO things VALUES (LENGTH(%(long)s), 1)"
+VALUES = {"long": "x" * atomic_packet.LONG}
 PAUSE = "DO SLEEP(2)"
 PACKETS: dict[str, tuple[str, list[str]]] = {
     "in the first packet": (f"{ROW};{PAUSE}", [OTHER_ROW, NEW_ROW]),
@@ -102,10 +103,10 @@ async def test_a_transaction_that_another_node_ends_leaves_nothing(
 
     async def transaction() -> None:
         if not first:
-            await atomic_packet.transact(session, then, {})
+            await atomic_packet.transact(session, then, VALUES)
             return
         await session.execute(f"{atomic_packet.BEGIN};{first}", {})
-        await atomic_packet.finish(session, then, {})
+        await atomic_packet.finish(session, then, VALUES)
 
     trying = asyncio.ensure_future(transaction())
     await until(lambda: is_pausing(ours))
@@ -126,7 +127,7 @@ async def test_an_ended_transaction_is_noticed_by_the_next_packet(
     await asyncio.to_thread(sql, theirs, "UPDATE things SET value = 9 WHERE id = 1")
     await until(lambda: things(ours)[0] == (1, 9))
     with pytest.raises(pymysql.err.OperationalError) as raised:
-        await atomic_packet.finish(session, [OTHER_ROW, NEW_ROW], {})
+        await atomic_packet.finish(session, [OTHER_ROW, NEW_ROW], VALUES)
     assert error_number(raised.value) in CONFLICTS
     await session.rollback()
     assert things(ours) == [(1, 9), (2, 0)]

@@ -30,10 +30,12 @@ def test_what_is_to_be_locked_is_joined_from_a_derived_table() -> None:
 def test_each_kind_is_stored_and_shown_in_its_own_way() -> None:
     assert json_table.insert("things", "rows", COLUMNS) == (
         "INSERT INTO things (id, at, print, why) "
-        f"SELECT j.id, TIMESTAMPADD(MICROSECOND, j.at, '1970-01-01'), UNHEX(j.print), j.why FROM {UNPACKED}"
+        "SELECT j.id, TIMESTAMPADD(MICROSECOND, j.at, TIMESTAMP'1970-01-01 00:00:00'), UNHEX(j.print), j.why "
+        f"FROM {UNPACKED}"
     )
     assert json_table.row(COLUMNS, "x", ", 1") == (
-        "JSON_ARRAY(x.id, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', x.at), LOWER(HEX(x.print)), CAST(x.why AS CHAR), 1)"
+        "JSON_ARRAY(x.id, TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', x.at), "
+        "LOWER(HEX(x.print)), CAST(x.why AS CHAR), 1)"
     )
 
 

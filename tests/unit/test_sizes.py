@@ -8,7 +8,7 @@ from warehouse import wire
 from warehouse.client.holds import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
 from warehouse.records import HeldLine, Reservation, State
 from warehouse.refusals import Refusal, request_id_reused, reserve_cancelled
-from warehouse.sizes import batch_answer_bytes, holds_bytes, that_fit
+from warehouse.sizes import batch_answer_bytes, holds_bytes, lines_at_most, that_fit
 from warehouse.status import status_of_error, status_of_refusal
 from warehouse.validation import BATCH_MAX as SERVER_BATCH_MAX
 from warehouse.validation import InvalidRequest
@@ -55,6 +55,7 @@ def test_the_result_of_a_request_of_a_batch(hold: Reservation, request_id: str) 
     # What was held is what was asked for, and nothing of it is committed yet.
     for line in held.lines:
         line.committed_quantity = 0
+    assert len(wanted) <= lines_at_most(batch.ByteSize())
     most = batch_answer_bytes(batch.ByteSize(), 1, len(request.lines))
     assert pb.BatchReserveResponse(results=[pb.BatchReserveResult(reservation=held)]).ByteSize() <= most
     refusals: list[Refusal] = [request_id_reused(request_id), reserve_cancelled(hold.order_id, hold.created_at)]
@@ -63,6 +64,12 @@ def test_the_result_of_a_request_of_a_batch(hold: Reservation, request_id: str) 
     for status in statuses:
         answer = pb.BatchReserveResponse(results=[pb.BatchReserveResult(error=status)])
         assert answer.ByteSize() <= most - 4096
+
+
+def test_there_are_no_more_lines_than_their_bytes_allow() -> None:
+    """Empty lines are the shortest."""
+    batch = pb.BatchReserveRequest(requests=[pb.ReserveRequest(lines=[pb.Line()] * 1000)])
+    assert 1000 <= lines_at_most(batch.ByteSize()) <= 1010
 
 
 def test_a_page_has_at_least_one_element() -> None:

@@ -108,15 +108,16 @@ class Draft:
         """A command that follows nothing yet."""
         self.instant = self.now
 
-    def follow(self, *instants: int | None) -> None:
-        """What happens now happens after these."""
-        for instant in instants:
-            if instant is not None and instant >= self.instant:
-                self.instant = instant + 1
+    def follow(self, instant: int) -> None:
+        """What happens now happens after this."""
+        if instant >= self.instant:
+            self.instant = instant + 1
 
     def follow_reservation(self, reservation: Reservation) -> None:
         """What happens now happens after all that happened to a reservation."""
-        self.follow(reservation.created_at, reservation.closed_at)
+        self.follow(reservation.created_at)
+        if reservation.closed_at is not None:
+            self.follow(reservation.closed_at)
 
     def check_held(self, reservation: Reservation) -> None:
         """Before what the reservation holds is changed: that follows what happened to it and its levels.
@@ -217,12 +218,12 @@ class Draft:
         """Write an event; `data` becomes its JSON."""
         text = _encode(data).decode()
         self.events.append(
-            Event(cause.event_id, kind, subject, text, cause.correlation_id, self.instant, cause.traceparent)
+            Event(cause.event_id, kind, subject, cause.correlation_id, self.instant, cause.traceparent, text)
         )
 
     def store(self, request_id: str, print_of_command: str, answer: Answer) -> None:
         """Keep what a request id was answered, for replays."""
-        stored = StoredAnswer(request_id, print_of_command, encode_answer(answer), self.instant)
+        stored = StoredAnswer(request_id, print_of_command, self.instant, encode_answer(answer))
         self.answers[request_id] = stored
         self.new_answers.append(stored)
 

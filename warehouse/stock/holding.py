@@ -41,13 +41,14 @@ def reserve(draft: Draft, command: Reserve) -> Answer | Refusal:
 
 def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, ...]) -> Reservation:
     """A new RESERVED reservation of the order."""
+    expires_at = draft.now + command.ttl if command.expires_at is None else command.expires_at
     reservation = Reservation(
         reservation_id=draft.next_id(),
         order_id=command.order_id,
         order_sequence=order.last_sequence + 1,
         state=State.RESERVED,
         # Also where the clock has stepped back: only a tombstone expires as it is made.
-        expires_at=max(_expiry(draft, command), draft.instant + 1),
+        expires_at=max(expires_at, draft.instant + 1),
         created_at=draft.instant,
         closed_at=None,
         reason="",
@@ -56,10 +57,6 @@ def _open(draft: Draft, command: Reserve, order: Order, lines: tuple[HeldLine, .
     )
     draft.add(reservation)
     return reservation
-
-
-def _expiry(draft: Draft, command: Reserve) -> int:
-    return draft.now + command.ttl if command.expires_at is None else command.expires_at
 
 
 def _fill(draft: Draft, wanted: Iterable[Line]) -> tuple[tuple[HeldLine, ...], tuple[Shortage, ...]]:
