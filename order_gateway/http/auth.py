@@ -1,8 +1,7 @@
 """Who calls, and what they may do: an API key for the calling service, and beside it a token for a person."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
-from types import FunctionType
 
 import msgspec
 from aiohttp import web
@@ -88,8 +87,42 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-IS_VALID: web.RequestKey[Callable[[], bool]] = web.RequestKey("is_valid", FunctionType)
-"""Tells whether the key, and the token if there is one, would still be taken now."""
+
+
+class Door:
+    """Knows who is behind a key, and a token if there is one."""
+
+    def __init__(self, keyring: Keyring, tokens: Tokens) -> None:
+        self.keyring = keyring
+        self._tokens = tokens
+
+    def caller(self, key: ApiKey, authorization: str | None) -> Caller:
+        """Who comes with this key, and with this header Authorization. Raises: ApiError."""
+        if authorization is None and key.person_required:
+            raise ApiError("UNAUTHENTICATED", f"the key {key.name!r} needs a person's token beside it")
+        return Caller(key, None if authorization is None else self._tokens.read(authorization))
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """What a caller came in with. It leads to no request: one that leads to itself would have to be looked for later,
+    together with all that it has, by Python's garbage collector."""
+
+    door: Door
+    presented: str
+    authorization: str | None
+    caller: Caller
+
+    def is_valid(self) -> bool:
+        """Whether the key, and the token if there is one, would still be taken now."""
+        # Found out anew: no list of what was revoked can be out of date.
+        key = self.door.keyring.find(self.presented)
+        try:
+            return key == self.caller.key and self.door.caller(self.caller.key, self.authorization) == self.caller
+        except ApiError:
+            return False
+
+
+PASS: web.RequestKey[Pass] = web.RequestKey("pass", Pass)
 
 
 def auth_middleware(
@@ -97,11 +130,7 @@ def auth_middleware(
 ) -> Middleware:
     """Let only callers with a valid key through, and remember who they are."""
 
-    def caller_of(request: web.Request, key: ApiKey) -> Caller:
-        authorization = _only(request, "Authorization")
-        if authorization is None and key.person_required:
-            raise ApiError("UNAUTHENTICATED", f"the key {key.name!r} needs a person's token beside it")
-        return Caller(key, None if authorization is None else tokens.read(authorization))
+    door = Door(keyring, tokens)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,16 +139,9 @@ def auth_middleware(
         address = client_of(request, trusted_proxies)
         presented = _only(request, "X-API-Key") or ""
         key = await _admitted(guesses, address, keyring.find(presented))
-        request[CALLER] = caller = caller_of(request, key)
-
-        def is_valid() -> bool:
-            # Found out anew: no list of what was revoked can be out of date.
-            try:
-                return keyring.find(presented) == key and caller_of(request, key) == caller
-            except ApiError:
-                return False
-
-        request[IS_VALID] = is_valid
+        authorization = _only(request, "Authorization")
+        request[CALLER] = caller = door.caller(key, authorization)
+        request[PASS] = Pass(door, presented, authorization, caller)
         know_connection(request)
         note_call(caller=caller.actor)
         return await handler(request)
@@ -139,7 +161,7 @@ async def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKe
 
 def must_still_be_valid(request: web.Request) -> None:
     """For what took long. Raises: ApiError, if the key or the token would not be taken any more."""
-    if not request[IS_VALID]():
+    if not request[PASS].is_valid():
         raise ApiError("UNAUTHENTICATED", "the key or the token is not valid any more")
 
 
