@@ -38,9 +38,9 @@ class Guesses:
         if (name, other) not in self._right:
             self._wrong.must_have_room(name)
 
-    async def was_wrong(self, name: str) -> None:
+    def was_wrong(self, name: str) -> None:
         """Count a wrong guess. Raises: TooOften, if it is one too many."""
-        await self._wrong.count(name)
+        self._wrong.count(name)
 
     def was_right(self, name: str, other: str) -> None:
         """Remember the pair."""

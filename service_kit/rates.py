@@ -3,9 +3,9 @@
 import time
 from collections import OrderedDict
 
-from aiolimiter import AsyncLimiter
-
 NAMES_MAX = 10_000
+_ROUNDING = 1e-3
+"""Of the time for one: sums of times are not exact."""
 
 
 class TooOften(Exception):
@@ -23,6 +23,9 @@ class TooOften(Exception):
 class RateLimit:
     """A leaky bucket for each name: up to a period's worth at once, then one by one.
 
+    What is kept of a bucket is one number, the time at which it will be empty (the generic cell rate algorithm of
+    ITU-T I.371): every request looks at one or two of them.
+
     Args:
         amount: how many in `seconds`.
     """
@@ -30,7 +33,10 @@ class RateLimit:
     def __init__(self, amount: float, seconds: float) -> None:
         self._amount = amount
         self._seconds = seconds
-        self._buckets: OrderedDict[str, AsyncLimiter] = OrderedDict()
+        self._interval = seconds / amount
+        # A bucket must hold a whole one, however slowly it empties.
+        self._room = max(seconds, self._interval) - self._interval * (1 - _ROUNDING)
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
         self._full_until = -float("inf")
 
     @property
@@ -38,29 +44,24 @@ class RateLimit:
         """Whether there may be a name without room; False is certain, and cheap to know."""
         return self._full_until > time.monotonic()
 
-    async def count(self, name: str) -> None:
+    def count(self, name: str) -> None:
         """Take note of one. Raises: TooOften, if it is one too many."""
-        bucket = self._bucket(name)
-        self.must_have_room(name)
-        await bucket.acquire()
-        if not bucket.has_capacity():
-            self._full_until = time.monotonic() + self._seconds / self._amount
+        now = time.monotonic()
+        begin = self._empty_at.get(name, now)
+        if begin <= now:
+            begin = now
+        elif begin > now + self._room:
+            raise TooOften(self._amount, self._seconds)
+        self._empty_at[name] = empty_at = begin + self._interval
+        # Those that were not asked for longest go first: they are empty.
+        self._empty_at.move_to_end(name)
+        if len(self._empty_at) > NAMES_MAX:
+            self._empty_at.popitem(last=False)
+        if empty_at > now + self._room:
+            self._full_until = max(self._full_until, empty_at - self._room)
 
     def must_have_room(self, name: str) -> None:
         """Raises: TooOften, if the next one would be one too many; nothing is counted."""
-        bucket = self._buckets.get(name)
-        if bucket is not None and not bucket.has_capacity():
+        empty_at = self._empty_at.get(name)
+        if empty_at is not None and empty_at > time.monotonic() + self._room:
             raise TooOften(self._amount, self._seconds)
-
-    def _bucket(self, name: str) -> AsyncLimiter:
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            # A bucket must hold a whole one, however slowly it empties.
-            size = max(self._amount, 1)
-            bucket = self._buckets[name] = AsyncLimiter(size, self._seconds * size / self._amount)
-            if len(self._buckets) > NAMES_MAX:
-                self._buckets.popitem(last=False)
-        else:
-            # Those that were not asked for longest go first: they are empty.
-            self._buckets.move_to_end(name)
-        return bucket

@@ -89,13 +89,13 @@ class Entrance:
         """Before anything tells whether the key of a call is right. Raises: TooOften."""
         self._must_be_allowed(self.client_of(context), key_in(context.invocation_metadata() or ()))
 
-    async def was_wrong(self, context: Context) -> None:
+    def was_wrong(self, context: Context) -> None:
         """The key of a call is none, or there is none. Raises: TooOften."""
         client = self.client_of(context)
         self._must_be_allowed(client, None)
-        await self._guesses.was_wrong(client)
+        self._guesses.was_wrong(client)
 
-    async def known_as(self, context: Context) -> str | None:
+    def known_as(self, context: Context) -> str | None:
         """The name of the key shown in a call that needs none; None for strangers, and where no key is looked at."""
         metadata = context.invocation_metadata() or ()
         with suppress(Unauthenticated, TooOften):
@@ -105,7 +105,7 @@ class Entrance:
                 self._must_be_allowed(client, key)
                 with suppress(Unauthenticated):
                     return self.name_of(metadata)
-                await self._guesses.was_wrong(client)
+                self._guesses.was_wrong(client)
         return None
 
     def client_of(self, context: Context) -> str:
@@ -178,7 +178,7 @@ class Doorkeeper(grpc.GenericRpcHandler):
 
     async def _refuse(self, method: str, stranger: Unauthenticated, _questions: object, context: Context) -> None:
         try:
-            await self._entrance.was_wrong(context)
+            self._entrance.was_wrong(context)
         except TooOften as error:
             await self._end(method, error, context)
         await self._end(method, stranger, context)
@@ -235,7 +235,7 @@ class OpenCalls:
 
     @asynccontextmanager
     async def _slot(self, context: Context) -> AsyncIterator[None]:
-        budget, name = await self._place(context)
+        budget, name = self._place(context)
         try:
             budget.take(name)
         except NoSlot as full:
@@ -251,8 +251,8 @@ class OpenCalls:
         finally:
             budget.give_back(name)
 
-    async def _place(self, context: Context) -> tuple[Budget, str]:
-        if (name := await self._entrance.known_as(context)) is not None:
+    def _place(self, context: Context) -> tuple[Budget, str]:
+        if (name := self._entrance.known_as(context)) is not None:
             return self._known, name
         return self._strangers, self._entrance.client_of(context)
 

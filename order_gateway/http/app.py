@@ -9,18 +9,19 @@ from aiohttp.typedefs import Handler, Middleware
 from order_gateway.access import AccessSettings
 from order_gateway.answers import Answers
 from order_gateway.http.answer_headers import secure
-from order_gateway.http.auth import auth_middleware
+from order_gateway.http.auth import auth_guard, is_open
 from order_gateway.http.cors import cors_headers, cors_middleware
 from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.http.following import follow
-from order_gateway.http.host_check import host_middleware
+from order_gateway.http.guards import guards_middleware
+from order_gateway.http.host_check import host_guard
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.openapi import document
 from order_gateway.http.operations import Operation
-from order_gateway.http.slots import Slots, open_rate_middleware, slots_middleware
+from order_gateway.http.slots import Slots, slots_middleware
 from order_gateway.http.tokens import Tokens
 from service_kit.background import Background
 from service_kit.guesses import Guesses
@@ -60,14 +61,17 @@ def make_app(
     slots = slots or Slots(settings)
     every = [*operations, *login.operations()]
     middlewares: list[Middleware] = [
-        ids_middleware,
-        open_rate_middleware(slots),
+        entrance_middleware(slots),
         *observers,
         *([cors_middleware(settings.cors_max_age_seconds)] if settings.cors_origins else []),
         error_middleware,
-        *([host_middleware(settings.host_names)] if settings.profile == "development" else []),
-        # Who calls is known before anything is taken: strangers can't fill what belongs to those who have a key.
-        auth_middleware(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
+        guards_middleware(
+            [
+                *([host_guard(settings.host_names)] if settings.profile == "development" else []),
+                # Who calls is known before anything is taken: strangers can't fill what belongs to those with a key.
+                auth_guard(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
+            ]
+        ),
         slots_middleware(slots),
         idempotency_middleware(answers),
     ]
@@ -80,14 +84,25 @@ def make_app(
     return app
 
 
-@web.middleware
-async def ids_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every request its ids, and put them on every log line."""
+def entrance_middleware(slots: Slots) -> Middleware:
+    """Give every request its ids; refuse what is open to all and asked for too often, before it costs a log line."""
+
+    @web.middleware
+    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
+        give_ids(request)
+        if is_open(request.path) and (refusal := await slots.refuse_open(request)) is not None:
+            return refusal
+        return await handler(request)
+
+    return enter
+
+
+def give_ids(request: web.Request) -> None:
+    """Give a request its ids, and put them on every log line."""
     request[REQUEST_ID] = request_id = _id(request.headers.get("X-Request-ID"))
     request[CORRELATION_ID] = correlation_id = _id(request.headers.get("X-Correlation-ID"))
     request[ERROR_CODE] = ""
     begin_call(request_id=request_id, correlation_id=correlation_id)
-    return await handler(request)
 
 
 def _common_headers(origins: Sequence[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

@@ -5,12 +5,12 @@ from enum import Enum, auto
 
 import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import ApiKey
 from order_gateway.http.addresses import client_of
 from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
+from order_gateway.http.guards import Guard
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.tokens import Person, Tokens
 from service_kit.actors import actor_of
@@ -125,35 +125,29 @@ class Pass(msgspec.Struct, frozen=True):
 PASS: web.RequestKey[Pass] = web.RequestKey("pass", Pass)
 
 
-def auth_middleware(
-    keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()
-) -> Middleware:
+def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()) -> Guard:
     """Let only callers with a valid key through, and remember who they are."""
-
     door = Door(keyring, tokens)
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def check(request: web.Request) -> None:
         if is_open(request.path):
-            return await handler(request)
-        address = client_of(request, trusted_proxies)
+            return
         presented = _only(request, "X-API-Key") or ""
-        key = await _admitted(guesses, address, keyring.find(presented))
+        key = _admitted(guesses, client_of(request, trusted_proxies), keyring.find(presented))
         authorization = _only(request, "Authorization")
         request[CALLER] = caller = door.caller(key, authorization)
         request[PASS] = Pass(door, presented, authorization, caller)
         know_connection(request)
         note_call(caller=caller.actor)
-        return await handler(request)
 
     return check
 
 
-async def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
+def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
     """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError, TooOften."""
     guesses.must_be_allowed(address, "" if key is None else key.sha256)
     if key is None:
-        await guesses.was_wrong(address)
+        guesses.was_wrong(address)
         raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
     guesses.was_right(address, key.sha256)
     return key
@@ -173,4 +167,4 @@ def _only(request: web.Request, name: str) -> str | None:
     return found[0] if found else None
 
 
-__all__ = ["CALLER", "Access", "Caller", "auth_middleware", "find_key"]
+__all__ = ["CALLER", "Access", "Caller", "auth_guard", "find_key"]

@@ -87,7 +87,7 @@ class Streams:
         request[SLOT].becomes_stream()
         response = web.StreamResponse(headers=HEADERS)
         try:
-            request[TIME_LIMIT].reschedule(None)
+            request[TIME_LIMIT].lift()
             await response.prepare(request)
             async with asyncio.timeout(self._settings.event_stream_seconds_max):
                 await self._stream(request, response, order_id, last, caller)

@@ -12,9 +12,9 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.http.errors import ApiError
+from order_gateway.http.guards import Guard
 
 LOCAL = "localhost"
 REMEMBERED_MAX = 256
@@ -22,7 +22,7 @@ REMEMBERED_MAX = 256
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
 
-def host_middleware(known: Collection[str]) -> Middleware:
+def host_guard(known: Collection[str]) -> Guard:
     """Let only requests through that name an address, a name without a dot, or one of the `known` names."""
     names = frozenset(name.lower() for name in known)
 
@@ -30,8 +30,7 @@ def host_middleware(known: Collection[str]) -> Middleware:
     def is_known(host: str) -> bool:
         return is_ours(host, names)
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def check(request: web.Request) -> None:
         given = request.headers.getall("Host", [])
         if not all(map(is_known, given)):
             raise ApiError(
@@ -39,7 +38,6 @@ def host_middleware(known: Collection[str]) -> Middleware:
                 "the development profile answers to addresses, to names without a dot and to those in "
                 "ORDERS_HOST_NAMES; the header Host names something else",
             )
-        return await handler(request)
 
     return check
 

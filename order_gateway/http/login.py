@@ -63,12 +63,12 @@ class LoginRoutes:
         if not self._tokens.are_issued:
             raise ApiError("NOT_FOUND", "tokens are not issued here: no users are configured")
         address = client_of(request, self._trusted_proxies)
-        await self._attempts.count(address)
+        self._attempts.count(address)
         self._by_account.must_be_allowed(body.username, address)
         try:
             user = await self._tokens.log_in(body.username, body.password)
         except ApiError:
-            await self._by_account.was_wrong(body.username)
+            self._by_account.was_wrong(body.username)
             raise
         self._by_account.was_right(body.username, address)
         token = self._tokens.issue(user)

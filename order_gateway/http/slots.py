@@ -14,15 +14,16 @@ from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import AccessSettings
 from order_gateway.http.addresses import client_of
-from order_gateway.http.auth import CALLER, is_open
+from order_gateway.http.auth import CALLER
 from order_gateway.http.connections import ConnectionLimits
 from order_gateway.http.errors import ApiError, failure, too_often
 from service_kit.client_addresses import is_trusted
+from service_kit.deadlines import Deadline, Deadlines
 from service_kit.rates import RateLimit, TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 
-TIME_LIMIT: web.RequestKey[asyncio.Timeout] = web.RequestKey("time_limit", asyncio.Timeout)
-"""A handler that streams may reschedule it."""
+TIME_LIMIT: web.RequestKey[Deadline] = web.RequestKey("time_limit", Deadline)
+"""A handler that streams may lift it."""
 WATCHED = frozenset({"/health", "/ready", "/metrics", "/api/v1/health", "/api/v1/ready"})
 """What tells whether the service is well must answer most of all when it has too much to do."""
 BUSY_RETRY_SECONDS = 1
@@ -121,14 +122,14 @@ class Slots:
         self._rate_of_person = RateLimit(settings.requests_per_second_per_person_max, 1)
         self._proxies = settings.trusted_proxies
         self._note = note
-        self.request_seconds_max = settings.request_seconds_max
+        self.deadlines = Deadlines(settings.request_seconds_max)
         self.body_seconds_max = settings.body_seconds_max
 
     def taken(self) -> dict[tuple[str, ...], float]:
         """How many slots are taken now, by kind."""
         return {(kind.name,): kind.budget.taken for kind in (self.known, self.open, self.streams, self.waits)}
 
-    async def take(self, request: web.Request) -> Slot:
+    def take(self, request: web.Request) -> Slot:
         """A slot for a request. Raises: ApiError."""
         caller = request.get(CALLER)
         if caller is None:
@@ -136,22 +137,25 @@ class Slots:
         person = None if caller.person is None else caller.person.user_id
         if person is not None:
             # Before the key is counted: what one person asks too often must not count against all others.
-            await self._counted(self._rate_of_person, person, "rate_of_person")
-        await self._counted(self._rate_of_key, caller.key.name, "rate_of_key")
+            self._counted(self._rate_of_person, person, "rate_of_person")
+        self._counted(self._rate_of_key, caller.key.name, "rate_of_key")
         return Slot(self, self.known, (caller.key.name, person))
 
-    async def count_open(self, request: web.Request) -> None:
-        """One more of what needs no key. Raises: TooOften."""
-        await self._counted(self._rate_of_open, client_of(request, self._proxies), "rate_of_open")
+    async def refuse_open(self, request: web.Request) -> web.Response | None:
+        """The refusal of what needs no key and is asked for too often.
 
-    def comes_directly(self, request: web.Request) -> bool:
-        """Whether the connection is the client's own, not one that a proxy also needs for others."""
-        return not is_trusted(request.remote or "", self._proxies)
+        On a connection of its own it comes late: whoever does not care for it gets no further ones meanwhile.
+        """
+        try:
+            self._counted(self._rate_of_open, client_of(request, self._proxies), "rate_of_open")
+        except TooOften as error:
+            if not is_trusted(request.remote or "", self._proxies):
+                await asyncio.sleep(uniform(*REFUSAL_SECONDS))  # noqa: S311 - no secret
+            return failure(request, too_often(error))
+        return None
 
     async def read_body(self, request: web.Request) -> None:
         """Have the whole body here, before anything else is done for it. Raises: ApiError, if it is too slow."""
-        if request.content.is_eof():
-            return
         try:
             async with asyncio.timeout(self.body_seconds_max):
                 await request.read()
@@ -160,32 +164,12 @@ class Slots:
             message = f"the body did not come within {self.body_seconds_max:g} s"
             raise ApiError("BODY_TIMEOUT", message, (), {"Connection": "close"}) from error
 
-    async def _counted(self, rate: RateLimit, name: str, bound: str) -> None:
+    def _counted(self, rate: RateLimit, name: str, bound: str) -> None:
         try:
-            await rate.count(name)
+            rate.count(name)
         except TooOften:
             self._note(bound)
             raise
-
-
-def open_rate_middleware(slots: Slots) -> Middleware:
-    """Refuse what needs no key and is asked for too often, before it costs a log line or anything else.
-
-    On a connection of its own the refusal comes late: whoever does not care for it gets no further ones meanwhile.
-    """
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_open(request.path):
-            try:
-                await slots.count_open(request)
-            except TooOften as error:
-                if slots.comes_directly(request):
-                    await asyncio.sleep(uniform(*REFUSAL_SECONDS))  # noqa: S311 - no secret
-                return failure(request, too_often(error))
-        return await handler(request)
-
-    return check
 
 
 def slots_middleware(slots: Slots) -> Middleware:
@@ -195,17 +179,18 @@ def slots_middleware(slots: Slots) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in WATCHED:
             return await handler(request)
-        request[SLOT] = slot = await slots.take(request)
-        seconds_max = slots.request_seconds_max
+        request[SLOT] = slot = slots.take(request)
+        limit = slots.deadlines.deadline()
         try:
-            async with asyncio.timeout(seconds_max) as limit:
+            with limit:
                 request[TIME_LIMIT] = limit
-                await slots.read_body(request)
+                if not request.content.is_eof():
+                    await slots.read_body(request)
                 return await handler(request)
         except TimeoutError as error:
-            if not limit.expired():
+            if not limit.has_passed:
                 raise
-            message = f"this took longer than {seconds_max:g} s; what was begun will be finished, look again"
+            message = f"this took longer than {limit.seconds:g} s; what was begun will be finished, look again"
             raise ApiError("DEADLINE_EXCEEDED", message) from error
         finally:
             slot.give_back()

@@ -1,0 +1,24 @@
+"""What looks at a request before anything is done for it, and refuses it or lets it pass."""
+
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+Guard = Callable[[web.Request], None]
+"""Raises: ApiError or TooOften, for what may not come in."""
+
+
+def guards_middleware(guards: Sequence[Guard]) -> Middleware:
+    """Let only requests through that all guards let pass, asked one after the other.
+
+    One middleware for all of them: each one costs every request about as much as what it does.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        for guard in guards:
+            guard(request)
+        return await handler(request)
+
+    return check
