@@ -15,7 +15,7 @@ from order_gateway.gateway.modes import Choice
 from order_gateway.known_products import KnownProducts
 from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
 from order_gateway.recent import Recent
-from service_kit.currencies import WITHOUT_CENTS
+from service_kit.currencies import CENT, WITHOUT_CENTS
 
 log = structlog.get_logger(__name__)
 CATALOGUE_SIZE_MAX = 100_000
@@ -63,9 +63,9 @@ class Catalogue:
     async def products(self, product_ids: set[int], call: Call) -> dict[int, Product]:
         """Those of `product_ids` that exist. Raises: GatewayFault, if the warehouse must be asked and is away."""
         fresh = _found(self._answered, product_ids, self._keep_seconds)
-        unknown = tuple(sorted(product_ids - fresh.keys()))
-        if not unknown:
+        if len(fresh) == len(product_ids):
             return fresh
+        unknown = tuple(sorted(product_ids - fresh.keys()))
         asking = self._ask_once(unknown, call)
         await asyncio.wait([asking], timeout=self._deadline_seconds)
         if not asking.done() or asking.exception() is not None:
@@ -199,13 +199,10 @@ def _currency(
 ) -> str | Refusal:
     """The one currency of an order's prices: the catalogue's, and the caller's where that has no price."""
     named = said or otherwise
-    of_products = {
-        wish.product_id: named
-        if products[wish.product_id].price is None
-        else products[wish.product_id].currency or named
-        for wish in wishes
-    }
-    found = {*of_products.values(), *([said] if said else [])}
+    of_products = {one: product.currency_or(named) for one, product in products.items()}
+    found = set(of_products.values())
+    if said:
+        found.add(said)
     if len(found) == 1:
         return found.pop()
     details = tuple({"product_id": one, "currency": currency} for one, currency in sorted(of_products.items()))
@@ -238,6 +235,6 @@ def _price(place: int, wish: Wish, products: Mapping[int, Product], may_name_pri
     if product.price is None or wish.unit_price is None or product.price == wish.unit_price:
         price = product.price if product.price is not None else wish.unit_price
         assert price is not None
-        return price.quantize(Decimal("0.01"))
+        return price.quantize(CENT)
     mismatch = {"field": field, "product_id": wish.product_id, "unit_price": product.price}
     return Refusal("PRICE_MISMATCH", "the price has changed; ask for the product again", (mismatch,))

@@ -192,13 +192,13 @@ def _order_row(placement: Placement) -> tuple[object, ...]:
         new.user_id,
         new.way,
         new.total_amount,
-        new.shipping_address,
         new.payment_method,
         new.correlation_id,
         new.actor,
         placement.request_key,
         new.currency,
         *(placement.key or (None, None, None)),
+        new.shipping_address,
     )
 
 

@@ -111,13 +111,14 @@ _NEW_ORDER: Columns = (
     ("user_id", LABEL),
     ("way", WORD),
     ("total_amount", MONEY),
-    ("shipping_address", TEXT),
     ("payment_method", LABEL),
     ("correlation_id", LABEL),
     ("actor", LABEL),
     ("request_key", ascii_text(20)),
     ("currency", CURRENCY),
     *_CLAIMED_KEY,
+    # Last, because it is long: the server looks for each value of a row from the row's beginning.
+    ("shipping_address", TEXT),
 )
 _NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
 _BEGINNING: Columns = (

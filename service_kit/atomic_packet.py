@@ -41,12 +41,7 @@ async def finish(session: DriverSession, statements: Sequence[str], values: dict
     Raises: what the driver raises; the transaction is then to be rolled back, and nothing of it is kept unless the
         answer to COMMIT was lost.
     """
-    long = [name for name, value in values.items() if isinstance(value, str) and len(value) >= LONG]
-    if not (long and await session.is_mariadb()):
-        return await _send(session, _IS_STILL_WITHIN, (), statements, values)
-    assignments = ", ".join(f"@{name} = %({name})s" for name in long)
-    within = [_IS_STILL_WITHIN, *(_with_variables(statement, long) for statement in statements)]
-    return await _rows(session, f"SET {assignments};{_compound(within)}", values)
+    return await _send(session, _IS_STILL_WITHIN, (), statements, values)
 
 
 async def transact(session: DriverSession, statements: Sequence[str], values: dict[str, Any]) -> list[Rows]:
@@ -57,11 +52,14 @@ async def transact(session: DriverSession, statements: Sequence[str], values: di
 async def _send(
     session: DriverSession, opening: str, flat_opening: Sequence[str], statements: Sequence[str], values: dict[str, Any]
 ) -> list[Rows]:
-    if await session.is_mariadb():
-        text = _compound((opening, *statements))
-    else:
-        text = ";".join((*flat_opening, *statements, COMMIT))
-    return await _rows(session, text, values)
+    if not await session.is_mariadb():
+        return await _rows(session, ";".join((*flat_opening, *statements, COMMIT)), values)
+    long = [name for name, value in values.items() if isinstance(value, str) and len(value) >= LONG]
+    within = _compound((opening, *(_with_variables(statement, long) for statement in statements)))
+    if long:
+        assignments = ", ".join(f"@{name} = %({name})s" for name in long)
+        within = f"SET {assignments};{within}"
+    return await _rows(session, within, values)
 
 
 def _compound(statements: Iterable[str]) -> str:

@@ -1,5 +1,9 @@
 """Currencies, by their ISO 4217 codes: which amounts there are in them."""
 
+from decimal import Decimal
+
+CENT = Decimal("0.01")
+"""To which amounts of money are exact, whatever their currency."""
 WITHOUT_CENTS = frozenset(
     (
         "BIF",

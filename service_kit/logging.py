@@ -152,10 +152,7 @@ def _add_logger_name(logger: _Lines, _name: str, event: EventDict) -> EventDict:
 
 def _add_call_details(_logger: object, _name: str, event: EventDict) -> EventDict:
     describe = call_details.get()
-    if describe is not None:
-        for name, value in describe().items():
-            event.setdefault(name, value)
-    return event
+    return event if describe is None else {**describe(), **event}
 
 
 def _to_json(_logger: object, _name: str, event: EventDict) -> str:

@@ -65,6 +65,10 @@ class Product(msgspec.Struct, frozen=True):
     price: Decimal | None
     currency: str
 
+    def currency_or(self, named: str) -> str:
+        """Of its price; `named` where it has none, or its currency is not known."""
+        return named if self.price is None else self.currency or named
+
 
 class CataloguePage(msgspec.Struct, frozen=True):
     """Some products, by id, and when they were read, by the warehouse's clock."""

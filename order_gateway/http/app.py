@@ -88,11 +88,9 @@ def entrance_middleware(slots: Slots) -> Middleware:
     """Give every request its ids; refuse what is open to all and asked for too often, before it costs a log line."""
 
     @web.middleware
-    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def enter(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
         give_ids(request)
-        if is_open(request.path) and (refusal := await slots.refuse_open(request)) is not None:
-            return refusal
-        return await handler(request)
+        return slots.enter_open(request, handler) if is_open(request.path) else handler(request)
 
     return enter
 

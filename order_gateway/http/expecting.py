@@ -18,9 +18,12 @@ RequestHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 def expecting(handler: RequestHandler) -> RequestHandler:
     """A handler that gets no request which expects what nobody here can do."""
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         expected = request.headers.get("Expect", "")
-        if not expected or expected.lower() == "100-continue":
+        return expect(request, expected) if expected else handler(request)
+
+    async def expect(request: web.BaseRequest, expected: str) -> web.StreamResponse:
+        if expected.lower() == "100-continue":
             try:
                 return await handler(request)
             except ConnectionError:

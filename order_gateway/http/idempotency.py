@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Awaitable
 
 import structlog
 from aiohttp import web
@@ -29,11 +30,14 @@ def idempotency_middleware(answers: Answers) -> Middleware:
     """Answer repetitions from what was stored; store the answers of first requests."""
 
     @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def check(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
         key = request.headers.get("Idempotency-Key")
         if key is None or request.method not in METHODS or CALLER not in request:
             request[KEY] = request[BEGUN] = None
-            return await handler(request)
+            return handler(request)
+        return once(request, handler, key)
+
+    async def once(request: web.Request, handler: Handler, key: str) -> web.StreamResponse:
         if not _KEY.fullmatch(key):
             raise invalid("Idempotency-Key", f"must be 1 to {KEY_LENGTH_MAX} printable ASCII characters without spaces")
         owner = _owner(request[CALLER])

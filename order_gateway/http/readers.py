@@ -5,8 +5,11 @@ patterns are what the document shows.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+
+from service_kit.currencies import CENT
 
 INT64_MAX = 2**63 - 1
 PRICE_MAX = Decimal("9999999999.99")
@@ -22,15 +25,19 @@ END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 """The last instant there is here; what lies behind the last day."""
 
 
-def _matches(pattern: str, value: str) -> bool:
+def _whole_match(pattern: str) -> Callable[[str], re.Match[str] | None]:
     # `$` alone would let a line end follow.
-    return re.fullmatch(pattern.removeprefix("^").removesuffix("$"), value) is not None
+    return re.compile(pattern.removeprefix("^").removesuffix("$")).fullmatch
+
+
+_is_decimal, _is_whole = _whole_match(DECIMAL_PATTERN), _whole_match(DIGITS_PATTERN)
+_is_instant, _is_day = _whole_match(INSTANT_PATTERN), _whole_match(DAY_PATTERN)
 
 
 def read_decimal(value: object) -> Decimal:
     """An amount to the cent, from a JSON number or a string of digits."""
     if isinstance(value, str):
-        if not _matches(DECIMAL_PATTERN, value):
+        if not _is_decimal(value):
             raise ValueError("must be digits, with at most two decimal places: 19.99")
         return Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
@@ -40,7 +47,7 @@ def read_decimal(value: object) -> Decimal:
         raise ValueError("must be a finite number")
     if amount.is_signed() or amount > PRICE_MAX:
         raise ValueError(f"must be from 0 to {PRICE_MAX}, without a sign")
-    if amount != (cents := amount.quantize(Decimal("0.01"))):
+    if amount != (cents := amount.quantize(CENT)):
         raise ValueError("must have at most two decimal places")
     return cents
 
@@ -54,19 +61,19 @@ def read_whole(value: object) -> object:
 
 def read_digits(value: object) -> int:
     """A whole number, not negative, written as it is in a path or a query."""
-    if isinstance(value, str) and _matches(DIGITS_PATTERN, value):
+    if isinstance(value, str) and _is_whole(value):
         return int(value)
     raise ValueError("must be a whole number, not negative, of digits alone")
 
 
 def is_digits(text: str) -> bool:
     """Whether `read_digits` takes it, and the database, too."""
-    return _matches(DIGITS_PATTERN, text) and int(text) <= INT64_MAX
+    return _is_whole(text) is not None and int(text) <= INT64_MAX
 
 
 def read_instant(value: object) -> datetime:
     """An instant as RFC 3339 writes it, in UTC."""
-    if isinstance(value, str) and _matches(INSTANT_PATTERN, value):
+    if isinstance(value, str) and _is_instant(value):
         try:
             return datetime.fromisoformat(value.upper()).astimezone(UTC)
         except (ValueError, OverflowError):
@@ -91,7 +98,7 @@ def read_end(value: object) -> datetime:
 
 
 def _day(value: object) -> date | None:
-    if not isinstance(value, str) or not _matches(DAY_PATTERN, value):
+    if not isinstance(value, str) or not _is_day(value):
         return None
     try:
         return date.fromisoformat(value)

@@ -141,10 +141,10 @@ class Slots:
         self._counted(self._rate_of_key, caller.key.name, "rate_of_key")
         return Slot(self, self.known, (caller.key.name, person))
 
-    async def refuse_open(self, request: web.Request) -> web.Response | None:
-        """The refusal of what needs no key and is asked for too often.
+    async def enter_open(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle what needs no key, unless it is asked for too often.
 
-        On a connection of its own it comes late: whoever does not care for it gets no further ones meanwhile.
+        On a connection of its own the refusal comes late: whoever does not care for it gets no further ones meanwhile.
         """
         try:
             self._counted(self._rate_of_open, client_of(request, self._proxies), "rate_of_open")
@@ -152,7 +152,7 @@ class Slots:
             if not is_trusted(request.remote or "", self._proxies):
                 await asyncio.sleep(uniform(*REFUSAL_SECONDS))  # noqa: S311 - no secret
             return failure(request, too_often(error))
-        return None
+        return await handler(request)
 
     async def read_body(self, request: web.Request) -> None:
         """Have the whole body here, before anything else is done for it. Raises: ApiError, if it is too slow."""
