@@ -161,6 +161,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except ApiError as error:
         return failure(request, error)
     except web.HTTPException as error:
+        # That of a path which is not there is kept by the request; it must not lead back to the request.
+        error.__traceback__ = None
         return failure(request, _from_http(error))
     except Exception as error:
         if isinstance(error, ConnectionError | web.RequestPayloadError) and request.transport is None:
