@@ -47,14 +47,12 @@ class RateLimit:
     def count(self, name: str) -> None:
         """Take note of one. Raises: TooOften, if it is one too many."""
         now = time.monotonic()
-        begin = self._empty_at.get(name, now)
-        if begin <= now:
-            begin = now
-        elif begin > now + self._room:
-            raise TooOften(self._amount, self._seconds)
-        self._empty_at[name] = empty_at = begin + self._interval
+        begin = self._empty_at.setdefault(name, now)
         # Those that were not asked for longest go first: they are empty.
         self._empty_at.move_to_end(name)
+        if begin > now + self._room:
+            raise TooOften(self._amount, self._seconds)
+        self._empty_at[name] = empty_at = max(begin, now) + self._interval
         if len(self._empty_at) > NAMES_MAX:
             self._empty_at.popitem(last=False)
         if empty_at > now + self._room:

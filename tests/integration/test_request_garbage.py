@@ -18,6 +18,7 @@ TIMES = 20
 UNKNOWN_FIELD = {**ORDER, "colour": "red"}
 UNKNOWN_PRODUCT = {**ORDER, "items": [{"product_id": 2, "warehouse_id": 1, "quantity": 1}]}
 ANY_WAREHOUSE = {**ORDER, "items": [{"product_id": 1, "quantity": 1}]}
+WHO = {"key": KEY, "idempotent": {**KEY, "Idempotency-Key": "once"}, "stranger": {}}
 REQUESTS: dict[str, tuple[str, str, Any, int]] = {
     "an order": ("POST", "/orders", ORDER, 201),
     "an order of any warehouse": ("POST", "/orders", ANY_WAREHOUSE, 201),
@@ -45,7 +46,9 @@ def requests_left() -> int:
 
 @pytest.mark.usefixtures("_collected_by_hand")
 @pytest.mark.parametrize("kind", REQUESTS)
-@pytest.mark.parametrize("headers", [KEY, {**KEY, "Idempotency-Key": "once"}, {}], ids=["key", "idempotent", "stranger"])
+@pytest.mark.parametrize(
+    "headers", [KEY, {**KEY, "Idempotency-Key": "once"}, {}], ids=["key", "idempotent", "stranger"]
+)
 async def test_a_request_is_gone_once_it_is_answered(
     kind: str, headers: dict[str, str], orders_database_url: str
 ) -> None:

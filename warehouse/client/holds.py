@@ -21,6 +21,8 @@ ENVELOPE_BYTES = 8192
 RESULT_BYTES = 1032
 LINE_BYTES = 16
 """What the answer to a BatchReserve takes at most beyond its requests: in all, for each request, for each line."""
+LINE_BYTES_SENT_MIN = 2
+"""What a line takes at least in a request: its tag, and its length."""
 
 
 def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
@@ -75,21 +77,21 @@ class HoldCalls(Calling):
 
         Raises: WarehouseUnavailable, also if the answer does not tell of each request; or another WarehouseError.
         """
-        parts = list(self._parts(requests))
-        if len(parts) == 1:
-            return await self._batch_reserve(parts[0], call)
+        requests = list(requests)
+        whole = warehouse_pb2.BatchReserveRequest(requests=requests)
+        if self._fits(whole):
+            return await self._batch_reserve(whole, call)
         results: list[Reservation | WarehouseError] = []
-        for part in parts:
+        for part in self._parts(requests):
             try:
-                results += await self._batch_reserve(part, call)
+                results += await self._batch_reserve(warehouse_pb2.BatchReserveRequest(requests=part), call)
             except WarehouseError as error:
                 results += [error] * len(part)
         return results
 
     async def _batch_reserve(
-        self, requests: list[warehouse_pb2.ReserveRequest], call: CallOptions
+        self, request: warehouse_pb2.BatchReserveRequest, call: CallOptions
     ) -> list[Reservation | WarehouseError]:
-        request = warehouse_pb2.BatchReserveRequest(requests=requests)
         response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
         if len(response.results) != len(request.requests):
             told, asked = len(response.results), len(request.requests)
@@ -99,8 +101,14 @@ class HoldCalls(Calling):
             for result in response.results
         ]
 
+    def _fits(self, whole: warehouse_pb2.BatchReserveRequest) -> bool:
+        """Whether it is certain, without a look at each request, that one call may carry all and its answer fits."""
+        size, count = whole.ByteSize(), len(whole.requests)
+        answer = size + RESULT_BYTES * count + LINE_BYTES * (size // LINE_BYTES_SENT_MIN)
+        return count <= BATCH_MAX and answer <= self.settings.message_size_max_bytes - ENVELOPE_BYTES
+
     def _parts(self, requests: Iterable[warehouse_pb2.ReserveRequest]) -> Iterator[list[warehouse_pb2.ReserveRequest]]:
-        """The requests cut into calls whose answers fit into a message; one part, empty, if there are none."""
+        """The requests cut into calls whose answers fit into a message."""
         part: list[warehouse_pb2.ReserveRequest] = []
         room = self.settings.message_size_max_bytes - ENVELOPE_BYTES
         left = room
