@@ -14,7 +14,7 @@ from order_gateway.http.cors import cors_headers, cors_middleware
 from order_gateway.http.documents import DocumentRoutes
 from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.http.following import follow
-from order_gateway.http.guards import guards_middleware
+from order_gateway.http.guard import guards_middleware
 from order_gateway.http.host_check import host_guard
 from order_gateway.http.idempotency import idempotency_middleware
 from order_gateway.http.keys import Keyring

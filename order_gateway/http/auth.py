@@ -10,7 +10,7 @@ from order_gateway.access import ApiKey
 from order_gateway.http.addresses import client_of
 from order_gateway.http.connections import know_connection
 from order_gateway.http.errors import ApiError
-from order_gateway.http.guards import Guard
+from order_gateway.http.guard import Guard
 from order_gateway.http.keys import Keyring, find_key
 from order_gateway.http.tokens import Person, Tokens
 from service_kit.actors import actor_of

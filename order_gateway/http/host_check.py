@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from order_gateway.http.errors import ApiError
-from order_gateway.http.guards import Guard
+from order_gateway.http.guard import Guard
 
 LOCAL = "localhost"
 REMEMBERED_MAX = 256
