@@ -26,8 +26,8 @@ from benchmarks.stage import Stage, private_database
 from benchmarks.taking_turns import FULL_TURNS, QUICK_TURNS, TakingTurns, TurnsPace
 from benchmarks.trees import checked_out, this_tree
 from benchmarks.workloads import GROUPS, Group, chosen_groups
-from service_kit.local_server import ServerDidNotStart
-from service_kit.server_programs import ServerNotInstalled
+from development.local_server import ServerDidNotStart
+from development.server_programs import ServerNotInstalled
 
 _NAMES = ", ".join(target.name for group in GROUPS for target in group.targets)
 _COMPARED = ", ".join(workload.name for workload in WORKLOADS)

@@ -14,7 +14,7 @@ from benchmarks.requests import (
     SPREAD_PRODUCTS,
     WAREHOUSE_ID,
 )
-from service_kit import migrating
+from service_kit.database import migrating
 
 ON_HAND = 1_000_000_000
 CLOSED_RESERVATIONS = 2_000_000

@@ -28,8 +28,8 @@ from benchmarks.rounds import (
     RoundResult,
     WorkName,
 )
+from development.service_process import NO_PROXY
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit.service_process import NO_PROXY
 
 Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 

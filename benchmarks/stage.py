@@ -17,8 +17,14 @@ from benchmarks.generator import BenchmarkFailed
 from benchmarks.processors import family_cpu_seconds
 from benchmarks.trees import Tree, run_python, this_tree
 from benchmarks.workloads import Server
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.service_process import NO_PROXY, ServiceDidNotStart, ServiceProcess, grpc_is_serving, http_answers
+from development.local_server import LocalServer, LocalServerSettings
+from development.service_process import (
+    NO_PROXY,
+    ServiceDidNotStart,
+    ServiceProcess,
+    grpc_is_serving,
+    http_answers,
+)
 
 ROUND_TRIP_MS = 2.0
 NAIVE_CONNECTIONS = 8

@@ -13,21 +13,20 @@ from aiohttp import web
 from alembic.util.exc import CommandError
 
 from order_gateway import examining
-from order_gateway.answers import Answers
-from order_gateway.audit import OrdersAudit
-from order_gateway.basket import Basket, Catalogue
-from order_gateway.catalogue_reading import CatalogueReading, ReadingSettings
-from order_gateway.gateway import Mode
+from order_gateway.audit.audit import OrdersAudit
+from order_gateway.audit.why import Explaining
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.inventory import Inventory
 from order_gateway.gateway.modes import Modes
+from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing, database_clock
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.config import ConfigRoutes
 from order_gateway.http.dead_letters import DeadLetterRoutes
 from order_gateway.http.events import Streams
+from order_gateway.http.guards.slots import Slots, connection_limits
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.inventory import InventoryRoutes
 from order_gateway.http.observing import MetricsRoutes, observe_middleware
@@ -37,12 +36,8 @@ from order_gateway.http.orders import OrderRoutes
 from order_gateway.http.payments import PaymentRoutes
 from order_gateway.http.products import ProductRoutes
 from order_gateway.http.reservations import ReservationRoutes
-from order_gateway.http.serving import EnvelopeRunner
-from order_gateway.http.slots import Slots, connection_limits
 from order_gateway.http.why import WhyRoutes
-from order_gateway.intents import Intents
-from order_gateway.known_products import KnownProducts
-from order_gateway.listing import Listing
+from order_gateway.http.wire.serving import EnvelopeRunner
 from order_gateway.metrics import PREFIX as PREFIX_OF_METRICS
 from order_gateway.metrics import (
     GatewayMetrics,
@@ -54,24 +49,29 @@ from order_gateway.metrics import (
     standing_gauges,
 )
 from order_gateway.payments.callbacks import Callbacks
-from order_gateway.refunds import RefundList
-from order_gateway.relay import Relay
-from order_gateway.retention import Retention
-from order_gateway.saga import Saga
+from order_gateway.pricing.basket import Basket, Catalogue
+from order_gateway.pricing.catalogue_reading import CatalogueReading, ReadingSettings
+from order_gateway.pricing.known_products import KnownProducts
+from order_gateway.saga.intents import Intents
+from order_gateway.saga.relay import Relay
+from order_gateway.saga.saga import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import SERVICE, failures_explained
-from order_gateway.store import Store, StoreSettings
-from order_gateway.watching import Watching
-from order_gateway.why import Explaining
+from order_gateway.storage.answers import Answers
+from order_gateway.storage.listing import Listing
+from order_gateway.storage.refunds import RefundList
+from order_gateway.storage.retention import Retention
+from order_gateway.storage.store import Store, StoreSettings
+from order_gateway.storage.watching import Watching
 from order_gateway.wiring import payments, saga_settings
 from service_kit.background import Background, Kept, end
-from service_kit.character_sets import report_wrong_columns
-from service_kit.database import Database
-from service_kit.database_problems import check_database
+from service_kit.database.character_sets import report_wrong_columns
+from service_kit.database.database import Database
+from service_kit.database.database_problems import check_database
+from service_kit.database.migrating import upgrade
 from service_kit.database_url import name_of_setting
 from service_kit.descriptors import room_for
 from service_kit.logging import configure_logging
-from service_kit.migrating import upgrade
 from service_kit.ports import address_problem, require_free, split_address
 from service_kit.settings import load_settings_or_exit
 from service_kit.starting import EXIT_STATUSES, NotStarted

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from order_gateway.gateway import Refusal, StockLine
+from order_gateway.gateway.port import Refusal, StockLine
 from order_gateway.orders import Item
 
 Stock = Mapping[int, Sequence[StockLine]]

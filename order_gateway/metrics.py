@@ -10,13 +10,13 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.gateway import Mode
 from order_gateway.gateway.modes import Modes
+from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing
-from order_gateway.intents import Intent
 from order_gateway.orders import Status, Step
+from order_gateway.saga.intents import Intent
 from order_gateway.settings import MetricsSettings
-from service_kit.database import Database, DatabaseFault
+from service_kit.database.database import Database, DatabaseFault
 from service_kit.logging import note_call
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
 from service_kit.tracing import Tracing, current_traceparent, trace_id

@@ -6,15 +6,15 @@ from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator,
 from pydantic_settings import SettingsConfigDict
 
 from order_gateway.access import AccessSettings
-from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import BreakerSettings
+from order_gateway.gateway.port import Mode
 from order_gateway.orders import CURRENCY_UNLESS_SAID
-from order_gateway.payment_settings import Band as Band
-from order_gateway.payment_settings import PaymentSettings as PaymentSettings
-from order_gateway.payment_settings import SimulatorSettings as SimulatorSettings
-from order_gateway.payment_settings import payment_problems
+from order_gateway.payments.payment_settings import Band as Band
+from order_gateway.payments.payment_settings import PaymentSettings as PaymentSettings
+from order_gateway.payments.payment_settings import SimulatorSettings as SimulatorSettings
+from order_gateway.payments.payment_settings import payment_problems
 from service_kit.batcher import BatcherSettings
-from service_kit.database import DatabaseSettings, service_database_url
+from service_kit.database.database import DatabaseSettings, service_database_url
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.pem import check_certificates, check_pair
 from warehouse.client import ClientSettings

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from order_gateway.gateway import GatewayFault
+from order_gateway.gateway.port import GatewayFault
 from order_gateway.settings import OrdersSettings
-from service_kit.database_problems import Service, database_explained
+from service_kit.database.database_problems import Service, database_explained
 from service_kit.starting import NotStarted, explained
 
 SERVICE = Service(

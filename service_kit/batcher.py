@@ -27,7 +27,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from service_kit.background import Kept, is_foreign_cancellation, keep
-from service_kit.database import Fault
+from service_kit.database.database import Fault
 
 log = structlog.get_logger(__name__)
 ItemT = TypeVar("ItemT")

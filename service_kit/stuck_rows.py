@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from service_kit.batcher import SetAside
-from service_kit.database import DatabaseSettings, LockRetriesSpent
+from service_kit.database.database import DatabaseSettings, LockRetriesSpent
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 LOCK_WAITS = frozenset({1205, 1969, 3024})

@@ -14,12 +14,12 @@ from typing import Any, cast, get_args
 import pytest
 from sqlalchemy.engine import make_url
 
-from service_kit import migrating
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.migrating import Service
-from service_kit.server_programs import Flavour
-from tests.processes import Processes, free_port
-from tests.warehouse_kit import connection, sql
+from development.local_server import LocalServer, LocalServerSettings
+from development.server_programs import Flavour
+from service_kit.database import migrating
+from service_kit.database.migrating import Service
+from tests.kits.processes import Processes, free_port
+from tests.kits.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
 SERVER_SETTINGS = LocalServerSettings(buffer_pool_mib=256, redo_log_mib=128)

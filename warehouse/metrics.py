@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from service_kit.database import Database
+from service_kit.database.database import Database
 from service_kit.metrics import SIZES, Gauge, Histogram, Labels, Metrics, Series, Tally
 
 PREFIX = "warehouse"

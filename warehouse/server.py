@@ -16,32 +16,32 @@ from grpc_reflection.v1alpha import reflection
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import Background, end
 from service_kit.batcher import Batcher
-from service_kit.character_sets import report_wrong_columns
-from service_kit.database import Database, DatabaseAway
-from service_kit.database_problems import check_database
+from service_kit.database.character_sets import report_wrong_columns
+from service_kit.database.database import Database, DatabaseAway
+from service_kit.database.database_problems import check_database
 from service_kit.descriptors import room_for
 from service_kit.guesses import Guesses
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
 from service_kit.tracing import configure_tracing
-from warehouse.administration import Administration
 from warehouse.auth import Keyring
-from warehouse.catalogue import Catalogue
-from warehouse.edge import Edge
-from warehouse.entrance import Doorkeeper, Entrance, OpenCalls
-from warehouse.expiry import Sweeper
-from warehouse.incoming import bounded
 from warehouse.metrics import BatchMetrics, CallMetrics, open_gauge, stuck_gauges, warehouse_metrics
-from warehouse.open_streams import NOT_SERVING, Health, Reflection
-from warehouse.queries import StockQueries
-from warehouse.requests import RequestReader
-from warehouse.reservations import LevelBatcher, Reservations, StockBatcher
+from warehouse.reading.queries import StockQueries
+from warehouse.rpc.administration import Administration
+from warehouse.rpc.edge import Edge
+from warehouse.rpc.entrance import Doorkeeper, Entrance, OpenCalls
+from warehouse.rpc.incoming import bounded
+from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
+from warehouse.rpc.requests import RequestReader
+from warehouse.rpc.reservations import LevelBatcher, Reservations, StockBatcher
+from warehouse.rpc.steady_server import add_service, steady_server
+from warehouse.rpc.tls import server_credentials
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
-from warehouse.steady_server import add_service, steady_server
-from warehouse.store import LevelReader, StockStore
-from warehouse.tls import server_credentials
+from warehouse.writing.catalogue import Catalogue
+from warehouse.writing.expiry import Sweeper
+from warehouse.writing.store import LevelReader, StockStore
 
 log = structlog.get_logger(__name__)
 SERVICES = (

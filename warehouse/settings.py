@@ -9,12 +9,12 @@ from pydantic_settings import SettingsConfigDict
 
 from service_kit.batcher import BatcherSettings
 from service_kit.client_addresses import Network
-from service_kit.database import DatabaseSettings, service_database_url
+from service_kit.database.database import DatabaseSettings, service_database_url
 from service_kit.database_url import read_database_url
 from service_kit.pem import check_certificates, check_pair
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 from warehouse.auth import ApiKey, is_known_to_everybody
-from warehouse.sizes import MESSAGE_BYTES_LEAST
+from warehouse.stock.sizes import MESSAGE_BYTES_LEAST
 
 SESSIONS_PINNED = 2
 """Connections of the pool that a server keeps for itself: that of the store, and that of the reader of levels."""

@@ -1,5 +1,5 @@
 """Called by Alembic."""
 
-from service_kit.migrating import run_environment
+from service_kit.database.migrating import run_environment
 
 run_environment()

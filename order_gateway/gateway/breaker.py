@@ -10,7 +10,7 @@ import pybreaker
 import structlog
 from pydantic import BaseModel, Field
 
-from order_gateway.gateway import (
+from order_gateway.gateway.port import (
     Call,
     Done,
     GatewayFault,

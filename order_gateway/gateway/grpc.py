@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from order_gateway.gateway import (
+from order_gateway.gateway.port import (
     Call,
     CataloguePage,
     Done,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from order_gateway.gateway import Call, Done, HoldingState, Refusal, StockLine
 from order_gateway.gateway.inventory import Guard
+from order_gateway.gateway.port import Call, Done, HoldingState, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
 from warehouse.client import CallOptions, WarehouseClient, warehouse_pb2
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
-from order_gateway.gateway import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.grpc import price_of
+from order_gateway.gateway.port import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, or_refusal
 from order_gateway.orders import Instant
 from warehouse.client import (

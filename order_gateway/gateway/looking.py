@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
-from order_gateway.gateway import Call, StockLine, WarehouseGateway
+from order_gateway.gateway.port import Call, StockLine, WarehouseGateway
 
 
 async def free_stock(

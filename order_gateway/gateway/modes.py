@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.gateway import Mode
 from order_gateway.gateway.breaker import GuardedGateway, away
+from order_gateway.gateway.port import Mode
 from order_gateway.orders import Instant, Way
-from service_kit.database import Database, Fault
+from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)
 _READ = text("SELECT mode, instead_of, actor, switched_at FROM gateway_mode WHERE id = 1")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from order_gateway.gateway import Call, GatewayFault, HoldingState, Refusal
+from order_gateway.gateway.port import Call, GatewayFault, HoldingState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,

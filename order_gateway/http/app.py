@@ -7,22 +7,22 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from order_gateway.access import AccessSettings
-from order_gateway.answers import Answers
-from order_gateway.http.answer_headers import secure
-from order_gateway.http.auth import auth_guard, is_open
-from order_gateway.http.cors import cors_headers, cors_middleware
-from order_gateway.http.documents import DocumentRoutes
-from order_gateway.http.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
-from order_gateway.http.following import follow
-from order_gateway.http.guard import guards_middleware
-from order_gateway.http.host_check import host_guard
-from order_gateway.http.idempotency import idempotency_middleware
-from order_gateway.http.keys import Keyring
+from order_gateway.http.framework.documents import DocumentRoutes
+from order_gateway.http.framework.openapi import document
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import auth_guard, is_open
+from order_gateway.http.guards.cors import cors_headers, cors_middleware
+from order_gateway.http.guards.following import follow
+from order_gateway.http.guards.guard import guards_middleware
+from order_gateway.http.guards.host_check import host_guard
+from order_gateway.http.guards.idempotency import idempotency_middleware
+from order_gateway.http.guards.keys import Keyring
+from order_gateway.http.guards.slots import Slots, slots_middleware
+from order_gateway.http.guards.tokens import Tokens
 from order_gateway.http.login import LoginRoutes
-from order_gateway.http.openapi import document
-from order_gateway.http.operations import Operation
-from order_gateway.http.slots import Slots, slots_middleware
-from order_gateway.http.tokens import Tokens
+from order_gateway.http.wire.answer_headers import secure
+from order_gateway.http.wire.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
+from order_gateway.storage.answers import Answers
 from service_kit.background import Background
 from service_kit.guesses import Guesses
 from service_kit.logging import begin_call

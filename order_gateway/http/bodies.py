@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from order_gateway.http.fields import (
+from order_gateway.http.wire.fields import (
     ITEMS_MAX,
     Address,
     Body,

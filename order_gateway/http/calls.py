@@ -5,10 +5,10 @@ import uuid
 
 from aiohttp import web
 
-from order_gateway.gateway import Call
-from order_gateway.http.auth import CALLER
-from order_gateway.http.errors import CORRELATION_ID
-from order_gateway.http.idempotency import BEGUN, KEY
+from order_gateway.gateway.port import Call
+from order_gateway.http.guards.auth import CALLER
+from order_gateway.http.guards.idempotency import BEGUN, KEY
+from order_gateway.http.wire.errors import CORRELATION_ID
 
 
 def reading(request: web.Request) -> Call:

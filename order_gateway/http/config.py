@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from order_gateway.gateway import Mode, WarehouseGateway
 from order_gateway.gateway.modes import Modes, ModeStatus
-from order_gateway.http.auth import CALLER, Access
+from order_gateway.gateway.port import Mode, WarehouseGateway
 from order_gateway.http.bodies import ModeBody
-from order_gateway.http.errors import success
-from order_gateway.http.operations import Operation
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import CALLER, Access
+from order_gateway.http.wire.errors import success
 
 
 @dataclass(frozen=True, slots=True)

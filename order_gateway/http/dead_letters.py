@@ -6,13 +6,13 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import StringConstraints
 
-from order_gateway.http.auth import Access
-from order_gateway.http.errors import ApiError, success, success_page
-from order_gateway.http.fields import PageQuery, Query
-from order_gateway.http.operations import Operation
-from order_gateway.intents import Intents, ParkedStep
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import Access
+from order_gateway.http.wire.errors import ApiError, success, success_page
+from order_gateway.http.wire.fields import PageQuery, Query
 from order_gateway.orders import Instant, Step
-from order_gateway.relay import Relay
+from order_gateway.saga.intents import Intents, ParkedStep
+from order_gateway.saga.relay import Relay
 
 _STEPS = "|".join(Step)
 

@@ -12,17 +12,17 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
-from order_gateway.http.auth import PASS, Caller
-from order_gateway.http.connections import ended_by_hang_up
-from order_gateway.http.readers import is_digits
-from order_gateway.http.reading import invalid
-from order_gateway.http.slots import SLOT, TIME_LIMIT
-from order_gateway.listing import Happening, Listing
+from order_gateway.http.guards.auth import PASS, Caller
+from order_gateway.http.guards.slots import SLOT, TIME_LIMIT
+from order_gateway.http.wire.connections import ended_by_hang_up
+from order_gateway.http.wire.readers import is_digits
+from order_gateway.http.wire.reading import invalid
 from order_gateway.orders import Instant, Payment, Status, is_settled
-from order_gateway.store import Store
-from order_gateway.watching import Watching
+from order_gateway.storage.listing import Happening, Listing
+from order_gateway.storage.store import Store
+from order_gateway.storage.watching import Watching
 from service_kit.background import Background, end
-from service_kit.database import DatabaseFault
+from service_kit.database.database import DatabaseFault
 
 log = structlog.get_logger(__name__)
 BATCH = 100

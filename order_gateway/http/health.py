@@ -8,13 +8,13 @@ from typing import Literal
 
 from aiohttp import web
 
-from order_gateway.gateway import WarehouseGateway
+from order_gateway.gateway.port import WarehouseGateway
 from order_gateway.gateway.standing import Standing
-from order_gateway.http.auth import Access
-from order_gateway.http.errors import ApiError, success
-from order_gateway.http.operations import Operation
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import Access
+from order_gateway.http.wire.errors import ApiError, success
 from service_kit.background import Background
-from service_kit.database import Database, DatabaseAway
+from service_kit.database.database import Database, DatabaseAway
 from service_kit.remembered import Remembered
 
 

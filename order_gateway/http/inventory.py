@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from order_gateway.gateway import Refusal, StockLine
 from order_gateway.gateway.inventory import Availability, DirectHold, Inventory, Level, LevelKey, Wanted
-from order_gateway.http.auth import Access
+from order_gateway.gateway.port import Refusal, StockLine
 from order_gateway.http.bodies import (
     AvailabilityBody,
     CountBody,
@@ -20,11 +19,12 @@ from order_gateway.http.bodies import (
     ReserveBody,
 )
 from order_gateway.http.calls import changing, reading
-from order_gateway.http.errors import ApiError, from_refusal, success
-from order_gateway.http.fields import IdText, Query
-from order_gateway.http.operations import Operation
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import Access
 from order_gateway.http.order_holds import OF_ORDER, OrderHolds
 from order_gateway.http.views import HoldView, plain_id
+from order_gateway.http.wire.errors import ApiError, from_refusal, success
+from order_gateway.http.wire.fields import IdText, Query
 from order_gateway.orders import Instant, Order
 
 T = TypeVar("T")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from order_gateway.http.addresses import client_of
-from order_gateway.http.auth import Access
 from order_gateway.http.bodies import LoginBody
-from order_gateway.http.errors import ApiError, success
-from order_gateway.http.operations import Operation
-from order_gateway.http.tokens import Tokens
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import Access
+from order_gateway.http.guards.tokens import Tokens
+from order_gateway.http.wire.addresses import client_of
+from order_gateway.http.wire.errors import ApiError, success
 from service_kit.client_addresses import Network
 from service_kit.guesses import Guesses
 from service_kit.rates import RateLimit

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from order_gateway.http.errors import CLIENT_GONE, ERROR_CODE
+from order_gateway.http.wire.errors import CLIENT_GONE, ERROR_CODE
 from order_gateway.metrics import GatewayMetrics
 from service_kit.logging import note_call
 from service_kit.tracing import Tracing, current_traceparent, trace_id

@@ -2,16 +2,16 @@
 
 from aiohttp import web
 
-from order_gateway.gateway import Refusal
 from order_gateway.gateway.inventory import DirectHold, Inventory
-from order_gateway.http.auth import CALLER
+from order_gateway.gateway.port import Refusal
 from order_gateway.http.calls import changing, reading
-from order_gateway.http.errors import ApiError, from_illegal, from_refusal
+from order_gateway.http.guards.auth import CALLER
 from order_gateway.http.views import HoldView, hold_view
+from order_gateway.http.wire.errors import ApiError, from_illegal, from_refusal
 from order_gateway.identity import parse
 from order_gateway.orders import Illegal, Order, OrderNotFound, Reason, Status
-from order_gateway.saga import Saga
-from order_gateway.store import Store
+from order_gateway.saga.saga import Saga
+from order_gateway.storage.store import Store
 
 _WAITING = (Status.PENDING_RESERVATION, Status.PENDING)
 _ENDED = (Status.CANCELLED, Status.REJECTED)

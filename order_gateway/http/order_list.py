@@ -5,16 +5,25 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from order_gateway.http.auth import CALLER
-from order_gateway.http.errors import success_page
 from order_gateway.http.events import EventView, Streams
-from order_gateway.http.fields import DAY, USER_ID, ById, From, PageQuery, Until, UserId, unset_if_empty
-from order_gateway.http.operations import Operation
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import CALLER
 from order_gateway.http.orders import ORDER, visible_order
 from order_gateway.http.views import OrderView, order_view
-from order_gateway.listing import Filter, Listing
+from order_gateway.http.wire.errors import success_page
+from order_gateway.http.wire.fields import (
+    DAY,
+    USER_ID,
+    ById,
+    From,
+    PageQuery,
+    Until,
+    UserId,
+    unset_if_empty,
+)
 from order_gateway.orders import Status
-from order_gateway.store import Store
+from order_gateway.storage.listing import Filter, Listing
+from order_gateway.storage.store import Store
 
 _STATUS = {"type": "string", "enum": list(Status)}
 

@@ -5,23 +5,29 @@ import asyncio
 from aiohttp import web
 from pydantic import Field
 
-from order_gateway.answers import Begun
-from order_gateway.basket import Basket, Wish
-from order_gateway.gateway import Call, Refusal
-from order_gateway.http.auth import CALLER, Access, must_still_be_valid
+from order_gateway.gateway.port import Call, Refusal
 from order_gateway.http.bodies import CancelBody, OrderBody, PaymentBody, StatusBody
-from order_gateway.http.connections import ended_by_hang_up
-from order_gateway.http.errors import CORRELATION_ID, ApiError, from_illegal, from_refusal, success
-from order_gateway.http.fields import ById, Query, WaitSeconds
-from order_gateway.http.idempotency import BEGUN, KEY
-from order_gateway.http.operations import Operation
-from order_gateway.http.reading import invalid
-from order_gateway.http.slots import SLOT
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import CALLER, Access, must_still_be_valid
+from order_gateway.http.guards.idempotency import BEGUN, KEY
+from order_gateway.http.guards.slots import SLOT
 from order_gateway.http.views import OrderView, order_view
+from order_gateway.http.wire.connections import ended_by_hang_up
+from order_gateway.http.wire.errors import (
+    CORRELATION_ID,
+    ApiError,
+    from_illegal,
+    from_refusal,
+    success,
+)
+from order_gateway.http.wire.fields import ById, Query, WaitSeconds
+from order_gateway.http.wire.reading import invalid
 from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
-from order_gateway.saga import PaymentAwaited, Saga
-from order_gateway.store import Applied, Store
-from order_gateway.watching import Watching
+from order_gateway.pricing.basket import Basket, Wish
+from order_gateway.saga.saga import PaymentAwaited, Saga
+from order_gateway.storage.answers import Begun
+from order_gateway.storage.store import Applied, Store
+from order_gateway.storage.watching import Watching
 from service_kit.logging import note_call
 
 PLACED = (

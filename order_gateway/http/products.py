@@ -4,10 +4,10 @@ from aiohttp import web
 
 from order_gateway.gateway.inventory import CatalogueProduct, Inventory
 from order_gateway.http.calls import reading
-from order_gateway.http.errors import success, success_page
-from order_gateway.http.fields import ById, PageQuery
+from order_gateway.http.framework.operations import Operation
 from order_gateway.http.inventory import agreed
-from order_gateway.http.operations import Operation
+from order_gateway.http.wire.errors import success, success_page
+from order_gateway.http.wire.fields import ById, PageQuery
 
 
 class ProductRoutes:

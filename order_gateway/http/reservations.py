@@ -6,19 +6,19 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import StringConstraints
 
-from order_gateway.gateway import StockLine
 from order_gateway.gateway.inventory import Inventory
-from order_gateway.http.auth import CALLER, Access
+from order_gateway.gateway.port import StockLine
 from order_gateway.http.bodies import CancelBody, ReservationBody
 from order_gateway.http.calls import changing
-from order_gateway.http.errors import ApiError, success
-from order_gateway.http.fields import Query
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import CALLER, Access
 from order_gateway.http.inventory import CLOSED, HELD, take_hold
-from order_gateway.http.operations import Operation
 from order_gateway.http.order_holds import OF_ORDER, OrderHolds
-from order_gateway.http.readers import is_digits
 from order_gateway.http.views import HoldView, hold_view
-from order_gateway.listing import Listing
+from order_gateway.http.wire.errors import ApiError, success
+from order_gateway.http.wire.fields import Query
+from order_gateway.http.wire.readers import is_digits
+from order_gateway.storage.listing import Listing
 
 
 class HoldPath(Query):

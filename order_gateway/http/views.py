@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from order_gateway.gateway import StockLine
 from order_gateway.gateway.inventory import DirectHold
-from order_gateway.http.readers import is_digits
+from order_gateway.gateway.port import StockLine
+from order_gateway.http.wire.readers import is_digits
 from order_gateway.orders import Instant, Item, Order, Payment, Reservation, Status
 
 

@@ -2,11 +2,11 @@
 
 from aiohttp import web
 
-from order_gateway.http.auth import Access
-from order_gateway.http.errors import success
-from order_gateway.http.fields import ById
-from order_gateway.http.operations import Operation
-from order_gateway.why import Explaining, Explanation
+from order_gateway.audit.why import Explaining, Explanation
+from order_gateway.http.framework.operations import Operation
+from order_gateway.http.guards.auth import Access
+from order_gateway.http.wire.errors import success
+from order_gateway.http.wire.fields import ById
 
 
 class WhyRoutes:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.orders import Step
-from service_kit.database import Database
+from service_kit.database.database import Database
 
 FORGOTTEN_AT_ONCE = 100
 """Old messages deleted with each new one, so that the table stays as short as its time."""

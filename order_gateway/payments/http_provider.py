@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from order_gateway.payment_settings import HttpProviderSettings
+from order_gateway.payments.payment_settings import HttpProviderSettings
 from order_gateway.payments.port import Authorised, Bill, Charged, Declined, Pending, ProviderFault, Refunded
 
 log = structlog.get_logger(__name__)

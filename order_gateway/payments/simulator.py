@@ -5,7 +5,7 @@ import hashlib
 import random
 from decimal import Decimal
 
-from order_gateway.payment_settings import SimulatorSettings
+from order_gateway.payments.payment_settings import SimulatorSettings
 from order_gateway.payments.port import Authorised, Bill, Charged, Declined, ProviderFault, Refunded
 
 SIMULATE_DECLINE = "simulate-decline"

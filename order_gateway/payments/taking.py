@@ -7,7 +7,7 @@ from typing import TypeVar
 import structlog
 import tenacity
 
-from order_gateway.payment_settings import PaymentSettings
+from order_gateway.payments.payment_settings import PaymentSettings
 from order_gateway.payments.port import (
     Authorised,
     Bill,

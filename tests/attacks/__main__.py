@@ -18,14 +18,14 @@ from pathlib import Path
 import aiohttp
 import grpc
 
+from development.local_server import LocalServer
+from development.service_process import ServiceProcess
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
-from service_kit import migrating
-from service_kit.local_server import LocalServer
-from service_kit.service_process import ServiceProcess
+from service_kit.database import migrating
 from tests.attacks.attackers import WAREHOUSE_ATTACKS, gateway_attacks
 from tests.attacks.http import PREFIX, as_person, key_only
-from tests.processes import ROOT, Processes
+from tests.kits.processes import ROOT, Processes
 from warehouse.demo import load_demo
 
 SECONDS = 4.0

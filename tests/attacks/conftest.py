@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.attacked import Attacked, attacked, public_keys
 from tests.conftest import MakeDatabase
-from tests.processes import Processes
+from tests.kits.attacked import Attacked, attacked, public_keys
+from tests.kits.processes import Processes
 
 SURPRISE = re.compile(r'unforeseen|Traceback|call_failed|failed_outside|Unhandled|never retrieved|"status":500')
 

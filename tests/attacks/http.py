@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jwt
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
-from tests.processes import DEVELOPMENT_API_KEY
+from tests.kits.processes import DEVELOPMENT_API_KEY
 
 KEY = {"X-API-Key": DEVELOPMENT_API_KEY}
 PREFIX = "/api/v1"

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.attacks.attacked import Attacked
 from tests.fuzzing.campaign import campaign
+from tests.kits.attacked import Attacked
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 SECONDS = 15

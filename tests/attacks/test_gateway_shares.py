@@ -20,7 +20,7 @@ from tests.attacks.sockets import (
     seconds_until_ended,
     status_of,
 )
-from tests.processes import Processes
+from tests.kits.processes import Processes
 from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]

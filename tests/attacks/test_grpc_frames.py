@@ -9,10 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
+from development.service_process import NO_PROXY
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import stock_pb2_grpc
-from service_kit.service_process import NO_PROXY
-from tests.attacks.attacked import Attacked, resident_mib
 from tests.fuzzing.grpc_requests import (
     CONTINUATION,
     DATA,
@@ -29,6 +28,7 @@ from tests.fuzzing.grpc_requests import (
     frame,
     packed,
 )
+from tests.kits.attacked import Attacked, resident_mib
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised", "serving")]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from tests.attacks.attacked import ORDERS, WISH, Attacked, http, statuses
+from tests.kits.attacked import ORDERS, WISH, Attacked, http, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]
 

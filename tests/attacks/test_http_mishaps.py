@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.attacked import ORDER, ORDERS, WISH, Attacked, http, statuses
+from tests.kits.attacked import ORDER, ORDERS, WISH, Attacked, http, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]
 PATIENCE_SECONDS = 20

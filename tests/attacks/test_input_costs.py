@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
+from development.service_process import NO_PROXY
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit.service_process import NO_PROXY
-from tests.attacks.attacked import Attacked, cpu_seconds, http, statuses
+from tests.kits.attacked import Attacked, cpu_seconds, http, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 TRIES = 3

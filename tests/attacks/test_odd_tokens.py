@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
-from tests.attacks.attacked import KEYS, ORDERS, Attacked, http, statuses
+from tests.kits.attacked import KEYS, ORDERS, Attacked, http, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]
 

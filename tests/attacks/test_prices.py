@@ -12,7 +12,7 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1.stock_pb2 import CreateProductRequest
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
-from tests.attacks.attacked import ORDERS, WISH, Attacked, http, statuses
+from tests.kits.attacked import ORDERS, WISH, Attacked, http, statuses
 from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]

@@ -15,7 +15,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
-from tests.attacks.attacked import resident_mib
 from tests.attacks.frames import (
     CHECK,
     CONTINUATION,
@@ -36,8 +35,9 @@ from tests.attacks.frames import (
     rapid_resets,
 )
 from tests.attacks.sockets import connections, is_ended, seconds_until_ended
-from tests.warehouse_kit import No, connection, outcome, refused, reserve, serving
-from tests.warehouse_kit import calling as calling_without_key
+from tests.kits.attacked import resident_mib
+from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
+from tests.kits.warehouse_kit import calling as calling_without_key
 from warehouse.auth import ApiKey, Role
 from warehouse.server import running
 from warehouse.settings import OpenCallSettings, WarehouseSettings

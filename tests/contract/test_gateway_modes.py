@@ -7,22 +7,22 @@ from decimal import Decimal
 
 import pytest
 
-from order_gateway.audit import OrdersAudit
-from order_gateway.gateway import Call, GatewayFault, Mode, Refusal, StockLine
+from order_gateway.audit.audit import OrdersAudit
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.modes import Modes
-from order_gateway.intents import Intents
+from order_gateway.gateway.port import Call, GatewayFault, Mode, Refusal, StockLine
 from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, is_settled
 from order_gateway.payments import Payments, PaymentSimulator
-from order_gateway.relay import Relay
-from order_gateway.saga import Saga, SagaSettings, StepFault
+from order_gateway.saga.intents import Intents
+from order_gateway.saga.relay import Relay
+from order_gateway.saga.saga import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
-from order_gateway.store import Store, StoreSettings
-from service_kit.database import Database
-from tests.processes import Processes
-from tests.shop_processes import until
+from order_gateway.storage.store import Store, StoreSettings
+from service_kit.database.database import Database
+from tests.kits.processes import Processes
+from tests.kits.shop_processes import until
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from service_kit.server_programs import Flavour
-from service_kit.service_process import grpc_is_serving, http_answers
-from tests.development_run import PATIENCE_SECONDS, Run, development
-from tests.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment, free_port
-from tests.warehouse_kit import sql
+from development.server_programs import Flavour
+from development.service_process import grpc_is_serving, http_answers
+from tests.kits.development_run import PATIENCE_SECONDS, Run, development
+from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment, free_port
+from tests.kits.warehouse_kit import sql
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 

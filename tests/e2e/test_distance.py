@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.processes import DEVELOPMENT_API_KEY, Processes
-from tests.shop_processes import order, until
-from tests.tcp_proxy import proxied
-from tests.warehouse_kit import scalar, sql
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.shop_processes import order, until
+from tests.kits.tcp_proxy import proxied
+from tests.kits.warehouse_kit import scalar, sql
 from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
 

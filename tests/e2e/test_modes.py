@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
-from tests.shop_processes import Shop, order, until
+from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
+from tests.kits.shop_processes import Shop, order, until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

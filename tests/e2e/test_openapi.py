@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

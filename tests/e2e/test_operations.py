@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import DEVELOPMENT_API_KEY, Processes
-from tests.warehouse_kit import sql
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.warehouse_kit import sql
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from tests.processes import Processes
-from tests.shop_processes import Shop, order, until, until_instant
+from tests.kits.processes import Processes
+from tests.kits.shop_processes import Shop, order, until, until_instant
 from warehouse.client import ReservationState, line
 from warehouse.demo import load_demo
 

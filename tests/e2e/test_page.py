@@ -15,7 +15,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from order_gateway.payments.signing import sign
-from tests.payment_kit import CALLBACK_SECRET, ReferenceProvider, violations
-from tests.processes import DEVELOPMENT_API_KEY, Processes, free_port
+from tests.kits.payment_kit import CALLBACK_SECRET, ReferenceProvider, violations
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
 

@@ -15,9 +15,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from service_kit.server_programs import Flavour
-from tests.development_run import Run, development
-from tests.processes import ROOT, clean_environment, free_port
+from development.server_programs import Flavour
+from tests.kits.development_run import Run, development
+from tests.kits.processes import ROOT, clean_environment, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from service_kit.server_programs import Flavour
-from service_kit.service_process import ServiceProcess, http_answers
-from tests.development_run import Run
-from tests.payment_kit import paths
-from tests.processes import ROOT, clean_environment, free_port
+from development.server_programs import Flavour
+from development.service_process import ServiceProcess, http_answers
+from tests.kits.development_run import Run
+from tests.kits.payment_kit import paths
+from tests.kits.processes import ROOT, clean_environment, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 _CHANGING = (
@@ -58,7 +58,7 @@ class Reader:
         if words[-2:] == ["make", "run"]:
             self._run(dict(word.split("=", 1) for word in words[:-2]))
             return ""
-        if "tests.reference_provider" in words:
+        if "tests.kits.reference_provider" in words:
             self._provide(words[1:])
             return ""
         shell = re.sub(r"(localhost|127\.0\.0\.1):(\d+)", self._elsewhere, command)

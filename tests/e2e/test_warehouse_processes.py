@@ -11,12 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from development.local_server import LocalServer
+from development.service_process import ServiceProcess
 from generated.warehouse.v1 import stock_pb2 as stock
-from service_kit import migrating
-from service_kit.local_server import LocalServer
-from service_kit.service_process import ServiceProcess
-from tests.processes import Processes
-from tests.warehouse_kit import No, assert_clean, calling, fresh, outcome, reserve, scalar, sql
+from service_kit.database import migrating
+from tests.kits.processes import Processes
+from tests.kits.warehouse_kit import (
+    No,
+    assert_clean,
+    calling,
+    fresh,
+    outcome,
+    reserve,
+    scalar,
+    sql,
+)
 from warehouse.client import ClientSettings, InsufficientStock, WarehouseClient, line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]

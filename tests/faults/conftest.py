@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from service_kit import migrating
-from service_kit.database import Database, DatabaseSettings, DriverSession
-from service_kit.migrating import Service
-from tests.faults.galera import GaleraCluster
-from tests.faults.mysql_group import MysqlGroup
-from tests.warehouse_kit import fresh
+from service_kit.database import migrating
+from service_kit.database.database import Database, DatabaseSettings, DriverSession
+from service_kit.database.migrating import Service
+from tests.kits.galera import GaleraCluster
+from tests.kits.mysql_group import MysqlGroup
+from tests.kits.warehouse_kit import fresh
 
 MakeUrls = Callable[[Service], list[str]]
 OpenDatabase = Callable[[str], Database]

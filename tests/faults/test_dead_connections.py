@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy.engine import make_url
 
-from service_kit.database import Database, DatabaseSettings, DriverSession
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.server_programs import Flavour
-from tests.faults.database_proxy import DatabaseProxy, proxied
-from tests.warehouse_kit import scalar, sql
+from development.local_server import LocalServer, LocalServerSettings
+from development.server_programs import Flavour
+from service_kit.database.database import Database, DatabaseSettings, DriverSession
+from tests.kits.database_proxy import DatabaseProxy, proxied
+from tests.kits.warehouse_kit import scalar, sql
 
 pytestmark = pytest.mark.sql
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

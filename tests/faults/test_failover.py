@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import make_url
 
-from order_gateway.answers import Answers, Begun, InProgress
-from service_kit import migrating
-from service_kit.database import Database, DatabaseSettings, DriverSession
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.server_programs import Flavour
-from tests.faults.database_proxy import proxied
-from tests.faults.plain_account import PLAIN, plain_url, read_only
-from tests.orders_api import KEY, ORDER, Api, serving_orders
-from tests.warehouse_kit import fresh, reserve, scalar, serving, sql
+from development.local_server import LocalServer, LocalServerSettings
+from development.server_programs import Flavour
+from order_gateway.storage.answers import Answers, Begun, InProgress
+from service_kit.database import migrating
+from service_kit.database.database import Database, DatabaseSettings, DriverSession
+from tests.kits.database_proxy import proxied
+from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
+from tests.kits.plain_account import PLAIN, plain_url, read_only
+from tests.kits.warehouse_kit import fresh, reserve, scalar, serving, sql
 
 pytestmark = pytest.mark.sql
 MOVES_WITHIN_SECONDS = 5

@@ -14,16 +14,23 @@ import pymysql
 import pytest
 import pytest_asyncio
 
-from service_kit import atomic_packet
-from service_kit.database import Database, DatabaseAway, DatabaseSettings
+from service_kit.database import atomic_packet
+from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
 from tests.faults.conftest import MakeUrls, OpenSession
-from tests.faults.galera import EVICTION_SECONDS, GaleraCluster
-from tests.faults.several_nodes import PRODUCTS, Told, ask, everything_is_as_told, stock_up, until
-from tests.processes import ROOT, clean_environment
-from tests.warehouse_kit import Calls, No, fresh, outcome, reserve, serving, sql
-from warehouse.commands import Line, Reserve
-from warehouse.records import State
-from warehouse.store import StockStore
+from tests.kits.galera import EVICTION_SECONDS, GaleraCluster
+from tests.kits.processes import ROOT, clean_environment
+from tests.kits.several_nodes import (
+    PRODUCTS,
+    Told,
+    ask,
+    everything_is_as_told,
+    stock_up,
+    until,
+)
+from tests.kits.warehouse_kit import Calls, No, fresh, outcome, reserve, serving, sql
+from warehouse.stock.commands import Line, Reserve
+from warehouse.stock.records import State
+from warehouse.writing.store import StockStore
 
 pytestmark = pytest.mark.galera
 Start = Callable[[Callable[[], None]], Awaitable[None]]

@@ -11,12 +11,12 @@ from random import Random
 import pytest
 import pytest_asyncio
 
-from order_gateway.answers import Answers, Begun
 from order_gateway.orders import NewItem, NewOrder, Reason, Status, Way
-from order_gateway.placing import Claimed, ClaimLost
+from order_gateway.storage.answers import Answers, Begun
+from order_gateway.storage.placing import Claimed, ClaimLost
 from tests.faults.conftest import PATIENT, MakeUrls
-from tests.scripted_orders import World
-from tests.warehouse_kit import scalar, sql
+from tests.kits.scripted_orders import World
+from tests.kits.warehouse_kit import scalar, sql
 
 pytestmark = pytest.mark.galera
 CLUSTER_SECONDS = float(os.environ.get("CLUSTER_SECONDS") or 15)

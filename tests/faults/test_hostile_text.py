@@ -13,12 +13,12 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit import database_connection
-from service_kit.database import Database, DatabaseAway, DatabaseSettings
-from service_kit.database_connection import literal
-from tests.faults.database_proxy import proxied
-from tests.orders_api import KEY, ORDER, Api, serving_orders
-from tests.warehouse_kit import (
+from service_kit.database import database_connection
+from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
+from service_kit.database.database_connection import literal
+from tests.kits.database_proxy import proxied
+from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
+from tests.kits.warehouse_kit import (
     Calls,
     No,
     assert_clean,

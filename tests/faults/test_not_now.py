@@ -11,13 +11,22 @@ import structlog
 from aiohttp.test_utils import TestClient
 from grpc_health.v1 import health_pb2
 
+from development.local_server import LocalServer
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit.database import Database, DatabaseAway, DatabaseSettings
-from service_kit.local_server import LocalServer
-from tests.faults.plain_account import PLAIN, plain_url, read_only
-from tests.orders_api import KEY, ORDER, Api, serving_orders
-from tests.warehouse_kit import Calls, No, assert_clean, outcome, refused, reserve, serving, sql
-from warehouse.store import StockStore
+from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
+from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
+from tests.kits.plain_account import PLAIN, plain_url, read_only
+from tests.kits.warehouse_kit import (
+    Calls,
+    No,
+    assert_clean,
+    outcome,
+    refused,
+    reserve,
+    serving,
+    sql,
+)
+from warehouse.writing.store import StockStore
 
 pytestmark = pytest.mark.sql
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

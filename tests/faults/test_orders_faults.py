@@ -8,9 +8,9 @@ import pytest
 
 from order_gateway.orders import Illegal, Payment, Reason, Status, Stock
 from service_kit.starting import Exit
-from tests.faults.database_proxy import DatabaseProxy, proxied
-from tests.processes import ROOT, clean_environment, free_port
-from tests.scripted_orders import World
+from tests.kits.database_proxy import DatabaseProxy, proxied
+from tests.kits.processes import ROOT, clean_environment, free_port
+from tests.kits.scripted_orders import World
 
 pytestmark = pytest.mark.sql
 

@@ -12,14 +12,14 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
+from development.local_server import LocalServer
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit import migrating
 from service_kit.batcher import BatcherSettings
-from service_kit.database import Database, DatabaseSettings, DriverSession, error_number
-from service_kit.local_server import LocalServer
-from tests.faults.database_proxy import proxied
-from tests.warehouse_kit import (
+from service_kit.database import migrating
+from service_kit.database.database import Database, DatabaseSettings, DriverSession, error_number
+from tests.kits.database_proxy import proxied
+from tests.kits.warehouse_kit import (
     COMMITTED,
     EXPIRED,
     Calls,
@@ -39,10 +39,10 @@ from tests.warehouse_kit import (
     sql,
     until_someone_waits_for_a_lock,
 )
-from warehouse.commands import Answer, ChangeStock, StockDrift
-from warehouse.records import MovementType
 from warehouse.server import SERVICES
-from warehouse.store import StockStore
+from warehouse.stock.commands import Answer, ChangeStock, StockDrift
+from warehouse.stock.records import MovementType
+from warehouse.writing.store import StockStore
 
 pytestmark = pytest.mark.sql
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

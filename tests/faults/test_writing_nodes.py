@@ -15,16 +15,24 @@ import pymysql
 import pytest
 import pytest_asyncio
 
-from service_kit import atomic_packet, migrating
 from service_kit.batcher import SetAside
-from service_kit.database import error_number
+from service_kit.database import atomic_packet, migrating
+from service_kit.database.database import error_number
 from tests.faults.conftest import OpenDatabase, OpenSession
-from tests.faults.galera import GaleraCluster
-from tests.faults.mysql_group import MysqlGroup
-from tests.faults.several_nodes import PRODUCTS, UNITS, Told, ask, everything_is_as_told, stock_up, until
-from tests.warehouse_kit import assert_clean, cancel, fresh, reserve, serving, sql
-from warehouse.commands import Cancel, Command, Commit, Line, Reserve
-from warehouse.store import StockStore
+from tests.kits.galera import GaleraCluster
+from tests.kits.mysql_group import MysqlGroup
+from tests.kits.several_nodes import (
+    PRODUCTS,
+    UNITS,
+    Told,
+    ask,
+    everything_is_as_told,
+    stock_up,
+    until,
+)
+from tests.kits.warehouse_kit import assert_clean, cancel, fresh, reserve, serving, sql
+from warehouse.stock.commands import Cancel, Command, Commit, Line, Reserve
+from warehouse.writing.store import StockStore
 
 pytestmark = pytest.mark.galera
 CLUSTER_SECONDS = float(os.environ.get("CLUSTER_SECONDS") or 15)

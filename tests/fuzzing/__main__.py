@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from service_kit.local_server import LocalServer, LocalServerSettings
-from service_kit.migrating import Service, upgrade
-from tests.attacks.attacked import attacked
+from development.local_server import LocalServer, LocalServerSettings
+from service_kit.database.migrating import Service, upgrade
 from tests.fuzzing.campaign import campaign
-from tests.processes import Processes
+from tests.kits.attacked import attacked
+from tests.kits.processes import Processes
 
 RATE = "600"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service_kit.progress import Progress
-from tests.attacks.attacked import Attacked, resident_mib
-from tests.processes import ROOT
+from tests.kits.attacked import Attacked, resident_mib
+from tests.kits.processes import ROOT
 
 SHARES = {"http": 0.4, "grpc": 0.45, "frames": 0.15}
 """Of all requests, by kind."""

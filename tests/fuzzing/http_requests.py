@@ -12,7 +12,7 @@ import jwt
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from tests.fuzzing.odd import NUMBERS, TEXTS, TOKENS, mutated
-from tests.processes import DEVELOPMENT_API_KEY
+from tests.kits.processes import DEVELOPMENT_API_KEY
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
 DEPTH_MAX = 6

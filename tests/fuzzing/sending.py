@@ -17,10 +17,10 @@ from typing import Any
 import grpc
 import uvloop
 
-from service_kit.service_process import NO_PROXY
+from development.service_process import NO_PROXY
 from tests.fuzzing.grpc_requests import GrpcRequests
 from tests.fuzzing.http_requests import HttpRequests, Sent
-from tests.processes import DEVELOPMENT_API_KEY
+from tests.kits.processes import DEVELOPMENT_API_KEY
 
 NICE = 19
 HTTP_CONNECTIONS = 4

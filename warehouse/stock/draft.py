@@ -4,10 +4,20 @@ from collections.abc import Iterable
 
 import msgspec
 
-from warehouse import refusals
-from warehouse.commands import Answer, Cancel, Command, Commit, Line, Outcome, StockDrift, decode_answer, encode_answer
-from warehouse.events import describe_level, describe_reservation
-from warehouse.records import (
+from warehouse.stock import refusals
+from warehouse.stock.commands import (
+    Answer,
+    Cancel,
+    Command,
+    Commit,
+    Line,
+    Outcome,
+    StockDrift,
+    decode_answer,
+    encode_answer,
+)
+from warehouse.stock.events import describe_level, describe_reservation
+from warehouse.stock.records import (
     Event,
     HeldLine,
     Level,
@@ -19,8 +29,8 @@ from warehouse.records import (
     StoredAnswer,
     uuid7,
 )
-from warehouse.refusals import Refusal
-from warehouse.sizes import HOLDS_BYTES_MAX, holds_bytes
+from warehouse.stock.refusals import Refusal
+from warehouse.stock.sizes import HOLDS_BYTES_MAX, holds_bytes
 from warehouse.stock.snapshot import Decision, Order, Stock
 
 _encode = msgspec.json.Encoder().encode

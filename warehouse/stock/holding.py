@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from warehouse import refusals
-from warehouse.commands import Answer, Extend, Line, Reserve
-from warehouse.records import HeldLine, MovementType, Reservation, State
-from warehouse.refusals import Refusal, Shortage
+from warehouse.stock import refusals
+from warehouse.stock.commands import Answer, Extend, Line, Reserve
 from warehouse.stock.draft import NEW_ORDER, Draft
+from warehouse.stock.records import HeldLine, MovementType, Reservation, State
+from warehouse.stock.refusals import Refusal, Shortage
 from warehouse.stock.releasing import release
 from warehouse.stock.snapshot import Order
 

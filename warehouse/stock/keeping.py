@@ -1,11 +1,11 @@
 """Units that come, go and are counted. Pure."""
 
-from warehouse import refusals
-from warehouse.commands import Answer, ChangeStock, CountStock, StockCommand
-from warehouse.events import describe_level, describe_movement
-from warehouse.records import Level, MovementType
-from warehouse.refusals import Reason, Refusal, Shortage
+from warehouse.stock import refusals
+from warehouse.stock.commands import Answer, ChangeStock, CountStock, StockCommand
 from warehouse.stock.draft import Cause, Draft
+from warehouse.stock.events import describe_level, describe_movement
+from warehouse.stock.records import Level, MovementType
+from warehouse.stock.refusals import Reason, Refusal, Shortage
 
 
 def change_stock(draft: Draft, command: ChangeStock) -> Answer | Refusal:

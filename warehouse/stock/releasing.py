@@ -2,11 +2,11 @@
 
 import msgspec
 
-from warehouse import refusals
-from warehouse.commands import Answer, Cancel, Command, Expire, decode_answer
-from warehouse.records import MovementType, Reservation, State
-from warehouse.refusals import Refusal
+from warehouse.stock import refusals
+from warehouse.stock.commands import Answer, Cancel, Command, Expire, decode_answer
 from warehouse.stock.draft import Draft
+from warehouse.stock.records import MovementType, Reservation, State
+from warehouse.stock.refusals import Refusal
 
 _replace = msgspec.structs.replace
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from warehouse import refusals
-from warehouse.commands import Answer, Commit, Line
-from warehouse.records import LevelKey, MovementType, Reservation, State
-from warehouse.refusals import Refusal, Shortage
+from warehouse.stock import refusals
+from warehouse.stock.commands import Answer, Commit, Line
 from warehouse.stock.draft import Draft
+from warehouse.stock.records import LevelKey, MovementType, Reservation, State
+from warehouse.stock.refusals import Refusal, Shortage
 from warehouse.stock.releasing import release
 
 _replace = msgspec.structs.replace

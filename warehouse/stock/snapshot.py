@@ -2,8 +2,15 @@
 
 import msgspec
 
-from warehouse.commands import Outcome
-from warehouse.records import Event, Level, LevelKey, Movement, Reservation, StoredAnswer
+from warehouse.stock.commands import Outcome
+from warehouse.stock.records import (
+    Event,
+    Level,
+    LevelKey,
+    Movement,
+    Reservation,
+    StoredAnswer,
+)
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ with an emoji could not be stored, and an order could not be cancelled with such
 
 from alembic import op
 
-from service_kit.character_sets import convert
+from service_kit.database.character_sets import convert
 
 revision = "0009"
 down_revision = "0008"

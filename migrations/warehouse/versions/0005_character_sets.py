@@ -5,7 +5,7 @@ The tables say so themselves from the beginning; not so the one of Alembic, nor 
 
 from alembic import op
 
-from service_kit.character_sets import convert
+from service_kit.database.character_sets import convert
 
 revision = "0005"
 down_revision = "0002"

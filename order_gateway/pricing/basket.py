@@ -1,0 +1,240 @@
+"""From what a customer asks for to the lines of an order: prices from the catalogue, a warehouse for each."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from order_gateway.allocation import allot
+from order_gateway.gateway.looking import free_stock
+from order_gateway.gateway.modes import Choice
+from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, WarehouseGateway
+from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
+from order_gateway.pricing.known_products import KnownProducts
+from order_gateway.pricing.recent import Recent
+from service_kit.currencies import CENT, WITHOUT_CENTS
+
+log = structlog.get_logger(__name__)
+CATALOGUE_SIZE_MAX = 100_000
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a customer asks for; `warehouse_id` None: wherever there is enough."""
+
+    product_id: int
+    warehouse_id: int | None
+    quantity: int
+    unit_price: Decimal | None
+
+
+class Catalogue:
+    """Products of the warehouse, remembered for a short while; for longer if its answer is late or does not come.
+
+    Args:
+        keep_seconds: how old what is known may be.
+        known: what is asked when neither the warehouse nor this process's memory has an answer.
+        deadline_seconds: how long an order waits for the warehouse, where its products are known from before.
+        ask_seconds: how long the warehouse is asked; an answer that is too late for one order serves the next.
+        recall_seconds: how long what `known` said is not asked for again.
+    """
+
+    def __init__(
+        self,
+        gateway: WarehouseGateway,
+        keep_seconds: float,
+        known: KnownProducts | None = None,
+        deadline_seconds: float = 1,
+        ask_seconds: float = 3,
+        recall_seconds: float = 10,
+    ) -> None:
+        self._gateway = gateway
+        self._keep_seconds = keep_seconds
+        self._deadline_seconds = deadline_seconds
+        self._ask_seconds = max(ask_seconds, deadline_seconds)
+        self._recall_seconds = recall_seconds
+        self._answered: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
+        self._recalled: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
+        self._known = known
+        self._asking: dict[tuple[int, ...], asyncio.Future[Mapping[int, Product]]] = {}
+
+    async def products(self, product_ids: set[int], call: Call) -> dict[int, Product]:
+        """Those of `product_ids` that exist. Raises: GatewayFault, if the warehouse must be asked and is away."""
+        fresh = _found(self._answered, product_ids, self._keep_seconds)
+        if len(fresh) == len(product_ids):
+            return fresh
+        unknown = tuple(sorted(product_ids - fresh.keys()))
+        asking = self._ask_once(unknown, call)
+        await asyncio.wait([asking], timeout=self._deadline_seconds)
+        if not asking.done() or asking.exception() is not None:
+            recalled = await self._recall(unknown)
+            if len(recalled) == len(unknown):
+                return {**fresh, **recalled}
+        return {**fresh, **await asyncio.shield(asking)}
+
+    def _ask_once(self, product_ids: tuple[int, ...], call: Call) -> asyncio.Future[Mapping[int, Product]]:
+        """Those who want to know the same at the same time wait for the same answer."""
+        asking = self._asking.get(product_ids)
+        if asking is None:
+            asking = asyncio.ensure_future(self._ask(product_ids, call))
+            self._asking[product_ids] = asking
+            asking.add_done_callback(lambda done: self._asked(product_ids, done))
+        return asking
+
+    def _asked(self, product_ids: tuple[int, ...], done: asyncio.Future[Mapping[int, Product]]) -> None:
+        self._asking.pop(product_ids, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # There may be nobody left who waits for it.
+            log.debug("products_not_told", error=str(error))
+
+    async def _ask(self, product_ids: tuple[int, ...], call: Call) -> Mapping[int, Product]:
+        found = await self._gateway.products(product_ids, replace(call, deadline_seconds=self._ask_seconds))
+        for product_id, product in found.items():
+            self._answered.put(product_id, product)
+        if self._known is not None:
+            await self._known.remember(found)
+        return found
+
+    async def _recall(self, product_ids: Sequence[int]) -> dict[int, Product]:
+        """What was last known, by this process or by others."""
+        if self._known is None:
+            return _found(self._answered, product_ids)
+        recalled = {
+            **_found(self._recalled, product_ids, self._recall_seconds),
+            **_found(self._answered, product_ids, self._recall_seconds),
+        }
+        missing = [one for one in product_ids if one not in recalled]
+        if missing:
+            # Not to be asked for at every order.
+            found = await self._known.recall(missing)
+            for product_id, product in found.items():
+                self._recalled.put(product_id, product)
+            recalled.update({**_found(self._answered, missing), **found})
+        return recalled
+
+
+def _found(memory: Recent[int, Product], product_ids: Iterable[int], age: float | None = None) -> dict[int, Product]:
+    """Those of `product_ids` that are in a memory, and no older than `age` seconds there."""
+    return {one: product for one in product_ids if (product := memory.get(one, age)) is not None}
+
+
+class Basket:
+    """Turns wishes into lines.
+
+    Args:
+        deadline_seconds: how long the warehouse is asked for what is free.
+        currency: of prices that a service names without one.
+    """
+
+    def __init__(
+        self,
+        gateway: WarehouseGateway,
+        catalogue: Catalogue,
+        deadline_seconds: float = 3,
+        currency: str = CURRENCY_UNLESS_SAID,
+    ) -> None:
+        self._gateway = gateway
+        self._catalogue = catalogue
+        self._deadline_seconds = deadline_seconds
+        self._currency = currency
+
+    async def fill(
+        self,
+        wishes: Sequence[Wish],
+        call: Call,
+        choice: Choice,
+        said: str | None = None,
+        *,
+        may_name_prices: bool = True,
+    ) -> tuple[NewItem, ...] | Refusal:
+        """The lines of an order for `wishes`, or why there can't be one. Raises: GatewayFault.
+
+        Args:
+            choice: how the order is going to begin. Where it goes by the queue, or may, warehouses may stay open.
+            said: the currency that the caller has named.
+            may_name_prices: whether the caller's `unit_price` counts where the catalogue has none.
+        """
+        products = await self._catalogue.products({wish.product_id for wish in wishes}, call)
+        prices = [_price(place, wish, products, may_name_prices) for place, wish in enumerate(wishes)]
+        refused = [price for price in prices if isinstance(price, Refusal)]
+        if refused:
+            same = [refusal for refusal in refused if refusal.code == refused[0].code]
+            return Refusal(same[0].code, same[0].message, tuple(item for refusal in same for item in refusal.details))
+        currency = _currency(wishes, products, said, self._currency)
+        if isinstance(currency, Refusal):
+            return currency
+        if currency in WITHOUT_CENTS and (details := _with_cents(prices, currency)):
+            return Refusal("INVALID_ARGUMENT", "the request is not valid", details)
+        places = await self._choose_warehouses(wishes, call, choice)
+        if isinstance(places, Refusal):
+            return places
+        return tuple(
+            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None, currency)
+            for wish, place, price in zip(wishes, places, prices, strict=True)
+            if not isinstance(price, Refusal)
+        )
+
+    async def _choose_warehouses(
+        self, wishes: Sequence[Wish], call: Call, choice: Choice
+    ) -> Sequence[int | None] | Refusal:
+        """Advice only, as any look at stock is: Reserve decides, and the order's RESERVE step chooses again."""
+        wished = [wish.warehouse_id for wish in wishes]
+        if choice.way is Way.QUEUED or None not in wished:
+            return wished
+        products = {wish.product_id for wish in wishes if wish.warehouse_id is None}
+        look = replace(call, deadline_seconds=self._deadline_seconds)
+        try:
+            stock = await free_stock(self._gateway, products, look)
+        except GatewayFault:
+            if not choice.may_defer:
+                raise
+            return wished
+        return allot(wishes, stock)
+
+
+def _currency(
+    wishes: Sequence[Wish], products: Mapping[int, Product], said: str | None, otherwise: str
+) -> str | Refusal:
+    """The one currency of an order's prices: the catalogue's, and the caller's where that has no price."""
+    named = said or otherwise
+    of_products = {one: product.currency_or(named) for one, product in products.items()}
+    found = set(of_products.values())
+    if said:
+        found.add(said)
+    if len(found) == 1:
+        return found.pop()
+    details = tuple({"product_id": one, "currency": currency} for one, currency in sorted(of_products.items()))
+    own = next((one for one in sorted(of_products) if products[one].price is None), None)
+    hint = "" if own is None or said else f"; unit_price counts as {otherwise} unless the order says its currency"
+    return Refusal("CURRENCY_MISMATCH", f"all prices of one order must be in one currency{hint}", details)
+
+
+def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Mapping[str, str], ...]:
+    """The prices that a currency without cents has no coins for."""
+    message = f"must be a whole number, because {currency} has no cents"
+    return tuple(
+        {"field": f"items.{place}.unit_price", "message": message}
+        for place, price in enumerate(prices)
+        if isinstance(price, Decimal) and price != price.to_integral_value()
+    )
+
+
+def _price(place: int, wish: Wish, products: Mapping[int, Product], may_name_prices: bool) -> Decimal | Refusal:
+    product = products.get(wish.product_id)
+    field = f"items.{place}.unit_price"
+    if product is None:
+        return Refusal("PRODUCT_NOT_FOUND", "there is no such product", ({"product_id": wish.product_id},))
+    if product.price is None and not may_name_prices:
+        unknown = ({"field": field, "product_id": wish.product_id},)
+        return Refusal("PRICE_UNKNOWN", "the product has no price; only a service may name one", unknown)
+    if product.price is None and wish.unit_price is None:
+        missing = {"field": field, "message": "required, because the product has no list price"}
+        return Refusal("INVALID_ARGUMENT", "the request is not valid", (missing,))
+    if product.price is None or wish.unit_price is None or product.price == wish.unit_price:
+        price = product.price if product.price is not None else wish.unit_price
+        assert price is not None
+        return price.quantize(CENT)
+    mismatch = {"field": field, "product_id": wish.product_id, "unit_price": product.price}
+    return Refusal("PRICE_MISMATCH", "the price has changed; ask for the product again", (mismatch,))

@@ -1,0 +1,1 @@
+"""What several tests share: processes, databases, doubles of the outside, builders. No test stands here."""

@@ -1,0 +1,4 @@
+"""Reading without locks, in pages; and the tables.
+
+Imports stock; nothing of writing or of the wire.
+"""

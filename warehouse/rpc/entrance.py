@@ -1,0 +1,291 @@
+"""Who gets in: strangers are turned away before a call has cost anything, and what is open to them is bounded.
+
+gRPC calls a unary method's handler only once its request has come. A stranger's call that never sends one would be held
+for as long as its connection lives; so such a call is answered by a handler that waits for nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
+
+import grpc
+
+from service_kit.client_addresses import Network, client_address
+from service_kit.guesses import Guesses
+from service_kit.logging import call_details
+from service_kit.rates import TooOften
+from service_kit.shares import ALL, Budget, NoSlot
+from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated, must_allow
+from warehouse.metrics import CallMetrics
+from warehouse.rpc.status import TooManyCalls, status_of_error, trailing
+from warehouse.settings import OpenCallSettings
+
+Context = grpc.aio.ServicerContext[Any, Any]
+FORWARDED_FOR_HEADER = "x-forwarded-for"
+QuestionT = TypeVar("QuestionT")
+AnswerT = TypeVar("AnswerT")
+Metadata = Iterable[tuple[str, str | bytes]]
+Method = Callable[[QuestionT, Context], Awaitable[AnswerT]]
+Answering = Callable[[AsyncIterable[QuestionT], Context], Awaitable[AnswerT]]
+Streaming = Callable[[AsyncIterable[QuestionT], Context], AsyncIterator[AnswerT]]
+
+
+class Entrance:
+    """Tells strangers from those who show a key that is known, and how often strangers may guess.
+
+    Attributes:
+        is_locked: there are keys; otherwise nobody is a stranger.
+        is_shared: there are several.
+
+    Args:
+        guesses: wrong keys, counted by address.
+        trusted_proxies: where calls may come through.
+        note: is told the name of the bound whenever one refuses a key.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        guesses: Guesses,
+        trusted_proxies: Sequence[Network] = (),
+        note: Callable[[str], None] = lambda _bound: None,
+    ) -> None:
+        self._keyring = keyring
+        self._guesses = guesses
+        self._trusted_proxies = trusted_proxies
+        self._note = note
+        self.is_locked = keyring.is_locked
+        self.is_shared = keyring.is_shared
+        # A look-up by hash is no comparison that tells by its time how much of a guess is right.
+        self._found: dict[str | None, tuple[str, Role]] = {}
+
+    def name_of(self, metadata: Metadata) -> str:
+        """The name of the key shown. Raises: Unauthenticated."""
+        return self._find(key_in(metadata))[0]
+
+    def admit(self, context: Context, key: str | None, needed: Role) -> tuple[str, Role]:
+        """The name of the caller who shows `key` in a call, and what it allows, which must be `needed` or more.
+
+        Raises: Unauthenticated, PermissionDenied, TooOften: so many wrong keys came from there that none is looked at.
+        """
+        if not self.is_locked:
+            return self._find(key)
+        client = self.client_of(context)
+        self._must_be_allowed(client, key)
+        name, allowed = self._find(key)
+        self._guesses.was_right(client, key or "")
+        must_allow(name, allowed, needed)
+        return name, allowed
+
+    @property
+    def may_be_guessed_at(self) -> bool:
+        """Whether somebody may have guessed so often just now that no further key is looked at from there."""
+        return self.is_locked and self._guesses.may_be_stopped
+
+    def must_be_looked_at(self, context: Context) -> None:
+        """Before anything tells whether the key of a call is right. Raises: TooOften."""
+        self._must_be_allowed(self.client_of(context), key_in(context.invocation_metadata() or ()))
+
+    def was_wrong(self, context: Context) -> None:
+        """The key of a call is none, or there is none. Raises: TooOften."""
+        client = self.client_of(context)
+        self._must_be_allowed(client, None)
+        self._guesses.was_wrong(client)
+
+    def known_as(self, context: Context) -> str | None:
+        """The name of the key shown in a call that needs none; None for strangers, and where no key is looked at."""
+        metadata = context.invocation_metadata() or ()
+        with suppress(Unauthenticated, TooOften):
+            key = key_in(metadata) if self.is_locked else None
+            if key is not None:
+                client = self.client_of(context)
+                self._must_be_allowed(client, key)
+                with suppress(Unauthenticated):
+                    return self.name_of(metadata)
+                self._guesses.was_wrong(client)
+        return None
+
+    def client_of(self, context: Context) -> str:
+        """Who makes a call, as far as can be told: an IPv4 address, or an IPv6 network of one customer."""
+        if not self._trusted_proxies:
+            return _directly(context.peer())
+        metadata = context.invocation_metadata() or ()
+        forwarded = [str(value) for name, value in metadata if name == FORWARDED_FOR_HEADER]
+        return client_address(address_of(context.peer()), forwarded, self._trusted_proxies)
+
+    def _find(self, key: str | None) -> tuple[str, Role]:
+        found = self._found.get(key)
+        if found is None:
+            found = self._keyring.find(key)
+            if key is not None and self.is_locked:
+                self._found[key] = found
+        return found
+
+    def _must_be_allowed(self, client: str, key: str | None) -> None:
+        try:
+            self._guesses.must_be_allowed(client, key or "")
+        except TooOften:
+            self._note("wrong_keys_of_address")
+            raise
+
+
+class Doorkeeper(grpc.GenericRpcHandler):
+    """Handlers of methods that need a key; a stranger's call never gets to them."""
+
+    def __init__(
+        self,
+        handlers: grpc.GenericRpcHandler,
+        entrance: Entrance,
+        failed: Callable[[str, Exception], tuple[grpc.StatusCode, str, Any]],
+    ) -> None:
+        self._handlers = handlers
+        self._entrance = entrance
+        self._failed = failed
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """What answers a call."""
+        handler = self._handlers.service(handler_call_details)
+        if handler is None:
+            return None
+        try:
+            self._entrance.name_of(handler_call_details.invocation_metadata or ())
+        except Unauthenticated as stranger:
+            return grpc.stream_stream_rpc_method_handler(partial(self._refuse, handler_call_details.method, stranger))
+        if self._entrance.may_be_guessed_at:
+            return self._guarded(handler_call_details.method, handler)
+        return handler
+
+    def _guarded(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        """While somebody guesses: from there a right key is refused as soon as a wrong one, so that it tells nothing.
+
+        Who calls from where is only known in the call, which a handler of one message begins when that has come.
+        """
+
+        async def call(questions: AsyncIterable[Any], context: Context) -> Any:
+            try:
+                self._entrance.must_be_looked_at(context)
+            except TooOften as error:
+                await self._end(method, error, context)
+            question = await anext(aiter(questions), None)
+            if question is None:
+                return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+            return await handler.unary_unary(question, context)  # type: ignore[misc, arg-type]
+
+        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+    async def _refuse(self, method: str, stranger: Unauthenticated, _questions: object, context: Context) -> None:
+        try:
+            self._entrance.was_wrong(context)
+        except TooOften as error:
+            await self._end(method, error, context)
+        await self._end(method, stranger, context)
+
+    async def _end(self, method: str, error: Exception, context: Context) -> NoReturn:
+        name = method.rpartition("/")[2]
+        call_details.set(lambda: {"method": name, "peer": context.peer()})
+        await context.abort(*self._failed(name, error))
+
+
+class OpenCalls:
+    """Calls that need no key, health and reflection: how many there may be, and how long they wait for a question.
+
+    Those who show a key have slots of their own.
+
+    Args:
+        settings: how many, and how long.
+    """
+
+    def __init__(self, entrance: Entrance, metrics: CallMetrics, settings: OpenCallSettings) -> None:
+        self._entrance = entrance
+        self._metrics = metrics
+        self._strangers = Budget(settings.calls_max, (settings.address_share_max,))
+        self._known = Budget(settings.calls_max, (settings.key_share_max,))
+        self._question_seconds_max = settings.question_seconds_max
+
+    @property
+    def under_way(self) -> dict[tuple[str, ...], float]:
+        """How many there are now, of whom."""
+        return {("strangers",): self._strangers.taken, ("known",): self._known.taken}
+
+    def answering(self, method: Method[QuestionT, AnswerT]) -> Answering[QuestionT, AnswerT]:
+        """A method that takes one question, made into one that is called before that has come."""
+
+        async def call(questions: AsyncIterable[QuestionT], context: Context) -> AnswerT:
+            async with self._slot(context):
+                async with asyncio.timeout(self._question_seconds_max):
+                    question = await anext(aiter(questions), None)
+                if question is None:
+                    return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+                return await method(question, context)
+
+        return call
+
+    def streaming(self, method: Streaming[QuestionT, AnswerT]) -> Streaming[QuestionT, AnswerT]:
+        """A method that takes a stream of questions, bounded."""
+
+        async def call(questions: AsyncIterable[QuestionT], context: Context) -> AsyncIterator[AnswerT]:
+            async with self._slot(context):
+                async for answer in method(self._in_time(questions), context):
+                    yield answer
+
+        return call
+
+    @asynccontextmanager
+    async def _slot(self, context: Context) -> AsyncIterator[None]:
+        budget, name = self._place(context)
+        try:
+            budget.take(name)
+        except NoSlot as full:
+            owner = "" if full.place == ALL else ("_of_key" if budget is self._known else "_of_address")
+            self._metrics.limited.add(f"open_calls{owner}")
+            await context.abort(*trailing(status_of_error(TooManyCalls())))
+        try:
+            yield
+        except TimeoutError:
+            self._metrics.limited.add("question_seconds")
+            message = f"no question came for {self._question_seconds_max:g} s"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        finally:
+            budget.give_back(name)
+
+    def _place(self, context: Context) -> tuple[Budget, str]:
+        if (name := self._entrance.known_as(context)) is not None:
+            return self._known, name
+        return self._strangers, self._entrance.client_of(context)
+
+    async def _in_time(self, questions: AsyncIterable[QuestionT]) -> AsyncIterator[QuestionT]:
+        asked = aiter(questions)
+        while True:
+            try:
+                async with asyncio.timeout(self._question_seconds_max):
+                    question = await anext(asked)
+            except StopAsyncIteration:
+                return
+            yield question
+
+
+def key_in(metadata: Metadata) -> str | None:
+    """The key shown, if there is one. Raises: Unauthenticated, if there are several."""
+    shown = None
+    for name, value in metadata:
+        if name == API_KEY_HEADER:
+            if shown is not None:
+                raise Unauthenticated(f"send the metadata {API_KEY_HEADER} once")
+            shown = str(value)
+    return shown
+
+
+def address_of(peer: str) -> str:
+    """The address in what gRPC calls a peer: ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242; what is none as it is."""
+    kind, _, rest = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return peer
+    return unquote(rest).rpartition(":")[0].strip("[]")
+
+
+@lru_cache(maxsize=10_000)
+def _directly(peer: str) -> str:
+    return client_address(address_of(peer), (), ())
