@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$(SITE_PACKAGES)"
-DEVELOPMENT := -m development.development
+DEVELOPMENT := -m development.runner
 # The runner stops everything when make itself is killed: it is tethered to make ($$PPID).
 TETHERED := exec $(BIN)/python -I -S service_kit/child_process.py $$PPID
 

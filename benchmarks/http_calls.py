@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks.requests import HOT_PRODUCT_ID, WAREHOUSE_ID
 from benchmarks.rounds import WorkName
-from development.development import DEVELOPMENT_API_KEY
+from development.runner import DEVELOPMENT_API_KEY
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)

@@ -12,8 +12,8 @@ import uvloop
 from aiohttp import web
 from alembic.util.exc import CommandError
 
-from order_gateway import examining
-from order_gateway.audit.audit import OrdersAudit
+from order_gateway import operator_commands as examining
+from order_gateway.audit.checking import OrdersAudit
 from order_gateway.audit.why import Explaining
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
@@ -51,14 +51,14 @@ from order_gateway.metrics import (
 from order_gateway.payments.callbacks import Callbacks
 from order_gateway.pricing.basket import Basket, Catalogue
 from order_gateway.pricing.catalogue_reading import CatalogueReading, ReadingSettings
-from order_gateway.pricing.known_products import KnownProducts
-from order_gateway.saga.intents import Intents
+from order_gateway.pricing.price_catalogue import KnownProducts
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga
+from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import SERVICE, failures_explained
-from order_gateway.storage.answers import Answers
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.reading import Listing
 from order_gateway.storage.refunds import RefundList
 from order_gateway.storage.retention import Retention
 from order_gateway.storage.store import Store, StoreSettings
@@ -67,8 +67,8 @@ from order_gateway.wiring import payments, saga_settings
 from service_kit.background import Background, Kept, end
 from service_kit.database.character_sets import report_wrong_columns
 from service_kit.database.database import Database
-from service_kit.database.database_problems import check_database
 from service_kit.database.migrating import upgrade
+from service_kit.database.problems import check_database
 from service_kit.database_url import name_of_setting
 from service_kit.descriptors import room_for
 from service_kit.logging import configure_logging

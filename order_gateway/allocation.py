@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from order_gateway.gateway.port import Refusal, StockLine
-from order_gateway.orders import Item
+from order_gateway.lifecycle import Item
 
 Stock = Mapping[int, Sequence[StockLine]]
 """What is free of each product, preferred warehouses first."""

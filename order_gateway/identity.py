@@ -10,7 +10,7 @@ import secrets
 
 import msgspec
 
-from order_gateway.orders import Order, Step
+from order_gateway.lifecycle import Order, Step
 
 KEY_BYTES = 10
 """With token, number (of at most 19 digits), step and place, a request id then has no more than 64 characters."""

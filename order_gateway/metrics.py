@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from order_gateway.gateway.modes import Modes
 from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing
-from order_gateway.orders import Status, Step
-from order_gateway.saga.intents import Intent
+from order_gateway.lifecycle import Status, Step
+from order_gateway.saga.pending_steps import Intent
 from order_gateway.settings import MetricsSettings
 from service_kit.database.database import Database, DatabaseFault
 from service_kit.logging import note_call

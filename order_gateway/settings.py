@@ -8,11 +8,11 @@ from pydantic_settings import SettingsConfigDict
 from order_gateway.access import AccessSettings
 from order_gateway.gateway.breaker import BreakerSettings
 from order_gateway.gateway.port import Mode
-from order_gateway.orders import CURRENCY_UNLESS_SAID
-from order_gateway.payments.payment_settings import Band as Band
-from order_gateway.payments.payment_settings import PaymentSettings as PaymentSettings
-from order_gateway.payments.payment_settings import SimulatorSettings as SimulatorSettings
-from order_gateway.payments.payment_settings import payment_problems
+from order_gateway.lifecycle import CURRENCY_UNLESS_SAID
+from order_gateway.payments.settings import Band as Band
+from order_gateway.payments.settings import PaymentSettings as PaymentSettings
+from order_gateway.payments.settings import SimulatorSettings as SimulatorSettings
+from order_gateway.payments.settings import payment_problems
 from service_kit.batcher import BatcherSettings
 from service_kit.database.database import DatabaseSettings, service_database_url
 from service_kit.database_url import BadDatabaseUrl, read_database_url

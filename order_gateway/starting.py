@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from order_gateway.gateway.port import GatewayFault
 from order_gateway.settings import OrdersSettings
-from service_kit.database.database_problems import Service, database_explained
+from service_kit.database.problems import Service, database_explained
 from service_kit.starting import NotStarted, explained
 
 SERVICE = Service(

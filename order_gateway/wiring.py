@@ -2,7 +2,7 @@
 
 from order_gateway.payments import Payments
 from order_gateway.payments.choosing import make_payments
-from order_gateway.saga.saga import SagaSettings
+from order_gateway.saga.steps import SagaSettings
 from order_gateway.settings import OrdersSettings
 
 

@@ -11,14 +11,14 @@ import uvloop
 from alembic.util.exc import CommandError
 
 from service_kit.database import migrating
-from service_kit.database.database_problems import database_explained
+from service_kit.database.problems import database_explained
 from service_kit.database_url import name_of_setting
 from service_kit.logging import configure_logging
 from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted, explained
 from warehouse import workers as worker_processes
-from warehouse.audit.audit import AuditReport, Check, audit, drifted_levels, repair
+from warehouse.audit.checking import AuditReport, Check, audit, drifted_levels, repair
 from warehouse.client import WarehouseError
 from warehouse.demo import load_demo
 from warehouse.server import serve as serve_one

@@ -18,7 +18,7 @@ from service_kit.background import Background, end
 from service_kit.batcher import Batcher
 from service_kit.database.character_sets import report_wrong_columns
 from service_kit.database.database import Database, DatabaseAway
-from service_kit.database.database_problems import check_database
+from service_kit.database.problems import check_database
 from service_kit.descriptors import room_for
 from service_kit.guesses import Guesses
 from service_kit.metrics import Metrics

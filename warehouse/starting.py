@@ -1,7 +1,7 @@
 """What must be so before a warehouse starts, and how its commands fail."""
 
 from service_kit.database.database import Database
-from service_kit.database.database_problems import Service, check_database
+from service_kit.database.problems import Service, check_database
 from warehouse.settings import WarehouseSettings
 
 SERVICE = Service(

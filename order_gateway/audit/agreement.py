@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from order_gateway.audit.audit_rows import Row
+from order_gateway.audit.rows import Row
 from order_gateway.gateway.holdings import Holding, Outcome
 from order_gateway.gateway.port import HoldingState
-from order_gateway.orders import Status, Step, Stock, is_open, is_settled
+from order_gateway.lifecycle import Status, Step, Stock, is_open, is_settled
 
 _HELD, _SOLD = HoldingState.RESERVED, HoldingState.COMMITTED
 _MICROSECONDS = 1_000_000

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from order_gateway.audit.audit_rows import AuditRows, Row
+from order_gateway.audit.rows import AuditRows, Row
 from order_gateway.gateway.holdings import Holding, Holdings
 from order_gateway.gateway.port import HoldingState
 from order_gateway.identity import OrderName, parse

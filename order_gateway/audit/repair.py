@@ -12,7 +12,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.audit.agreement import Mending
-from order_gateway.audit.audit import Finding
+from order_gateway.audit.checking import Finding
 from order_gateway.gateway.holdings import Holdings, audit_call
 from order_gateway.gateway.port import (
     Call,
@@ -24,10 +24,10 @@ from order_gateway.gateway.port import (
     StockLine,
     WarehouseGateway,
 )
-from order_gateway.orders import Event, Order, Reason, Status, Step, is_open
-from order_gateway.saga.intents import Intents
+from order_gateway.lifecycle import Event, Order, Reason, Status, Step, is_open
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga, StepFault
+from order_gateway.saga.steps import Saga, StepFault
 from order_gateway.storage.store import Change, Store
 from service_kit.database.database import Database
 

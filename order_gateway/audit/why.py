@@ -4,12 +4,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from order_gateway.audit.agreement import Owned
-from order_gateway.audit.audit import Finding, OrdersAudit
-from order_gateway.audit.audit_rows import OpenStep, Row
+from order_gateway.audit.checking import Finding, OrdersAudit
+from order_gateway.audit.rows import OpenStep, Row
 from order_gateway.gateway.port import StockLine
-from order_gateway.orders import Instant, Order, OrderNotFound, Status, Step, Stock, is_settled
-from order_gateway.storage.listing import Happening, Listing
-from order_gateway.storage.records import to_instant
+from order_gateway.lifecycle import (
+    Instant,
+    Order,
+    OrderNotFound,
+    Status,
+    Step,
+    Stock,
+    is_settled,
+)
+from order_gateway.storage.reading import Happening, Listing
+from order_gateway.storage.rows import to_instant
 from order_gateway.storage.store import Store
 
 HAPPENINGS_MAX = 100

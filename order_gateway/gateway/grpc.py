@@ -17,7 +17,7 @@ from order_gateway.gateway.port import (
     Refusal,
     StockLine,
 )
-from order_gateway.gateway.reserving import Reserving
+from order_gateway.gateway.shared_reserves import Reserving
 from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
 from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings

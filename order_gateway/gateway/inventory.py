@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.port import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, or_refusal
-from order_gateway.orders import Instant
+from order_gateway.lifecycle import Instant
 from warehouse.client import (
     CallOptions,
     EffectOptions,

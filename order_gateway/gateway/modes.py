@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.breaker import GuardedGateway, away
 from order_gateway.gateway.port import Mode
-from order_gateway.orders import Instant, Way
+from order_gateway.lifecycle import Instant, Way
 from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)

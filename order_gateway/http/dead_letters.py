@@ -10,8 +10,8 @@ from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import Access
 from order_gateway.http.wire.errors import ApiError, success, success_page
 from order_gateway.http.wire.fields import PageQuery, Query
-from order_gateway.orders import Instant, Step
-from order_gateway.saga.intents import Intents, ParkedStep
+from order_gateway.lifecycle import Instant, Step
+from order_gateway.saga.pending_steps import Intents, ParkedStep
 from order_gateway.saga.relay import Relay
 
 _STEPS = "|".join(Step)

@@ -17,8 +17,8 @@ from order_gateway.http.guards.slots import SLOT, TIME_LIMIT
 from order_gateway.http.wire.connections import ended_by_hang_up
 from order_gateway.http.wire.readers import is_digits
 from order_gateway.http.wire.reading import invalid
-from order_gateway.orders import Instant, Payment, Status, is_settled
-from order_gateway.storage.listing import Happening, Listing
+from order_gateway.lifecycle import Instant, Payment, Status, is_settled
+from order_gateway.storage.reading import Happening, Listing
 from order_gateway.storage.store import Store
 from order_gateway.storage.watching import Watching
 from service_kit.background import Background, end

@@ -25,7 +25,7 @@ from order_gateway.http.order_holds import OF_ORDER, OrderHolds
 from order_gateway.http.views import HoldView, plain_id
 from order_gateway.http.wire.errors import ApiError, from_refusal, success
 from order_gateway.http.wire.fields import IdText, Query
-from order_gateway.orders import Instant, Order
+from order_gateway.lifecycle import Instant, Order
 
 T = TypeVar("T")
 LEVEL = ("PRODUCT_NOT_FOUND", "WAREHOUSE_NOT_FOUND", "STOCK_LEVEL_NOT_FOUND")

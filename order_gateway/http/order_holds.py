@@ -9,8 +9,8 @@ from order_gateway.http.guards.auth import CALLER
 from order_gateway.http.views import HoldView, hold_view
 from order_gateway.http.wire.errors import ApiError, from_illegal, from_refusal
 from order_gateway.identity import parse
-from order_gateway.orders import Illegal, Order, OrderNotFound, Reason, Status
-from order_gateway.saga.saga import Saga
+from order_gateway.lifecycle import Illegal, Order, OrderNotFound, Reason, Status
+from order_gateway.saga.steps import Saga
 from order_gateway.storage.store import Store
 
 _WAITING = (Status.PENDING_RESERVATION, Status.PENDING)

@@ -21,8 +21,8 @@ from order_gateway.http.wire.fields import (
     UserId,
     unset_if_empty,
 )
-from order_gateway.orders import Status
-from order_gateway.storage.listing import Filter, Listing
+from order_gateway.lifecycle import Status
+from order_gateway.storage.reading import Filter, Listing
 from order_gateway.storage.store import Store
 
 _STATUS = {"type": "string", "enum": list(Status)}

@@ -22,10 +22,20 @@ from order_gateway.http.wire.errors import (
 )
 from order_gateway.http.wire.fields import ById, Query, WaitSeconds
 from order_gateway.http.wire.reading import invalid
-from order_gateway.orders import Event, Illegal, NewItem, NewOrder, Order, OrderNotFound, Reason, Reservation, Status
+from order_gateway.lifecycle import (
+    Event,
+    Illegal,
+    NewItem,
+    NewOrder,
+    Order,
+    OrderNotFound,
+    Reason,
+    Reservation,
+    Status,
+)
 from order_gateway.pricing.basket import Basket, Wish
-from order_gateway.saga.saga import PaymentAwaited, Saga
-from order_gateway.storage.answers import Begun
+from order_gateway.saga.steps import PaymentAwaited, Saga
+from order_gateway.storage.idempotency import Begun
 from order_gateway.storage.store import Applied, Store
 from order_gateway.storage.watching import Watching
 from service_kit.logging import note_call

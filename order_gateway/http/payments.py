@@ -11,11 +11,11 @@ from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import CALLER, Access
 from order_gateway.http.wire.errors import ApiError, from_illegal, success, success_page
 from order_gateway.http.wire.fields import ById, PageQuery
-from order_gateway.orders import Illegal
+from order_gateway.lifecycle import Illegal
 from order_gateway.payments.callbacks import Callbacks
-from order_gateway.payments.payment_settings import HttpProviderSettings
+from order_gateway.payments.settings import HttpProviderSettings
 from order_gateway.payments.signing import BadSignature, verify
-from order_gateway.saga.saga import Saga
+from order_gateway.saga.steps import Saga
 from order_gateway.storage.refunds import Refund, RefundList, RefundStatus
 from service_kit.logging import note_call
 

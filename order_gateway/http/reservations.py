@@ -18,7 +18,7 @@ from order_gateway.http.views import HoldView, hold_view
 from order_gateway.http.wire.errors import ApiError, success
 from order_gateway.http.wire.fields import Query
 from order_gateway.http.wire.readers import is_digits
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.reading import Listing
 
 
 class HoldPath(Query):

@@ -8,7 +8,7 @@ import msgspec
 from order_gateway.gateway.inventory import DirectHold
 from order_gateway.gateway.port import StockLine
 from order_gateway.http.wire.readers import is_digits
-from order_gateway.orders import Instant, Item, Order, Payment, Reservation, Status
+from order_gateway.lifecycle import Instant, Item, Order, Payment, Reservation, Status
 
 
 class OrderView(msgspec.Struct, frozen=True):

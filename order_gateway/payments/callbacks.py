@@ -7,7 +7,7 @@ may come late, twice, in any order, or before the answer that they are about.
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.orders import Step
+from order_gateway.lifecycle import Step
 from service_kit.database.database import Database
 
 FORGOTTEN_AT_ONCE = 100

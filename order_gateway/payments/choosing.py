@@ -2,8 +2,8 @@
 
 from order_gateway.payments.external import ExternalPayments
 from order_gateway.payments.http_provider import HttpProvider
-from order_gateway.payments.payment_settings import PaymentSettings, SimulatorSettings
 from order_gateway.payments.port import PaymentProvider
+from order_gateway.payments.settings import PaymentSettings, SimulatorSettings
 from order_gateway.payments.simulator import PaymentSimulator, RetiredSimulator
 from order_gateway.payments.taking import Payments
 

@@ -10,8 +10,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from order_gateway.payments.payment_settings import HttpProviderSettings
 from order_gateway.payments.port import Authorised, Bill, Charged, Declined, Pending, ProviderFault, Refunded
+from order_gateway.payments.settings import HttpProviderSettings
 
 log = structlog.get_logger(__name__)
 JSON = "application/json"

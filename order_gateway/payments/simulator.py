@@ -5,8 +5,8 @@ import hashlib
 import random
 from decimal import Decimal
 
-from order_gateway.payments.payment_settings import SimulatorSettings
 from order_gateway.payments.port import Authorised, Bill, Charged, Declined, ProviderFault, Refunded
+from order_gateway.payments.settings import SimulatorSettings
 
 SIMULATE_DECLINE = "simulate-decline"
 """A payment reference that the simulator always declines."""

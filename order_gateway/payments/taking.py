@@ -7,7 +7,6 @@ from typing import TypeVar
 import structlog
 import tenacity
 
-from order_gateway.payments.payment_settings import PaymentSettings
 from order_gateway.payments.port import (
     Authorised,
     Bill,
@@ -19,6 +18,7 @@ from order_gateway.payments.port import (
     Refunded,
     RefundRequested,
 )
+from order_gateway.payments.settings import PaymentSettings
 from service_kit.metrics import Histogram, Measure, Tally
 
 log = structlog.get_logger(__name__)

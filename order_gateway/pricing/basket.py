@@ -12,8 +12,8 @@ from order_gateway.allocation import allot
 from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, WarehouseGateway
-from order_gateway.orders import CURRENCY_UNLESS_SAID, NewItem, Way
-from order_gateway.pricing.known_products import KnownProducts
+from order_gateway.lifecycle import CURRENCY_UNLESS_SAID, NewItem, Way
+from order_gateway.pricing.price_catalogue import KnownProducts
 from order_gateway.pricing.recent import Recent
 from service_kit.currencies import CENT, WITHOUT_CENTS
 

@@ -16,7 +16,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.port import CataloguePage, GatewayFault
-from order_gateway.pricing.known_products import KnownProducts
+from order_gateway.pricing.price_catalogue import KnownProducts
 from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)

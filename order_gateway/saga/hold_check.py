@@ -7,7 +7,7 @@ import structlog
 
 from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.port import Call, GatewayFault, HoldingState, WarehouseGateway
-from order_gateway.orders import Order
+from order_gateway.lifecycle import Order
 from service_kit.tracing import current_traceparent
 
 log = structlog.get_logger(__name__)

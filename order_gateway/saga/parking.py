@@ -6,7 +6,7 @@ never given up: its order could not end in agreement with the warehouse then.
 
 from datetime import timedelta
 
-from order_gateway.orders import Step
+from order_gateway.lifecycle import Step
 
 PARKABLE = frozenset({Step.COMMIT, Step.CANCEL, Step.REFUND, Step.GIVE_BACK})
 """The others have a deadline, after which their order is cancelled."""

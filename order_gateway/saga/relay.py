@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from order_gateway.orders import Order, Step, Way, is_open
-from order_gateway.saga.intents import Intent, Intents
+from order_gateway.lifecycle import Order, Step, Way, is_open
 from order_gateway.saga.parking import is_parked
-from order_gateway.saga.saga import PaymentAwaited, Saga, StepFault
+from order_gateway.saga.pending_steps import Intent, Intents
+from order_gateway.saga.steps import PaymentAwaited, Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.storage.store import Store
 from service_kit.database.database import Fault

@@ -7,9 +7,9 @@ import msgspec
 import structlog
 
 from order_gateway.gateway.port import Hold
-from order_gateway.orders import Event, Illegal, Order, OrderNotFound, Step, Transition
+from order_gateway.lifecycle import Event, Illegal, Order, OrderNotFound, Step, Transition
 from order_gateway.storage import statements
-from order_gateway.storage.records import (
+from order_gateway.storage.rows import (
     encode,
     hold_records,
     orders_of,

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from order_gateway.orders import NEW, Item, NewOrder, Order
+from order_gateway.lifecycle import NEW, Item, NewOrder, Order
 from order_gateway.storage import statements
-from order_gateway.storage.records import encode, line_id, read_placed, to_instant
+from order_gateway.storage.rows import encode, line_id, read_placed, to_instant
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import Database, DatabaseFault, DriverSession, error_number

@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.orders import Instant
+from order_gateway.lifecycle import Instant
 from order_gateway.storage import tables
 from service_kit.database.database import Database
 

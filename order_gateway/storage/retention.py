@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.settings import RetentionSettings
 from order_gateway.storage import statements
-from order_gateway.storage.records import encode
+from order_gateway.storage.rows import encode
 from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)

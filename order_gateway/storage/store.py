@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from order_gateway.allocation import Places, placed, places_of
 from order_gateway.gateway.port import Hold
 from order_gateway.identity import OrderName, name_of, new_request_key
-from order_gateway.orders import (
+from order_gateway.lifecycle import (
     Event,
     Illegal,
     NewOrder,
@@ -37,7 +37,7 @@ from order_gateway.orders import (
 from order_gateway.storage import tables
 from order_gateway.storage.changing import Applied, Changes, Changing, Work
 from order_gateway.storage.placing import Claimed, Placement, Placing
-from order_gateway.storage.records import reservations_after, to_instant, to_microseconds
+from order_gateway.storage.rows import reservations_after, to_instant, to_microseconds
 from service_kit.background import Watched
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database.database import Database

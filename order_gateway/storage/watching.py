@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import structlog
 
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.reading import Listing
 from service_kit.database.database import Fault
 
 log = structlog.get_logger(__name__)

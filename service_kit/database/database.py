@@ -19,8 +19,8 @@ import tenacity
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from service_kit.database.database_engine import Connector
-from service_kit.database.database_errors import (
+from service_kit.database.engine import Connector
+from service_kit.database.errors import (
     DUPLICATE_KEY,
     SERVER_LOST,
     DatabaseAway,
@@ -34,10 +34,10 @@ from service_kit.database.database_errors import (
     is_connection_failure,
     is_worth_retrying,
 )
-from service_kit.database.database_pulse import Pulse
-from service_kit.database.database_session import DriverSession
-from service_kit.database.database_settings import DatabaseSettings, service_database_url
-from service_kit.database.database_trust import Trust
+from service_kit.database.pulse import Pulse
+from service_kit.database.session import DriverSession
+from service_kit.database.settings import DatabaseSettings, service_database_url
+from service_kit.database.trust import Trust
 from service_kit.database_url import read_database_url
 from service_kit.metrics import Gauge, Histogram, Measure, Tally
 

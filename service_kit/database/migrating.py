@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection, Engine
 
 from service_kit.database.database import error_number
-from service_kit.database.database_login import SafeConnection
+from service_kit.database.login import SafeConnection
 from service_kit.database.migration_turn import cluster_turn, see_what_others_did
 from service_kit.database_url import DatabaseAddress, read_database_url
 

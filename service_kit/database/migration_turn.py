@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.engine import Connection, Engine
 
 from service_kit.database.database import is_worth_retrying
-from service_kit.database.database_flavour import SHOW_VARIABLES, causal_reads
+from service_kit.database.flavour import SHOW_VARIABLES, causal_reads
 
 log = structlog.get_logger(__name__)
 TURN_SECONDS = 30

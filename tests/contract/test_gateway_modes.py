@@ -7,17 +7,26 @@ from decimal import Decimal
 
 import pytest
 
-from order_gateway.audit.audit import OrdersAudit
+from order_gateway.audit.checking import OrdersAudit
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.modes import Modes
 from order_gateway.gateway.port import Call, GatewayFault, Mode, Refusal, StockLine
-from order_gateway.orders import NewItem, NewOrder, Order, Payment, Reason, Status, Stock, is_settled
+from order_gateway.lifecycle import (
+    NewItem,
+    NewOrder,
+    Order,
+    Payment,
+    Reason,
+    Status,
+    Stock,
+    is_settled,
+)
 from order_gateway.payments import Payments, PaymentSimulator
-from order_gateway.saga.intents import Intents
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga, SagaSettings, StepFault
+from order_gateway.saga.steps import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
 from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database

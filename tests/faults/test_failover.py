@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
-from order_gateway.storage.answers import Answers, Begun, InProgress
+from order_gateway.storage.idempotency import Answers, Begun, InProgress
 from service_kit.database import migrating
 from service_kit.database.database import Database, DatabaseSettings, DriverSession
 from tests.kits.database_proxy import proxied

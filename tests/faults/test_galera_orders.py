@@ -11,8 +11,8 @@ from random import Random
 import pytest
 import pytest_asyncio
 
-from order_gateway.orders import NewItem, NewOrder, Reason, Status, Way
-from order_gateway.storage.answers import Answers, Begun
+from order_gateway.lifecycle import NewItem, NewOrder, Reason, Status, Way
+from order_gateway.storage.idempotency import Answers, Begun
 from order_gateway.storage.placing import Claimed, ClaimLost
 from tests.faults.conftest import PATIENT, MakeUrls
 from tests.kits.scripted_orders import World

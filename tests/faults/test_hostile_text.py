@@ -13,9 +13,9 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from service_kit.database import database_connection
+from service_kit.database import connection as database_connection
+from service_kit.database.connection import literal
 from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
-from service_kit.database.database_connection import literal
 from tests.kits.database_proxy import proxied
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.warehouse_kit import (

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from order_gateway.orders import Illegal, Payment, Reason, Status, Stock
+from order_gateway.lifecycle import Illegal, Payment, Reason, Status, Stock
 from service_kit.starting import Exit
 from tests.kits.database_proxy import DatabaseProxy, proxied
 from tests.kits.processes import ROOT, clean_environment, free_port

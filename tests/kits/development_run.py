@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 90
 
 
 class Run:
-    """`python -m development.development run`, and what it prints."""
+    """`python -m development.runner run`, and what it prints."""
 
     def __init__(
         self,
@@ -98,4 +98,4 @@ class Run:
 
 
 def development(command: str, data_dir: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "development.development", command, "--data-dir", str(data_dir), *options]
+    return [sys.executable, "-m", "development.runner", command, "--data-dir", str(data_dir), *options]

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from order_gateway.orders import NEW, Event, State, Transition, advance
+from order_gateway.lifecycle import NEW, Event, State, Transition, advance
 
 
 def reachable() -> list[State]:

@@ -15,8 +15,8 @@ from order_gateway.http.health import HealthRoutes
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.pricing.basket import Basket, Catalogue
-from order_gateway.storage.answers import Answers
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.reading import Listing
 from order_gateway.storage.watching import Watching
 from tests.kits.scripted_orders import Outside, World
 

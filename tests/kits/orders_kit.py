@@ -9,15 +9,15 @@ from sqlalchemy import text
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.audit.agreement import Problem
-from order_gateway.audit.audit import OrdersAudit
-from order_gateway.examining import Parts
+from order_gateway.audit.checking import OrdersAudit
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
-from order_gateway.orders import NewItem, NewOrder, Order, Reason, Step, Way
+from order_gateway.lifecycle import NewItem, NewOrder, Order, Reason, Step, Way
+from order_gateway.operator_commands import Parts
 from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Refunded
-from order_gateway.saga.intents import Intents
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga
+from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.storage.store import Store, StoreSettings
 from order_gateway.wiring import saga_settings

@@ -17,16 +17,11 @@ from order_gateway.gateway.port import (
     Refusal,
     StockLine,
 )
-from order_gateway.orders import (
-    NewItem,
-    NewOrder,
-    Order,
-    Way,
-)
+from order_gateway.lifecycle import NewItem, NewOrder, Order, Way
 from order_gateway.payments import Authorised, Bill, Charged, Payments, Refunded
-from order_gateway.saga.intents import Intents
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga, SagaSettings
+from order_gateway.saga.steps import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.storage import tables
 from order_gateway.storage.store import Store, StoreSettings

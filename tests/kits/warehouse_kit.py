@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from warehouse.audit.audit import audit
+from warehouse.audit.checking import audit
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
 

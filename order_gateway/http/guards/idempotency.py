@@ -16,7 +16,7 @@ from order_gateway.http.wire.errors import (
     request_in_progress,
 )
 from order_gateway.http.wire.reading import invalid
-from order_gateway.storage.answers import Answer, Answers, Begun, InProgress, Reused
+from order_gateway.storage.idempotency import Answer, Answers, Begun, InProgress, Reused
 from service_kit.database.database import Fault
 
 log = structlog.get_logger(__name__)

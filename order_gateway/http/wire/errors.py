@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from order_gateway.gateway.port import GatewayFault, Refusal
-from order_gateway.orders import Illegal, OrderNotFound
-from order_gateway.saga.saga import StepFault
+from order_gateway.lifecycle import Illegal, OrderNotFound
+from order_gateway.saga.steps import StepFault
 from order_gateway.storage.placing import ClaimLost
 from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database.database import Fault

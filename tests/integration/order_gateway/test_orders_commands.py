@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from order_gateway.orders import Status, Way
+from order_gateway.lifecycle import Status, Way
 from tests.kits.orders_kit import Shop, shop
 from tests.kits.processes import ROOT, clean_environment, free_port
 from tests.kits.warehouse_kit import cancel

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
-from order_gateway.storage.answers import Answers
+from order_gateway.storage.idempotency import Answers
 from service_kit import background
 from service_kit.background import Background
 from service_kit.batcher import Batcher

@@ -1,6 +1,6 @@
 """What `make audit ARGS=...` hands on to which service."""
 
-from development.development import _without_option
+from development.runner import _without_option
 
 
 def test_the_warehouse_is_not_asked_for_orders_since() -> None:

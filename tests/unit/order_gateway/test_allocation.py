@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from order_gateway.allocation import allot, allot_again, movable, placed, places_of, undecided
 from order_gateway.gateway.port import Refusal, StockLine
-from order_gateway.orders import Item
+from order_gateway.lifecycle import Item
 
 PRODUCTS, WAREHOUSES = (1, 2), (1, 2, 3)
 Levels = dict[tuple[int, int], int]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order_gateway.identity import OrderName, new_request_key, parse
-from order_gateway.orders import Step
+from order_gateway.lifecycle import Step
 
 KEY = "0123456789abcdef0123"
 numbers = st.integers(1, 2**63 - 1)

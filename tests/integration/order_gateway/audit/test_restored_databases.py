@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.reconcile import lines
 from order_gateway.gateway.port import HoldingState
-from order_gateway.orders import Order, Payment, Reason, Status, Stock
+from order_gateway.lifecycle import Order, Payment, Reason, Status, Stock
 from tests.kits.orders_kit import Shop, Till, shop
 from tests.kits.warehouse_kit import assert_clean, connection
 

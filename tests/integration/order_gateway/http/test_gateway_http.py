@@ -9,7 +9,7 @@ import pytest
 
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import GatewayFault
-from order_gateway.orders import Order, Way
+from order_gateway.lifecycle import Order, Way
 from order_gateway.payments import Declined
 from service_kit.batcher import BatcherFull
 from tests.kits.orders_api import COUNTED_MAX, ITEM, KEY, ORDER, Api, serving_orders

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from order_gateway.orders import Order, Payment, Status, Step
+from order_gateway.lifecycle import Order, Payment, Status, Step
 from order_gateway.payments import Pending, ProviderFault, Refunded
 from order_gateway.payments.callbacks import Callbacks
-from order_gateway.saga.saga import PaymentAwaited
+from order_gateway.saga.steps import PaymentAwaited
 from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import sql
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Pending, ProviderFault, Refunded
 from order_gateway.payments.http_provider import HttpProvider
-from order_gateway.payments.payment_settings import HttpProviderSettings, PaymentSettings
+from order_gateway.payments.settings import HttpProviderSettings, PaymentSettings
 from tests.kits.payment_kit import (
     CALLBACK_SECRET,
     PROVIDER_KEY,

@@ -11,7 +11,7 @@ from generated.warehouse.v1 import stock_pb2 as stock
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
 from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueReading, ReadingSettings
-from order_gateway.pricing.known_products import REMEMBERED_MAX, KnownProducts
+from order_gateway.pricing.price_catalogue import REMEMBERED_MAX, KnownProducts
 from service_kit.database.database import Database
 from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import fresh, serving, sql
@@ -135,6 +135,6 @@ async def test_the_memory_of_what_was_written_is_bounded_and_runs_out(
     await other.remember({REMEMBERED_MAX: Product(REMEMBERED_MAX, Decimal(2), "EUR")})
     await first.remember(product)
     assert (await first.recall(product))[REMEMBERED_MAX].price == 2
-    monkeypatch.setattr("order_gateway.pricing.known_products.REMEMBERED_SECONDS", 0)
+    monkeypatch.setattr("order_gateway.pricing.price_catalogue.REMEMBERED_SECONDS", 0)
     await first.remember(product)
     assert await other.recall(product) == product

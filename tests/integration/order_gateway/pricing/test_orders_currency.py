@@ -11,10 +11,10 @@ from sqlalchemy.engine import make_url
 from order_gateway.gateway.port import Call, Product
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.orders import OrderRoutes
-from order_gateway.orders import NewItem, NewOrder
+from order_gateway.lifecycle import NewItem, NewOrder
 from order_gateway.pricing.basket import Basket, Catalogue
-from order_gateway.storage.answers import Answers
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.reading import Listing
 from order_gateway.storage.store import Store, StoreSettings
 from order_gateway.storage.watching import Watching
 from service_kit.database import migrating

@@ -7,9 +7,9 @@ import pytest
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.gateway.port import GatewayFault, HoldingState
-from order_gateway.orders import Illegal, Order, Payment, Reason, Status, Stock
+from order_gateway.lifecycle import Illegal, Order, Payment, Reason, Status, Stock
 from order_gateway.payments import Bill, Charged, ProviderFault
-from order_gateway.saga.saga import StepFault
+from order_gateway.saga.steps import StepFault
 from tests.kits.orders_kit import Shop, shop
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
 

@@ -10,10 +10,19 @@ import pytest
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, Hold, Refusal, StockLine
 from order_gateway.http.views import order_view
-from order_gateway.orders import NewItem, NewOrder, Order, Reason, Status, Step, Stock, Way
-from order_gateway.saga.reserve_step import ReserveStep
-from order_gateway.saga.saga import StepFault
-from order_gateway.storage.listing import Listing
+from order_gateway.lifecycle import (
+    NewItem,
+    NewOrder,
+    Order,
+    Reason,
+    Status,
+    Step,
+    Stock,
+    Way,
+)
+from order_gateway.saga.reserving import ReserveStep
+from order_gateway.saga.steps import StepFault
+from order_gateway.storage.reading import Listing
 from tests.kits.scripted_orders import AWAY, Outside, World
 
 pytestmark = pytest.mark.sql

@@ -8,9 +8,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from order_gateway.orders import Event, NewItem, NewOrder, Order, Status
-from order_gateway.storage.answers import Answers, Begun, InProgress
+from order_gateway.lifecycle import Event, NewItem, NewOrder, Order, Status
 from order_gateway.storage.changing import Applied, Work
+from order_gateway.storage.idempotency import Answers, Begun, InProgress
 from order_gateway.storage.placing import ClaimLost, Placement
 from order_gateway.storage.store import Change
 from service_kit.batcher import SetAside

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from order_gateway.orders import Status
+from order_gateway.lifecycle import Status
 from order_gateway.storage import changing, statements
-from order_gateway.storage.listing import Filter, Listing
+from order_gateway.storage.reading import Filter, Listing
 from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import COMMITTED, RESERVED, Calls, commit, fresh, serving
 

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.exc import DBAPIError
 
-from development.development import Failure, _check_server
+from development.runner import Failure, _check_server
 from service_kit.database.database import Database, DatabaseAway, DatabaseSettings, error_number
-from service_kit.database.database_login import LOGIN_UNSAFE, TLS_NOT_OFFERED
+from service_kit.database.login import LOGIN_UNSAFE, TLS_NOT_OFFERED
 from service_kit.database.migrating import upgrade
 from tests.kits.certificates import Authority
 from tests.kits.hostile_database import (

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from order_gateway.orders import Step
+from order_gateway.lifecycle import Step
 from order_gateway.saga.parking import MENDED_BY_WAITING, PARKABLE, is_parked
 
 DAY = timedelta(days=1)

@@ -36,7 +36,7 @@ from order_gateway.http.login import LoginRoutes
 from order_gateway.http.wire.errors import STATUS, ApiError, encode, error_middleware, too_often
 from order_gateway.http.wire.fields import From, Id, Instant, Money, OrderReference, Until, UserId
 from order_gateway.http.wire.strict_json import decode
-from order_gateway.orders import NewItem, NewOrder
+from order_gateway.lifecycle import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
 from service_kit.deadlines import Deadlines
 from service_kit.followed import Followed

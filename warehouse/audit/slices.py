@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from warehouse.audit.audit_queries import By
+from warehouse.audit.queries import By
 
 Slice = Mapping[str, int | str | None]
 _ID_MAX = 2**63 - 1

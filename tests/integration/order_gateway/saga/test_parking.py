@@ -9,11 +9,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from order_gateway.gateway.port import GatewayFault, Refusal
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.dead_letters import DeadLetterRoutes
+from order_gateway.lifecycle import Order, Payment, Reason, Step, Stock
 from order_gateway.metrics import GatewayMetrics
-from order_gateway.orders import Order, Payment, Reason, Step, Stock
 from order_gateway.payments import ProviderFault
 from order_gateway.settings import MetricsSettings
-from order_gateway.storage.answers import Answers
+from order_gateway.storage.idempotency import Answers
 from tests.kits.processes import DEVELOPMENT_API_KEY
 from tests.kits.scripted_orders import AWAY, World
 from tests.kits.warehouse_kit import scalar, sql

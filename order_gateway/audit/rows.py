@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.identity import OrderName
-from order_gateway.orders import Payment, Reason, State, Status, Step, Stock
-from order_gateway.storage.records import encode
+from order_gateway.lifecycle import Payment, Reason, State, Status, Step, Stock
+from order_gateway.storage.rows import encode
 from service_kit.database.database import Database
 from service_kit.database.json_table import NUMBER, Columns, join, microseconds, unpack
 

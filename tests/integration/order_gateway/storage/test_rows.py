@@ -10,7 +10,7 @@ from pymysql.err import DataError, IntegrityError
 from structlog.testing import capture_logs
 
 from order_gateway.gateway.port import Hold, StockLine
-from order_gateway.orders import Event, NewItem, NewOrder, Status
+from order_gateway.lifecycle import Event, NewItem, NewOrder, Status
 from order_gateway.storage.store import Change, Store, StoreSettings
 from service_kit.database.database import Database
 

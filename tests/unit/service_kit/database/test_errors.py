@@ -4,7 +4,7 @@ import pymysql
 import pytest
 import sqlalchemy
 
-from service_kit.database.database_errors import (
+from service_kit.database.errors import (
     MEANINGS,
     ConnectFailed,
     DatabaseAway,

@@ -26,9 +26,9 @@ from tests.kits.warehouse_kit import (
     serving,
     sql,
 )
-from warehouse.audit.audit import FINDINGS_MAX, audit, repair
-from warehouse.audit.audit_queries import By
-from warehouse.audit.audit_slices import slices
+from warehouse.audit.checking import FINDINGS_MAX, audit, repair
+from warehouse.audit.queries import By
+from warehouse.audit.slices import slices
 from warehouse.settings import AuditSettings
 
 pytestmark = pytest.mark.sql

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_gateway.orders import (
+from order_gateway.lifecycle import (
     ENDS,
     NEW,
     Event,

@@ -8,7 +8,7 @@ import pytest
 
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, StockLine
-from order_gateway.orders import NewItem, Way
+from order_gateway.lifecycle import NewItem, Way
 from order_gateway.pricing.basket import Basket, Catalogue, Wish
 from order_gateway.pricing.recent import Recent
 

@@ -18,10 +18,10 @@ from order_gateway.audit.agreement import (
     mending,
     request_ids,
 )
-from order_gateway.audit.audit_rows import AuditRows, Row
+from order_gateway.audit.rows import AuditRows, Row
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.gateway.port import GatewayFault
-from order_gateway.orders import Step
+from order_gateway.lifecycle import Step
 from order_gateway.settings import AuditSettings
 from order_gateway.storage.store import Store
 from service_kit.database.database import Database

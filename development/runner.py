@@ -1,6 +1,6 @@
 """What `make run`, `make migrate` and `make audit` do: the whole system on one machine, for development.
 
-python -m development.development run --data-dir .local --grpc-port 50051 --http-port 3000
+python -m development.runner run --data-dir .local --grpc-port 50051 --http-port 3000
 """
 
 import os
@@ -31,7 +31,7 @@ from development.service_process import (
 from development.supervision import Startable, Supervised
 from service_kit.child_process import start_tethered, stop
 from service_kit.database.database import service_database_url
-from service_kit.database.database_login import SafeConnection
+from service_kit.database.login import SafeConnection
 from service_kit.database.migrating import Service, upgrade
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 

@@ -9,9 +9,9 @@ import sqlalchemy
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.orders import Order, Status
+from order_gateway.lifecycle import Order, Status
 from order_gateway.storage import statements, tables
-from order_gateway.storage.records import encode, line_of, orders_of
+from order_gateway.storage.rows import encode, line_of, orders_of
 from service_kit.database.database import Database
 from service_kit.turns import Turns
 

@@ -19,16 +19,16 @@ from typing import Any
 import aiomysql
 import structlog
 
-from service_kit.database.database_errors import (
+from service_kit.database.errors import (
     CONNECTION_FAILED,
     SERVER_GONE,
     SERVER_LOST,
     ConnectFailed,
     error_number,
 )
-from service_kit.database.database_flavour import VARIABLES, causal_reads, is_mariadb
-from service_kit.database.database_login import SafeAsyncConnection
-from service_kit.database.database_settings import DatabaseSettings
+from service_kit.database.flavour import VARIABLES, causal_reads, is_mariadb
+from service_kit.database.login import SafeAsyncConnection
+from service_kit.database.settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
 

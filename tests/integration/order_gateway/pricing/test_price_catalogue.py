@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from order_gateway.gateway.port import Product
-from order_gateway.pricing.known_products import KnownProducts
+from order_gateway.pricing.price_catalogue import KnownProducts
 from service_kit.database.database import Database
 
 pytestmark = pytest.mark.sql

@@ -21,10 +21,10 @@ from order_gateway.gateway.port import (
     StockLine,
     WarehouseGateway,
 )
-from order_gateway.orders import Event, Illegal, NewOrder, Order, Reason, Step, Way
+from order_gateway.lifecycle import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Bill, Charged, Payments, Pending, ProviderFault, Refunded
 from order_gateway.saga.hold_check import HoldCheck
-from order_gateway.saga.reserve_step import ReserveStep, refusal_record
+from order_gateway.saga.reserving import ReserveStep, refusal_record
 from order_gateway.storage.placing import Claimed
 from order_gateway.storage.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.orders import Instant, Step
+from order_gateway.lifecycle import Instant, Step
 from order_gateway.storage import statements, tables
 from service_kit.database.database import Database
 

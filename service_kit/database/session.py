@@ -9,8 +9,8 @@ import pymysql
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit.database.database_connection import Connection
-from service_kit.database.database_errors import LOCK_WAIT_TIMEOUT, NO_QUORUM, SERVER_LOST, error_number
+from service_kit.database.connection import Connection
+from service_kit.database.errors import LOCK_WAIT_TIMEOUT, NO_QUORUM, SERVER_LOST, error_number
 
 if TYPE_CHECKING:
     from service_kit.database.database import Database

@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from order_gateway.orders import NewItem, NewOrder
+from order_gateway.lifecycle import NewItem, NewOrder
 from order_gateway.settings import RetentionSettings
-from order_gateway.storage.answers import Answer, Answers, Begun
+from order_gateway.storage.idempotency import Answer, Answers, Begun
 from order_gateway.storage.retention import Retention
 from service_kit.background import end, keep
 from tests.kits.orders_kit import Shop, shop

@@ -21,7 +21,7 @@ from order_gateway.gateway.port import (
     StockLine,
     WarehouseGateway,
 )
-from order_gateway.orders import Event, Order, Step, is_open
+from order_gateway.lifecycle import Event, Order, Step, is_open
 from order_gateway.storage.store import Applied, Change, Store
 
 

@@ -9,7 +9,17 @@ import msgspec
 from msgspec.structs import replace
 
 from order_gateway.gateway.port import Hold
-from order_gateway.orders import Item, Order, Payment, Reason, Reservation, State, Status, Stock, Way
+from order_gateway.lifecycle import (
+    Item,
+    Order,
+    Payment,
+    Reason,
+    Reservation,
+    State,
+    Status,
+    Stock,
+    Way,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LINES_MAX = 1000

@@ -21,7 +21,7 @@ from order_gateway.payments import (
 )
 from order_gateway.payments.choosing import make_payments
 from order_gateway.payments.http_provider import Silence
-from order_gateway.payments.payment_settings import SECRET_LENGTH_MIN, payment_problems
+from order_gateway.payments.settings import SECRET_LENGTH_MIN, payment_problems
 from order_gateway.payments.signing import BadSignature, sign, verify
 from order_gateway.settings import Band, PaymentSettings, SimulatorSettings
 

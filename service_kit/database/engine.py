@@ -5,10 +5,10 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service_kit.database.database_connection import Connection, connect
-from service_kit.database.database_errors import CONNECTION_FAILED, ConnectFailed, error_number
-from service_kit.database.database_settings import DatabaseSettings
-from service_kit.database.database_trust import Trust
+from service_kit.database.connection import Connection, connect
+from service_kit.database.errors import CONNECTION_FAILED, ConnectFailed, error_number
+from service_kit.database.settings import DatabaseSettings
+from service_kit.database.trust import Trust
 from service_kit.database_url import DatabaseAddress, encrypt_connections
 
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 
 import structlog
 
-from service_kit.database.database_connection import Connection
-from service_kit.database.database_errors import MUST_MOVE, ConnectFailed, Kind, kind_of
-from service_kit.database.database_settings import DatabaseSettings
+from service_kit.database.connection import Connection
+from service_kit.database.errors import MUST_MOVE, ConnectFailed, Kind, kind_of
+from service_kit.database.settings import DatabaseSettings
 
 log = structlog.get_logger(__name__)
 LOOKS_THAT_AGREE = 3

@@ -6,11 +6,11 @@ import time
 
 import structlog
 
-from service_kit.database.database_connection import Connection
-from service_kit.database.database_engine import Connector
-from service_kit.database.database_errors import DatabaseAway, fault_of
-from service_kit.database.database_settings import DatabaseSettings
-from service_kit.database.database_trust import Trust
+from service_kit.database.connection import Connection
+from service_kit.database.engine import Connector
+from service_kit.database.errors import DatabaseAway, fault_of
+from service_kit.database.settings import DatabaseSettings
+from service_kit.database.trust import Trust
 
 log = structlog.get_logger(__name__)
 CHECK = (

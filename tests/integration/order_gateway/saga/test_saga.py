@@ -12,7 +12,7 @@ from sqlalchemy import text, update
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.modes import Choice, Modes
 from order_gateway.gateway.port import Call, Done, GatewayFault, Mode
-from order_gateway.orders import (
+from order_gateway.lifecycle import (
     Event,
     Illegal,
     NewItem,
@@ -25,7 +25,7 @@ from order_gateway.orders import (
     Way,
 )
 from order_gateway.payments import Declined, ProviderFault
-from order_gateway.saga.saga import StepFault
+from order_gateway.saga.steps import StepFault
 from order_gateway.storage import tables
 from order_gateway.storage.store import Change, Store, StoreSettings
 from tests.kits.order_states import REACHABLE

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database
 from service_kit.progress import Progress
-from warehouse.audit.audit_queries import HELD_ON_LEVEL, QUERIES, Query
-from warehouse.audit.audit_slices import Slice, slices
+from warehouse.audit.queries import HELD_ON_LEVEL, QUERIES, Query
+from warehouse.audit.slices import Slice, slices
 from warehouse.reading.queries import to_instant
 from warehouse.settings import AuditSettings
 from warehouse.stock.records import LevelKey, uuid7

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database, Fault, error_number, is_connection_failure
-from service_kit.database.database_login import LOGIN_UNSAFE
+from service_kit.database.login import LOGIN_UNSAFE
 from service_kit.database.schema import is_behind
 from service_kit.database_url import BadDatabaseUrl, DatabaseAddress, name_of_setting, read_database_url
 from service_kit.starting import NotStarted

@@ -10,21 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from order_gateway.audit.agreement import Mending
-from order_gateway.audit.audit import Finding, OrdersAudit, OrdersReport
+from order_gateway.audit.checking import Finding, OrdersAudit, OrdersReport
 from order_gateway.audit.reconcile import Reconciling, lines
 from order_gateway.audit.repair import OrdersRepair
 from order_gateway.audit.why import Explaining
 from order_gateway.audit.why import lines as explanation_lines
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
-from order_gateway.orders import OrderNotFound
+from order_gateway.lifecycle import OrderNotFound
 from order_gateway.payments import Payments
-from order_gateway.saga.intents import Intents
+from order_gateway.saga.pending_steps import Intents
 from order_gateway.saga.relay import Relay
-from order_gateway.saga.saga import Saga
+from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import failures_explained
-from order_gateway.storage.listing import Listing
+from order_gateway.storage.reading import Listing
 from order_gateway.storage.store import Store, StoreSettings
 from order_gateway.wiring import payments, saga_settings
 from service_kit.database.database import Database
