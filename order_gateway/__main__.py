@@ -49,15 +49,15 @@ from order_gateway.metrics import (
     standing_gauges,
 )
 from order_gateway.payments.callbacks import Callbacks
-from order_gateway.pricing.basket import Basket, Catalogue
-from order_gateway.pricing.catalogue_reading import CatalogueReading, ReadingSettings
-from order_gateway.pricing.price_catalogue import KnownProducts
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.pricing.basket import Basket, ProductPrices
+from order_gateway.pricing.catalogue_reading import CatalogueSync, ReadingSettings
+from order_gateway.pricing.price_catalogue import PriceCatalogue
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import SERVICE, failures_explained
-from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.idempotency import IdempotencyStore
 from order_gateway.storage.reading import Listing
 from order_gateway.storage.refunds import RefundList
 from order_gateway.storage.retention import Retention
@@ -156,9 +156,9 @@ async def run(settings: OrdersSettings) -> None:
             client, database_clock(database), calls.set_clock_ahead, every_seconds=settings.warehouse_look_seconds
         )
         metrics.add(*standing_gauges(standing))
-        known = KnownProducts(database)
-        reading = CatalogueReading(database, known, calls.catalogue, _reading_settings(settings))
-        catalogue = Catalogue(
+        known = PriceCatalogue(database)
+        reading = CatalogueSync(database, known, calls.catalogue, _reading_settings(settings))
+        catalogue = ProductPrices(
             gateway,
             settings.price_cache_seconds,
             known,
@@ -175,7 +175,7 @@ async def run(settings: OrdersSettings) -> None:
         streams = Streams(store, listing, watching, settings, background)
         inventory = Inventory(client, settings.step_deadline_seconds, gateway.guarded)
         holds = OrderHolds(inventory, store, saga, PREFIX)
-        intents = Intents(database)
+        intents = PendingSteps(database)
         relay = Relay(store, intents, saga, settings, observed_steps(metrics, tracing))
         holdings = Holdings(client, gateway.guarded, settings.step_deadline_seconds)
         explaining = Explaining(OrdersAudit(database, store, holdings, settings.audit), store, listing)
@@ -201,7 +201,7 @@ async def run(settings: OrdersSettings) -> None:
         ]
         slots = Slots(settings, metrics.limited.add)
         metrics.add(slots_gauge(slots.taken))
-        answers = Answers(database, settings.idempotency_claim_seconds)
+        answers = IdempotencyStore(database, settings.idempotency_claim_seconds)
         app = make_app(
             operations,
             answers,

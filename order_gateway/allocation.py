@@ -13,11 +13,11 @@ from order_gateway.lifecycle import Item
 
 Stock = Mapping[int, Sequence[StockLine]]
 """What is free of each product, preferred warehouses first."""
-Places = tuple[int, ...]
+ChosenWarehouses = tuple[int, ...]
 """A warehouse for each line, in the lines' order."""
 
 
-class Wanted(Protocol):
+class WantedLine(Protocol):
     """A line that is to get a warehouse; None: ours to choose."""
 
     @property
@@ -36,7 +36,7 @@ class Wanted(Protocol):
         ...
 
 
-def allot(lines: Sequence[Wanted], stock: Stock) -> Places | Refusal:
+def allocate(lines: Sequence[WantedLine], stock: Stock) -> ChosenWarehouses | Refusal:
     """A warehouse for every line: the first that has enough beside what the other lines take.
 
     A line comes from one warehouse. Large lines choose before small ones, which fit into more places.
@@ -68,17 +68,17 @@ def allot(lines: Sequence[Wanted], stock: Stock) -> Places | Refusal:
     return tuple(places[position] for position in range(len(lines)))
 
 
-def places_of(items: Sequence[Item]) -> tuple[int | None, ...]:
+def chosen_warehouses(items: Sequence[Item]) -> tuple[int | None, ...]:
     """The warehouses of these lines; None: not chosen yet."""
     return tuple(item.warehouse_id for item in items)
 
 
-def placed(items: Sequence[Item], places: Places) -> tuple[Item, ...]:
+def placed(items: Sequence[Item], places: ChosenWarehouses) -> tuple[Item, ...]:
     """These lines with their warehouses."""
     return tuple(replace(item, warehouse_id=place) for item, place in zip(items, places, strict=True))
 
 
-def undecided(items: Iterable[Wanted]) -> set[int]:
+def undecided(items: Iterable[WantedLine]) -> set[int]:
     """The products of the lines that have no warehouse yet."""
     return {item.product_id for item in items if item.warehouse_id is None}
 
@@ -89,7 +89,7 @@ def movable(items: Sequence[Item], refusal: Refusal) -> set[int]:
     return {item.product_id for item in items if item.any_warehouse and (item.product_id, item.warehouse_id) in short}
 
 
-def allot_again(items: Sequence[Item], refusal: Refusal, stock: Stock) -> Places | None:
+def reallocate(items: Sequence[Item], refusal: Refusal, stock: Stock) -> ChosenWarehouses | None:
     """Warehouses for an order that was just refused; None: there is nothing better.
 
     Of the products in `stock`, all lines that are ours to place are placed anew. A stock level that was just
@@ -106,7 +106,7 @@ def allot_again(items: Sequence[Item], refusal: Refusal, stock: Stock) -> Places
     open_ = [
         replace(item, warehouse_id=None) if item.any_warehouse and item.product_id in stock else item for item in items
     ]
-    places = allot(open_, known)
+    places = allocate(open_, known)
     if isinstance(places, Refusal):
         return None
     asked = dict.fromkeys(short, 0)
@@ -117,13 +117,13 @@ def allot_again(items: Sequence[Item], refusal: Refusal, stock: Stock) -> Places
     return places if all(asked[level] <= short[level] for level in short) else None
 
 
-def _take(free: dict[int, dict[int, int]], line: Wanted, warehouse_id: int) -> None:
+def _take(free: dict[int, dict[int, int]], line: WantedLine, warehouse_id: int) -> None:
     levels = free.get(line.product_id, {})
     if warehouse_id in levels:
         levels[warehouse_id] -= line.quantity
 
 
-def _shortage(line: Wanted, levels: Mapping[int, int]) -> dict[str, Any]:
+def _shortage(line: WantedLine, levels: Mapping[int, int]) -> dict[str, Any]:
     best = max(levels, key=lambda warehouse_id: levels[warehouse_id], default=None)
     return {
         "product_id": line.product_id,

@@ -14,7 +14,7 @@ from order_gateway.gateway.modes import Modes
 from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing
 from order_gateway.lifecycle import Status, Step
-from order_gateway.saga.pending_steps import Intent
+from order_gateway.saga.pending_steps import PendingStep
 from order_gateway.settings import MetricsSettings
 from service_kit.database.database import Database, DatabaseFault
 from service_kit.logging import note_call
@@ -215,11 +215,11 @@ def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> "Callable[[str,
     return lambda method, metadata: ObservedCall(metrics, tracing, method, metadata)
 
 
-def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[Intent], AbstractContextManager[None]]:
+def observed_steps(metrics: GatewayMetrics, tracing: Tracing) -> Callable[[PendingStep], AbstractContextManager[None]]:
     """What counts and traces the steps of a Relay; each continues the trace of the request that it began with."""
 
     @contextmanager
-    def observe(intent: Intent) -> Iterator[None]:
+    def observe(intent: PendingStep) -> Iterator[None]:
         attributes = {"order.id": intent.order_id, "attempt": intent.attempts}
         metrics.steps_in_flight += 1
         try:

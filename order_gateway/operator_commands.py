@@ -19,7 +19,7 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.lifecycle import OrderNotFound
 from order_gateway.payments import Payments
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
@@ -65,7 +65,7 @@ class Parts:
         """Its other half."""
         settings = self.settings
         saga = Saga(self.store, self.gateway, self.payments, saga_settings(settings))
-        relay = Relay(self.store, Intents(self.database), saga, settings)
+        relay = Relay(self.store, PendingSteps(self.database), saga, settings)
         hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
         return OrdersRepair(self.database, self.store, saga, relay, self.gateway, self.holdings, hold_seconds)
 

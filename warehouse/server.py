@@ -30,7 +30,7 @@ from warehouse.metrics import BatchMetrics, CallMetrics, open_gauge, stuck_gauge
 from warehouse.reading.queries import StockQueries
 from warehouse.rpc.administration import Administration
 from warehouse.rpc.edge import Edge
-from warehouse.rpc.entrance import Doorkeeper, Entrance, OpenCalls
+from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
 from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.rpc.requests import RequestReader
@@ -179,7 +179,7 @@ class _Registry:
         methods = bounded(handlers, self._bytes_max)
         handler = grpc.method_handlers_generic_handler(service, methods)
         if self._entrance.is_locked:
-            handler = Doorkeeper(handler, self._entrance, self._edge.failed)
+            handler = AdmissionHandler(handler, self._entrance, self._edge.failed)
         add_service(self._server, service, methods, handler)
 
     def _bytes_max(self, method: str) -> int:

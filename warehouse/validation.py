@@ -9,7 +9,7 @@ ID_MAX = 2**63 - 1
 CHOSEN_ID_MAX = 2**53 - 1
 """The greatest id that a new product or warehouse may be given: the ids behind it are the server's to draw."""
 OPAQUE_ID_LENGTH_MAX = 64
-LINES_MAX = 100
+CALL_LINES_MAX = 100
 PAGE_SIZE_MAX = 1000
 KEYS_MAX = 1000
 BATCH_MAX = 1000

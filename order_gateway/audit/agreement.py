@@ -9,10 +9,10 @@ from enum import StrEnum
 
 from order_gateway.audit.rows import Row
 from order_gateway.gateway.holdings import Holding, Outcome
-from order_gateway.gateway.port import HoldingState
+from order_gateway.gateway.port import HoldState
 from order_gateway.lifecycle import Status, Step, Stock, is_open, is_settled
 
-_HELD, _SOLD = HoldingState.RESERVED, HoldingState.COMMITTED
+_HELD, _SOLD = HoldState.RESERVED, HoldState.COMMITTED
 _MICROSECONDS = 1_000_000
 
 
@@ -59,7 +59,7 @@ class Owned:
     give_backs: tuple[Outcome, ...] = ()
     commit: Outcome | None = None
 
-    def all_in(self, state: HoldingState) -> list[Holding]:
+    def all_in(self, state: HoldState) -> list[Holding]:
         """Its reservations in a state."""
         return [holding for holding in self.reserve.holdings if holding.state is state]
 

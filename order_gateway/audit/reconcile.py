@@ -10,7 +10,7 @@ from datetime import datetime
 
 from order_gateway.audit.rows import AuditRows, Row
 from order_gateway.gateway.holdings import Holding, Holdings
-from order_gateway.gateway.port import HoldingState
+from order_gateway.gateway.port import HoldState
 from order_gateway.identity import OrderName, parse
 from order_gateway.storage.store import Store
 from service_kit.database.database import Database
@@ -92,7 +92,7 @@ class Reconciling:
         report.number_max = max(report.number_max, name.number)
         if row is not None and row.request_key == name.key:
             return
-        if holding.state not in (HoldingState.RESERVED, HoldingState.COMMITTED):
+        if holding.state not in (HoldState.RESERVED, HoldState.COMMITTED):
             report.over += 1
             return
         report.lost_count += 1
@@ -107,7 +107,7 @@ def lines(report: WarehouseReport) -> Sequence[str]:
         holding, number = lost.holding, lost.name.number
         what = ", ".join(f"{line.quantity} x product {line.product_id}" for line in holding.lines)
         used = " (another order has this number by now)" if lost.is_number_used else ""
-        fate = f"held until {holding.expires_at:%F %T} UTC" if holding.state is HoldingState.RESERVED else "sold"
+        fate = f"held until {holding.expires_at:%F %T} UTC" if holding.state is HoldState.RESERVED else "sold"
         told.append(f"order {number}, made {holding.created_at:%F %T} UTC, is not here{used}: {what} {fate}")
         told.append(f"    reservation {holding.reservation_id} of {holding.order_id}")
     if report.lost_count > len(report.lost):

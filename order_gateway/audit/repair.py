@@ -19,13 +19,13 @@ from order_gateway.gateway.port import (
     Done,
     GatewayFault,
     Hold,
-    HoldingState,
+    HoldState,
     Refusal,
     StockLine,
     WarehouseGateway,
 )
 from order_gateway.lifecycle import Event, Order, Reason, Status, Step, is_open
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga, StepFault
 from order_gateway.storage.store import Change, Store
@@ -81,7 +81,7 @@ class OrdersRepair:
         self._store = store
         self._saga = saga
         self._relay = relay
-        self._intents = Intents(database)
+        self._intents = PendingSteps(database)
         self._gateway = gateway
         self._holdings = holdings
         self._hold_seconds = hold_seconds
@@ -162,7 +162,7 @@ class OrdersRepair:
     async def _sell(self, order: Order, finding: Finding) -> None:
         """Sell what a paid order did not get."""
         for holding in finding.owned.reserve.holdings if finding.owned else ():
-            if holding.state is not HoldingState.CANCELLED:
+            if holding.state is not HoldState.CANCELLED:
                 answer = await self._gateway.commit(holding.reservation_id, audit_call(order.correlation_id))
                 if isinstance(answer, Done):
                     return
@@ -175,7 +175,7 @@ class OrdersRepair:
 
     async def _release(self, order: Order, finding: Finding) -> None:
         """Give back what an order that ended without a sale still holds."""
-        for holding in finding.owned.all_in(HoldingState.RESERVED) if finding.owned else ():
+        for holding in finding.owned.all_in(HoldState.RESERVED) if finding.owned else ():
             await self._holdings.release(holding.reservation_id, audit_call(order.correlation_id))
 
     async def _give_back(self, order: Order, _finding: Finding) -> None:

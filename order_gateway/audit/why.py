@@ -16,8 +16,8 @@ from order_gateway.lifecycle import (
     Stock,
     is_settled,
 )
-from order_gateway.storage.reading import Happening, Listing
-from order_gateway.storage.rows import to_instant
+from order_gateway.storage.reading import Listing, OrderEvent
+from order_gateway.storage.rows import from_microseconds
 from order_gateway.storage.store import Store
 
 HAPPENINGS_MAX = 100
@@ -81,7 +81,7 @@ class Explanation:
     warehouse: tuple[OwnedView, ...] | None
     disagreement: str | None
     repair: str | None
-    history: tuple[Happening, ...]
+    history: tuple[OrderEvent, ...]
 
 
 class Explaining:
@@ -143,9 +143,9 @@ def reasons(order: Order, row: Row, owned: Owned | None, finding: Finding | None
 
 
 def _about(step: OpenStep) -> str:
-    next_try = f"next try {to_instant(step.due_at):%F %T} UTC"
+    next_try = f"next try {from_microseconds(step.due_at):%F %T} UTC"
     if step.parked_at is not None:
-        since = f"{to_instant(step.parked_at):%F %T} UTC"
+        since = f"{from_microseconds(step.parked_at):%F %T} UTC"
         return f"{step.step} keeps failing and is parked since {since}: {_tries(step)}; {next_try}"
     if step.attempts == _FIRST_TRY:
         return f"{step.step} is under way with the request that began it, or about to be; {next_try}"
@@ -161,11 +161,11 @@ def _step_view(step: OpenStep, request_id: str) -> StepView:
     return StepView(
         step.step,
         request_id,
-        to_instant(step.begun_at),
+        from_microseconds(step.begun_at),
         step.attempts,
         step.last_error,
-        to_instant(step.due_at),
-        None if step.parked_at is None else to_instant(step.parked_at),
+        from_microseconds(step.due_at),
+        None if step.parked_at is None else from_microseconds(step.parked_at),
     )
 
 

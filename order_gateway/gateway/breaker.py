@@ -15,7 +15,7 @@ from order_gateway.gateway.port import (
     Done,
     GatewayFault,
     Hold,
-    HoldingState,
+    HoldState,
     Product,
     Refusal,
     StockLine,
@@ -84,7 +84,7 @@ class GuardedGateway:
         """As the gateway within. Raises: GatewayFault."""
         return await self.guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
 
-    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+    async def state_of(self, reservation_id: str, call: Call) -> HoldState | None:
         """As the gateway within. Raises: GatewayFault."""
         return await self._look(lambda: self._gateway.state_of(reservation_id, call))
 

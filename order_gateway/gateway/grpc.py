@@ -12,12 +12,12 @@ from order_gateway.gateway.port import (
     Done,
     GatewayFault,
     Hold,
-    HoldingState,
+    HoldState,
     Product,
     Refusal,
     StockLine,
 )
-from order_gateway.gateway.shared_reserves import Reserving
+from order_gateway.gateway.shared_reserves import SharedReserves
 from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
 from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
@@ -39,7 +39,7 @@ class GrpcGateway:
     def __init__(self, client: WarehouseClient, batches: BatcherSettings | None = None) -> None:
         self._client = client
         self.clock_ahead = timedelta(0)
-        self._reserving = Reserving(client, batches)
+        self._reserving = SharedReserves(client, batches)
 
     @property
     def batchers(self) -> tuple[Watched, ...]:
@@ -60,7 +60,7 @@ class GrpcGateway:
             tuple(StockLine(held.product_id, held.warehouse_id, held.quantity) for held in answer.lines),
         )
 
-    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+    async def state_of(self, reservation_id: str, call: Call) -> HoldState | None:
         """Where a reservation stands now; None: the warehouse does not know it. Raises: GatewayFault."""
         try:
             with translating():

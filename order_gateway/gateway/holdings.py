@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from order_gateway.gateway.inventory import Guard
-from order_gateway.gateway.port import Call, Done, HoldingState, Refusal, StockLine
+from order_gateway.gateway.port import Call, Done, HoldState, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
 from warehouse.client import CallOptions, WarehouseClient, warehouse_pb2
 
@@ -40,7 +40,7 @@ class Holding:
         return self._reservation.order_id
 
     @property
-    def state(self) -> HoldingState:
+    def state(self) -> HoldState:
         """Where it stands."""
         return holding_state(self._reservation)
 
@@ -62,7 +62,7 @@ class Holding:
     @property
     def lines(self) -> tuple[StockLine, ...]:
         """What it holds or held; what was sold where it is committed."""
-        sold = self.state is HoldingState.COMMITTED
+        sold = self.state is HoldState.COMMITTED
         return tuple(
             StockLine(line.product_id, line.warehouse_id, line.committed_quantity if sold else line.quantity)
             for line in self._reservation.lines

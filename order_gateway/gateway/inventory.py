@@ -48,7 +48,7 @@ class LevelKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AvailabilityQuestion:
     """Units whose availability is asked; `warehouse_id` None: in any one warehouse."""
 
     product_id: int
@@ -135,7 +135,7 @@ class Inventory:
         missing = [LevelKey(key.product_id, key.warehouse_id) for key in answer.missing]
         return [_level(level) for level in answer.stock_levels], missing
 
-    async def availability(self, wanted: Sequence[Wanted], call: Call) -> list[Availability]:
+    async def availability(self, wanted: Sequence[AvailabilityQuestion], call: Call) -> list[Availability]:
         """What is free now, for each of `wanted`; several for the same stock level are judged by their sum."""
         fixed = [item for item in wanted if item.warehouse_id is not None]
         lines = [line(item.product_id, item.warehouse_id or 0, item.quantity) for item in fixed]
@@ -211,7 +211,7 @@ class Inventory:
             return Refusal("PRODUCT_NOT_FOUND", f"there is no product {product_id}", ({"product_id": product_id},))
         return _product(found[product_id])
 
-    async def _anywhere(self, item: Wanted, call: Call) -> Availability:
+    async def _anywhere(self, item: AvailabilityQuestion, call: Call) -> Availability:
         async with self._looks:
             levels = await self._ask(self._client.list_inventory(item.product_id, **self._options(call)))
         if isinstance(levels, Refusal) or not levels:
@@ -269,7 +269,9 @@ def _level(level: stock_pb2.StockLevel) -> Level:
     )
 
 
-def _availability(item: Wanted, warehouse_id: int | None, available: int, sufficient: bool) -> Availability:
+def _availability(
+    item: AvailabilityQuestion, warehouse_id: int | None, available: int, sufficient: bool
+) -> Availability:
     return Availability(item.product_id, warehouse_id, item.quantity, available, sufficient)
 
 

@@ -49,7 +49,7 @@ class Hold(msgspec.Struct, frozen=True):
     lines: tuple[StockLine, ...]
 
 
-class HoldingState(StrEnum):
+class HoldState(StrEnum):
     """Where a reservation stands, as the warehouse calls it."""
 
     RESERVED = "RESERVED"
@@ -112,7 +112,7 @@ class WarehouseGateway(Protocol):
         """Hold stock for an order."""
         ...
 
-    async def state_of(self, reservation_id: str, call: Call) -> HoldingState | None:
+    async def state_of(self, reservation_id: str, call: Call) -> HoldState | None:
         """Where a reservation stands now; None: the warehouse does not know it."""
         ...
 

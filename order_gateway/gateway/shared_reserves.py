@@ -16,7 +16,7 @@ REQUESTS_MAX = 1000
 LINES_ALONE_MAX = 20
 
 
-class _Wish(msgspec.Struct, frozen=True):
+class _WaitingReserve(msgspec.Struct, frozen=True):
     order_id: str
     lines: Sequence[StockLine]
     ttl_seconds: float
@@ -24,14 +24,16 @@ class _Wish(msgspec.Struct, frozen=True):
     give_up_at: float
 
 
-class Reserving:
+class SharedReserves:
     """Reserve for many callers; a lone one's call goes out as it is."""
 
     def __init__(self, client: WarehouseClient, settings: BatcherSettings | None = None) -> None:
         self._client = client
         bounds = settings or BatcherSettings()
         bounds = bounds.model_copy(update={"batch_size_max": min(bounds.batch_size_max, REQUESTS_MAX)})
-        self.batcher: Batcher[_Wish, warehouse_pb2.Reservation] = Batcher(self._process, bounds, "reserve batcher")
+        self.batcher: Batcher[_WaitingReserve, warehouse_pb2.Reservation] = Batcher(
+            self._process, bounds, "reserve batcher"
+        )
         self._is_started = False
 
     async def reserve(
@@ -45,7 +47,7 @@ class Reserving:
         give_up_at = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(give_up_at):
-                return await self._among_others(_Wish(order_id, lines, ttl_seconds, call, give_up_at))
+                return await self._among_others(_WaitingReserve(order_id, lines, ttl_seconds, call, give_up_at))
         except TimeoutError as error:
             raise GatewayFault("WAREHOUSE_TIMEOUT", "the warehouse did not answer in time") from error
         except BatchFailed as error:
@@ -58,14 +60,14 @@ class Reserving:
         if self._is_started:
             await self.batcher.close()
 
-    async def _among_others(self, wish: _Wish) -> warehouse_pb2.Reservation:
+    async def _among_others(self, wish: _WaitingReserve) -> warehouse_pb2.Reservation:
         try:
             return await self.batcher.submit(wish, wish.give_up_at)
         except WarehouseBusy:
             # Somebody keeps its stock locked: that is waited for here, and not by all who shared the call.
             return await self._alone(wish, max(wish.give_up_at - asyncio.get_running_loop().time(), 0.001))
 
-    async def _process(self, wishes: Sequence[_Wish]) -> Sequence[warehouse_pb2.Reservation | Exception]:
+    async def _process(self, wishes: Sequence[_WaitingReserve]) -> Sequence[warehouse_pb2.Reservation | Exception]:
         left = max(wish.give_up_at for wish in wishes) - asyncio.get_running_loop().time()
         try:
             # A refusal of a call of its own names what fits into a header; in a batch, all lines.
@@ -76,14 +78,14 @@ class Reserving:
         except WarehouseError as error:
             return [error] * len(wishes)
 
-    async def _alone(self, wish: _Wish, seconds: float) -> warehouse_pb2.Reservation:
+    async def _alone(self, wish: _WaitingReserve, seconds: float) -> warehouse_pb2.Reservation:
         lines = [line(one.product_id, one.warehouse_id, one.quantity) for one in wish.lines]
         options = effect_options(wish.call)
         options["deadline_seconds"] = seconds
         return await self._client.reserve(wish.order_id, lines, ttl_seconds=wish.ttl_seconds, **options)
 
 
-def _request(wish: _Wish) -> warehouse_pb2.ReserveRequest:
+def _request(wish: _WaitingReserve) -> warehouse_pb2.ReserveRequest:
     request = warehouse_pb2.ReserveRequest(
         request_id=wish.call.request_id,
         order_id=wish.order_id,

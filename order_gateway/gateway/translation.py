@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from order_gateway.gateway.port import Call, GatewayFault, HoldingState, Refusal
+from order_gateway.gateway.port import Call, GatewayFault, HoldState, Refusal
 from warehouse.client import (
     CallOptions,
     DeadlineExceeded,
@@ -33,7 +33,7 @@ RETRY_AFTER_DEFAULT_SECONDS = 1.0
 DENIED_RETRY_AFTER_SECONDS = 30.0
 """A person has to do something first."""
 _PREFIX = "RESERVATION_STATE_"
-_STATES = {number: HoldingState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
+_STATES = {number: HoldState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -113,7 +113,7 @@ def denial(error: PermissionDenied | Unauthenticated) -> str:
     )
 
 
-def holding_state(reservation: warehouse_pb2.Reservation) -> HoldingState:
+def holding_state(reservation: warehouse_pb2.Reservation) -> HoldState:
     """Where a reservation stands."""
     return _STATES[reservation.state]
 

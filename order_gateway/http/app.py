@@ -22,7 +22,7 @@ from order_gateway.http.guards.tokens import Tokens
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.wire.answer_headers import secure
 from order_gateway.http.wire.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
-from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.idempotency import IdempotencyStore
 from service_kit.background import Background
 from service_kit.guesses import Guesses
 from service_kit.logging import begin_call
@@ -36,7 +36,7 @@ _ID = re.compile(r"[!-~]{1,64}")
 
 def make_app(
     operations: Iterable[Operation],
-    answers: Answers,
+    answers: IdempotencyStore,
     settings: AccessSettings,
     *,
     body_size_max_bytes: int,

@@ -11,7 +11,7 @@ from order_gateway.http.guards.auth import Access
 from order_gateway.http.wire.errors import ApiError, success, success_page
 from order_gateway.http.wire.fields import PageQuery, Query
 from order_gateway.lifecycle import Instant, Step
-from order_gateway.saga.pending_steps import Intents, ParkedStep
+from order_gateway.saga.pending_steps import ParkedStep, PendingSteps
 from order_gateway.saga.relay import Relay
 
 _STEPS = "|".join(Step)
@@ -49,7 +49,7 @@ class RetryView:
 class DeadLetterRoutes:
     """The operations on parked steps."""
 
-    def __init__(self, intents: Intents, relay: Relay, prefix: str) -> None:
+    def __init__(self, intents: PendingSteps, relay: Relay, prefix: str) -> None:
         self._intents = intents
         self._relay = relay
         self._prefix = prefix

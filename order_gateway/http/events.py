@@ -18,7 +18,7 @@ from order_gateway.http.wire.connections import ended_by_hang_up
 from order_gateway.http.wire.readers import is_digits
 from order_gateway.http.wire.reading import invalid
 from order_gateway.lifecycle import Instant, Payment, Status, is_settled
-from order_gateway.storage.reading import Happening, Listing
+from order_gateway.storage.reading import Listing, OrderEvent
 from order_gateway.storage.store import Store
 from order_gateway.storage.watching import Watching
 from service_kit.background import Background, end
@@ -135,13 +135,13 @@ class Streams:
         return not await self._listing.history(order_id, last, 1, caller.actor)
 
 
-def event_view(happening: Happening, caller: Caller) -> EventView:
+def event_view(happening: OrderEvent, caller: Caller) -> EventView:
     """A happening as this caller may see it."""
     known = {**asdict(happening), "actor": None if caller.only_user is not None else happening.actor}
     return EventView(**known)
 
 
-def _frame(happening: Happening, caller: Caller) -> bytes:
+def _frame(happening: OrderEvent, caller: Caller) -> bytes:
     return b"id: %d\ndata: %b\n\n" % (happening.id, _encode(event_view(happening, caller)))
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from order_gateway.gateway.inventory import Availability, DirectHold, Inventory, Level, LevelKey, Wanted
+from order_gateway.gateway.inventory import Availability, AvailabilityQuestion, DirectHold, Inventory, Level, LevelKey
 from order_gateway.gateway.port import Refusal, StockLine
 from order_gateway.http.bodies import (
     AvailabilityBody,
@@ -121,7 +121,7 @@ class InventoryRoutes:
 
     async def check(self, request: web.Request, body: AvailabilityBody) -> web.Response:
         """Check what is free now; nothing is held."""
-        wanted = [Wanted(item.product_id, item.warehouse_id, item.quantity) for item in body.items]
+        wanted = [AvailabilityQuestion(item.product_id, item.warehouse_id, item.quantity) for item in body.items]
         found = await self._inventory.availability(wanted, reading(request))
         return success(AvailabilityView(found, all(item.sufficient for item in found)))
 

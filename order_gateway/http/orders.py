@@ -33,7 +33,7 @@ from order_gateway.lifecycle import (
     Reservation,
     Status,
 )
-from order_gateway.pricing.basket import Basket, Wish
+from order_gateway.pricing.basket import Basket, RequestedLine
 from order_gateway.saga.steps import PaymentAwaited, Saga
 from order_gateway.storage.idempotency import Begun
 from order_gateway.storage.store import Applied, Store
@@ -94,7 +94,9 @@ class OrderRoutes:
             return self._placed(earlier)
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
-        wishes = [Wish(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items]
+        wishes = [
+            RequestedLine(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items
+        ]
         is_service = request[CALLER].person is None
         call = Call("", request[CORRELATION_ID])
         lines = await self._basket.fill(wishes, call, choice, body.currency, may_name_prices=is_service)

@@ -8,12 +8,12 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from order_gateway.allocation import allot
+from order_gateway.allocation import allocate
 from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, WarehouseGateway
 from order_gateway.lifecycle import CURRENCY_UNLESS_SAID, NewItem, Way
-from order_gateway.pricing.price_catalogue import KnownProducts
+from order_gateway.pricing.price_catalogue import PriceCatalogue
 from order_gateway.pricing.recent import Recent
 from service_kit.currencies import CENT, WITHOUT_CENTS
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 CATALOGUE_SIZE_MAX = 100_000
 
 
-class Wish(msgspec.Struct, frozen=True):
+class RequestedLine(msgspec.Struct, frozen=True):
     """What a customer asks for; `warehouse_id` None: wherever there is enough."""
 
     product_id: int
@@ -30,7 +30,7 @@ class Wish(msgspec.Struct, frozen=True):
     unit_price: Decimal | None
 
 
-class Catalogue:
+class ProductPrices:
     """Products of the warehouse, remembered for a short while; for longer if its answer is late or does not come.
 
     Args:
@@ -45,7 +45,7 @@ class Catalogue:
         self,
         gateway: WarehouseGateway,
         keep_seconds: float,
-        known: KnownProducts | None = None,
+        known: PriceCatalogue | None = None,
         deadline_seconds: float = 1,
         ask_seconds: float = 3,
         recall_seconds: float = 10,
@@ -131,7 +131,7 @@ class Basket:
     def __init__(
         self,
         gateway: WarehouseGateway,
-        catalogue: Catalogue,
+        catalogue: ProductPrices,
         deadline_seconds: float = 3,
         currency: str = CURRENCY_UNLESS_SAID,
     ) -> None:
@@ -142,7 +142,7 @@ class Basket:
 
     async def fill(
         self,
-        wishes: Sequence[Wish],
+        wishes: Sequence[RequestedLine],
         call: Call,
         choice: Choice,
         said: str | None = None,
@@ -177,7 +177,7 @@ class Basket:
         )
 
     async def _choose_warehouses(
-        self, wishes: Sequence[Wish], call: Call, choice: Choice
+        self, wishes: Sequence[RequestedLine], call: Call, choice: Choice
     ) -> Sequence[int | None] | Refusal:
         """Advice only, as any look at stock is: Reserve decides, and the order's RESERVE step chooses again."""
         wished = [wish.warehouse_id for wish in wishes]
@@ -191,11 +191,11 @@ class Basket:
             if not choice.may_defer:
                 raise
             return wished
-        return allot(wishes, stock)
+        return allocate(wishes, stock)
 
 
 def _currency(
-    wishes: Sequence[Wish], products: Mapping[int, Product], said: str | None, otherwise: str
+    wishes: Sequence[RequestedLine], products: Mapping[int, Product], said: str | None, otherwise: str
 ) -> str | Refusal:
     """The one currency of an order's prices: the catalogue's, and the caller's where that has no price."""
     named = said or otherwise
@@ -221,7 +221,9 @@ def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Map
     )
 
 
-def _price(place: int, wish: Wish, products: Mapping[int, Product], may_name_prices: bool) -> Decimal | Refusal:
+def _price(
+    place: int, wish: RequestedLine, products: Mapping[int, Product], may_name_prices: bool
+) -> Decimal | Refusal:
     product = products.get(wish.product_id)
     field = f"items.{place}.unit_price"
     if product is None:

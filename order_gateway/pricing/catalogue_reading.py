@@ -16,7 +16,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.port import CataloguePage, GatewayFault
-from order_gateway.pricing.price_catalogue import KnownProducts
+from order_gateway.pricing.price_catalogue import PriceCatalogue
 from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)
@@ -60,10 +60,10 @@ class _Turn:
     changed_since: datetime | None
 
 
-class CatalogueReading:
+class CatalogueSync:
     """A background task."""
 
-    def __init__(self, database: Database, known: KnownProducts, pages: Pages, settings: ReadingSettings) -> None:
+    def __init__(self, database: Database, known: PriceCatalogue, pages: Pages, settings: ReadingSettings) -> None:
         self._database = database
         self._known = known
         self._pages = pages

@@ -17,7 +17,7 @@ REMEMBERED_SECONDS = 60.0
 """What this process has written is written again after so long: another one may have written something else since."""
 
 
-class KnownProducts:
+class PriceCatalogue:
     """The memory; it never fails a caller: what it can't keep or find is not known."""
 
     def __init__(self, database: Database) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import structlog
 
 from order_gateway.gateway.looking import free_stock
-from order_gateway.gateway.port import Call, GatewayFault, HoldingState, WarehouseGateway
+from order_gateway.gateway.port import Call, GatewayFault, HoldState, WarehouseGateway
 from order_gateway.lifecycle import Order
 from service_kit.tracing import current_traceparent
 
@@ -30,13 +30,13 @@ class HoldCheck:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 state = await self._gateway.state_of(order.reservations[0].reservation_id, call)
-                if state is HoldingState.EXPIRED:
+                if state is HoldState.EXPIRED:
                     return await self._is_free(order, call)
         except (GatewayFault, TimeoutError) as fault:
             # Customers may pay while the warehouse is away; if the stock is gone then, they are refunded.
             log.info("charged_without_a_look", order_id=order.id, error=str(fault))
             return True
-        return state in (HoldingState.RESERVED, HoldingState.COMMITTED)
+        return state in (HoldState.RESERVED, HoldState.COMMITTED)
 
     async def _is_free(self, order: Order, call: Call) -> bool:
         """Whether what an expired hold had could be taken again now."""

@@ -27,7 +27,7 @@ _FORGET = text("DELETE FROM intents WHERE order_id = :order_id AND step = :step"
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
+class PendingStep:
     """A step that remains to be done.
 
     Attributes:
@@ -56,16 +56,16 @@ class ParkedStep:
     next_try_at: Instant
 
 
-class Intents:
+class PendingSteps:
     """The steps, for those who do them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def claim(self, limit: int, lease_seconds: float) -> list[Intent]:
+    async def claim(self, limit: int, lease_seconds: float) -> list[PendingStep]:
         """Take up to `limit` steps that are due, for `lease_seconds`; other processes get other ones."""
 
-        async def work(connection: AsyncConnection) -> list[Intent]:
+        async def work(connection: AsyncConnection) -> list[PendingStep]:
             columns = tables.intents.c
             due = (
                 select(
@@ -82,7 +82,7 @@ class Intents:
                 .with_for_update(skip_locked=True)
             )
             claimed = [
-                Intent(
+                PendingStep(
                     int(row.order_id),
                     Step(row.step),
                     row.attempts + 1,
@@ -109,7 +109,7 @@ class Intents:
 
         return await self._database.run_in_transaction(work)
 
-    async def postpone(self, intent: Intent, delay_seconds: float, error: str, *, is_parked: bool = False) -> None:
+    async def postpone(self, intent: PendingStep, delay_seconds: float, error: str, *, is_parked: bool = False) -> None:
         """A step did not succeed: it is due again after a while, unless someone else concluded it meanwhile."""
 
         async def work(connection: AsyncConnection) -> None:
@@ -151,7 +151,7 @@ class Intents:
 
         return await self._database.run_in_transaction(work)
 
-    async def forget(self, intent: Intent) -> None:
+    async def forget(self, intent: PendingStep) -> None:
         """Strike out a step that its order no longer waits for."""
 
         async def work(connection: AsyncConnection) -> None:

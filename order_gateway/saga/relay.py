@@ -16,7 +16,7 @@ import structlog
 
 from order_gateway.lifecycle import Order, Step, Way, is_open
 from order_gateway.saga.parking import is_parked
-from order_gateway.saga.pending_steps import Intent, Intents
+from order_gateway.saga.pending_steps import PendingStep, PendingSteps
 from order_gateway.saga.steps import PaymentAwaited, Saga, StepFault
 from order_gateway.settings import OrdersSettings
 from order_gateway.storage.store import Store
@@ -25,7 +25,7 @@ from service_kit.logging import call_lines, note_call
 
 log = structlog.get_logger(__name__)
 BACKOFF_EXPONENT_MAX = 16
-Observe = Callable[[Intent], AbstractContextManager[object]]
+Observe = Callable[[PendingStep], AbstractContextManager[object]]
 
 
 class Relay:
@@ -36,7 +36,7 @@ class Relay:
     """
 
     def __init__(
-        self, store: Store, intents: Intents, saga: Saga, settings: OrdersSettings, observe: Observe = nullcontext
+        self, store: Store, intents: PendingSteps, saga: Saga, settings: OrdersSettings, observe: Observe = nullcontext
     ) -> None:
         self._store = store
         self._intents = intents
@@ -90,7 +90,7 @@ class Relay:
             task.add_done_callback(self._finished)
         return bool(claimed) and len(self._tasks) < self._settings.concurrency
 
-    async def do(self, intent: Intent) -> None:
+    async def do(self, intent: PendingStep) -> None:
         """One step; if it fails it is due again later, and the failure stays with it."""
         with call_lines(order_id=intent.order_id, step=intent.step):
             try:
@@ -107,7 +107,7 @@ class Relay:
                 with suppress(Fault):
                     await self._postpone(intent, error)
 
-    async def _postpone(self, intent: Intent, error: Exception) -> None:
+    async def _postpone(self, intent: PendingStep, error: Exception) -> None:
         settings = self._settings
         # A database that fails says nothing about the step.
         parked = not isinstance(error, Fault) and is_parked(
@@ -123,7 +123,7 @@ class Relay:
         delay = jittered(settings.parked_retry_seconds) if parked else self._backoff_seconds(intent.attempts)
         await self._intents.postpone(intent, delay, repr(error), is_parked=parked)
 
-    async def _carry_out(self, intent: Intent) -> None:
+    async def _carry_out(self, intent: PendingStep) -> None:
         claimed = time.monotonic()
         order = await self._store.read(intent.order_id)
         note_call(correlation_id=order.correlation_id)

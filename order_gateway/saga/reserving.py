@@ -11,7 +11,15 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from order_gateway.allocation import Places, Stock, allot, allot_again, movable, places_of, undecided
+from order_gateway.allocation import (
+    ChosenWarehouses,
+    Stock,
+    allocate,
+    chosen_warehouses,
+    movable,
+    reallocate,
+    undecided,
+)
 from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.port import (
     Call,
@@ -61,14 +69,16 @@ class ReserveStep:
             if not is_open(order.state, Step.RESERVE):
                 return applied
 
-    async def _choose(self, order: Order, refusal: Refusal | None, call: Call, until: float) -> Places | Refusal:
+    async def _choose(
+        self, order: Order, refusal: Refusal | None, call: Call, until: float
+    ) -> ChosenWarehouses | Refusal:
         """Warehouses for the order's lines; a refusal if there are none, or none that is better than before."""
         if refusal is None:
-            return allot(order.items, await self._look(undecided(order.items), call, until))
+            return allocate(order.items, await self._look(undecided(order.items), call, until))
         products = movable(order.items, refusal)
         if not products or order.warehouse_changes >= self._changes_max:
             return refusal
-        return allot_again(order.items, refusal, await self._look(products, call, until)) or refusal
+        return reallocate(order.items, refusal, await self._look(products, call, until)) or refusal
 
     async def _look(self, product_ids: Iterable[int], call: Call, until: float) -> Stock:
         return await free_stock(self._gateway, product_ids, replace(_within(call, until), request_id=""))
@@ -85,15 +95,15 @@ class ReserveStep:
         return await self._gateway.reserve(name, lines, hold_seconds, _within(call, until))
 
 
-def _chosen(order: Order, places: Places) -> Change:
+def _chosen(order: Order, places: ChosenWarehouses) -> Change:
     lines = zip(order.items, places, strict=True)
     new = (f"product {item.product_id}: warehouse {place}" for item, place in lines if item.warehouse_id != place)
-    return Change(Event.WAREHOUSE_CHOSEN, note="; ".join(new), places=places, about=places_of(order.items))
+    return Change(Event.WAREHOUSE_CHOSEN, note="; ".join(new), places=places, about=chosen_warehouses(order.items))
 
 
 def _refused(order: Order, refusal: Refusal) -> Change:
     record = refusal_record(refusal)
-    return Change(Event.RESERVE_REFUSED, note=refusal.code, refusal=record, about=places_of(order.items))
+    return Change(Event.RESERVE_REFUSED, note=refusal.code, refusal=record, about=chosen_warehouses(order.items))
 
 
 def refusal_record(refusal: Refusal) -> dict[str, object]:
@@ -109,8 +119,8 @@ def _plain(value: object) -> object:
     return value if isinstance(value, int | None) else str(value)
 
 
-def _decided(order: Order) -> Places:
-    return tuple(place for place in places_of(order.items) if place is not None)
+def _decided(order: Order) -> ChosenWarehouses:
+    return tuple(place for place in chosen_warehouses(order.items) if place is not None)
 
 
 def _within(call: Call, until: float) -> Call:

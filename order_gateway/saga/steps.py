@@ -25,7 +25,7 @@ from order_gateway.lifecycle import Event, Illegal, NewOrder, Order, Reason, Ste
 from order_gateway.payments import Bill, Charged, Payments, Pending, ProviderFault, Refunded
 from order_gateway.saga.hold_check import HoldCheck
 from order_gateway.saga.reserving import ReserveStep, refusal_record
-from order_gateway.storage.placing import Claimed
+from order_gateway.storage.placing import KeyClaim
 from order_gateway.storage.store import Applied, Change, Store
 from service_kit.tracing import current_traceparent
 
@@ -90,7 +90,7 @@ class Saga:
         self._hold_check = HoldCheck(gateway, settings.step_deadline_seconds)
         self.nudge: Callable[[], None] = _nobody
 
-    async def place(self, new: NewOrder, key: Claimed | None = None) -> Order:
+    async def place(self, new: NewOrder, key: KeyClaim | None = None) -> Order:
         """Make an order and hold its stock.
 
         Args:

@@ -156,7 +156,7 @@ class Changing(Generic[ChangeT]):
 
     def __init__(self, database: Database, happen: Happen[ChangeT]) -> None:
         self._database = database
-        self._happen = happen
+        self._apply_event = happen
         self._session = DriverSession(database)
         self._reading = DriverSession(database)
         self._stuck: StuckRows[int] = StuckRows(database.settings)
@@ -271,7 +271,7 @@ class Changing(Generic[ChangeT]):
         # Written under the order's lock, so no other change has this instant: it is what the earlier try did.
         if before is not None and (before.order.version, before.order.updated_at) == (order.version, order.updated_at):
             return Applied(order, before.result)
-        return self._happen(order, work.change, changes, now)
+        return self._apply_event(order, work.change, changes, now)
 
     async def _lock_and_read(
         self, work: Sequence[Work[ChangeT]], *, waits: bool

@@ -25,7 +25,7 @@ RENEWALS_PER_LEASE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredResponse:
     """What was answered."""
 
     status: int
@@ -58,7 +58,7 @@ class InProgress:
     """Another request with this key is at work."""
 
 
-class Answers:
+class IdempotencyStore:
     """The stored answers.
 
     Args:
@@ -71,11 +71,11 @@ class Answers:
         self._lease_seconds = lease_seconds
         self._giving_up: set[asyncio.Task[None]] = set()
 
-    async def begin(self, owner: str, key: str, request_hash: str) -> Answer | Begun | Reused | InProgress:
+    async def begin(self, owner: str, key: str, request_hash: str) -> StoredResponse | Begun | Reused | InProgress:
         """Claim a key for a request, or find what became of it."""
         claim = uuid.uuid4().hex
 
-        async def work(connection: AsyncConnection) -> Answer | Begun | Reused | InProgress:
+        async def work(connection: AsyncConnection) -> StoredResponse | Begun | Reused | InProgress:
             columns = idempotency_keys.c
             row = (
                 await connection.execute(
@@ -90,7 +90,7 @@ class Answers:
             if row.request_hash != request_hash:
                 return Reused()
             if row.status is not None:
-                return Answer(row.status, row.location, row.body)
+                return StoredResponse(row.status, row.location, row.body)
             if row.at_work:
                 # An earlier try of this transaction may have been committed without an answer.
                 return Begun(row.created_at, claim, row.order_id) if row.claim == claim else InProgress()
@@ -122,7 +122,7 @@ class Answers:
             for task in tasks:
                 task.cancel()
 
-    async def finish(self, owner: str, key: str, claim: str, answer: Answer) -> None:
+    async def finish(self, owner: str, key: str, claim: str, answer: StoredResponse) -> None:
         """Keep the answer, unless another request has taken over."""
 
         async def work(connection: AsyncConnection) -> None:

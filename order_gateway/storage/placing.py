@@ -9,14 +9,14 @@ import structlog
 
 from order_gateway.lifecycle import NEW, Item, NewOrder, Order
 from order_gateway.storage import statements
-from order_gateway.storage.rows import encode, line_id, read_placed, to_instant
+from order_gateway.storage.rows import encode, from_microseconds, line_id, read_placed
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import Database, DatabaseFault, DriverSession, error_number
 from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
 
 log = structlog.get_logger(__name__)
-Claimed = tuple[str, str, str]
+KeyClaim = tuple[str, str, str]
 """The owner of an Idempotency-Key, the key, and what the request has claimed it with."""
 
 
@@ -45,7 +45,7 @@ class Placement(msgspec.Struct, frozen=True):
     token: str
     request_key: str
     lease_seconds: float
-    key: Claimed | None
+    key: KeyClaim | None
     traceparent: str
 
 
@@ -225,7 +225,7 @@ def _beginning(placement: Placement) -> tuple[object, ...]:
 
 def _order(placement: Placement, order_id: int, created_at: int, window_microseconds: int) -> Order:
     new = placement.new
-    created = to_instant(created_at)
+    created = from_microseconds(created_at)
     return Order(
         id=order_id,
         version=1,
@@ -236,7 +236,7 @@ def _order(placement: Placement, order_id: int, created_at: int, window_microsec
         shipping_address=new.shipping_address,
         payment_method=new.payment_method,
         payment_reference=None,
-        payment_deadline=to_instant(created_at + window_microseconds),
+        payment_deadline=from_microseconds(created_at + window_microseconds),
         created_at=created,
         updated_at=created,
         correlation_id=new.correlation_id,

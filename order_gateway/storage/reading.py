@@ -27,7 +27,7 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class OrderEvent:
     """Something that happened to an order; its `id` is the order's version after it."""
 
     id: int
@@ -77,7 +77,7 @@ class Listing:
         async with self._lists.turn(owner):
             return await self._database.read_in_snapshot(work)
 
-    async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[Happening]:
+    async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[OrderEvent]:
         """What happened to an order after the happening with the id `after`, oldest first; `owner`: as for `page`."""
         columns = tables.history.c
         query = (
@@ -87,8 +87,8 @@ class Listing:
             .limit(limit)
         )
 
-        async def work(connection: AsyncConnection) -> list[Happening]:
-            return [_happening(row) for row in await connection.execute(query)]
+        async def work(connection: AsyncConnection) -> list[OrderEvent]:
+            return [_order_event(row) for row in await connection.execute(query)]
 
         async with self._lists.turn(owner):
             return await self._database.run_in_transaction(work)
@@ -142,8 +142,8 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     return conditions
 
 
-def _happening(row: sqlalchemy.Row[Any]) -> Happening:
-    return Happening(
+def _order_event(row: sqlalchemy.Row[Any]) -> OrderEvent:
+    return OrderEvent(
         id=int(row.version),
         order_id=int(row.order_id),
         event=row.event,

@@ -22,7 +22,7 @@ from order_gateway.lifecycle import (
 )
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LINES_MAX = 1000
+LINE_ID_STRIDE = 1000
 """An order has fewer lines."""
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -90,15 +90,15 @@ encode = msgspec.json.Encoder().encode
 
 def line_id(order_id: int, position: int) -> int:
     """The number of a line, or of its hold, for clients: unique among all orders."""
-    return order_id * LINES_MAX + position
+    return order_id * LINE_ID_STRIDE + position
 
 
 def line_of(id_: int) -> tuple[int, int]:
     """The order and the position that `line_id` made a number of."""
-    return divmod(id_, LINES_MAX)
+    return divmod(id_, LINE_ID_STRIDE)
 
 
-def to_instant(microseconds: int) -> datetime:
+def from_microseconds(microseconds: int) -> datetime:
     """A time from the database."""
     return EPOCH + timedelta(microseconds=microseconds)
 
@@ -147,9 +147,9 @@ def _order(record: OrderRecord, items: Iterable[Item], held: Iterable[Reservatio
         shipping_address=record.shipping_address,
         payment_method=record.payment_method,
         payment_reference=record.payment_reference,
-        payment_deadline=to_instant(record.payment_deadline),
-        created_at=to_instant(record.created_at),
-        updated_at=to_instant(record.updated_at),
+        payment_deadline=from_microseconds(record.payment_deadline),
+        created_at=from_microseconds(record.created_at),
+        updated_at=from_microseconds(record.updated_at),
         correlation_id=record.correlation_id,
         refusal=None if record.refusal is None else msgspec.json.decode(record.refusal),
         actor=record.actor,
@@ -171,10 +171,10 @@ def reservation(record: ReservationRecord, state: State, now: int) -> Reservatio
         product_id=record.product_id,
         warehouse_id=record.warehouse_id,
         quantity=record.quantity,
-        expires_at=to_instant(record.expires_at),
+        expires_at=from_microseconds(record.expires_at),
         is_active=is_active(state) and now < record.expires_at,
         is_confirmed=is_confirmed(state),
-        created_at=to_instant(record.created_at),
+        created_at=from_microseconds(record.created_at),
     )
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.allocation import Places, placed, places_of
+from order_gateway.allocation import ChosenWarehouses, chosen_warehouses, placed
 from order_gateway.gateway.port import Hold
 from order_gateway.identity import OrderName, name_of, new_request_key
 from order_gateway.lifecycle import (
@@ -36,8 +36,8 @@ from order_gateway.lifecycle import (
 )
 from order_gateway.storage import tables
 from order_gateway.storage.changing import Applied, Changes, Changing, Work
-from order_gateway.storage.placing import Claimed, Placement, Placing
-from order_gateway.storage.rows import reservations_after, to_instant, to_microseconds
+from order_gateway.storage.placing import KeyClaim, Placement, Placing
+from order_gateway.storage.rows import from_microseconds, reservations_after, to_microseconds
 from service_kit.background import Watched
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database.database import Database
@@ -71,7 +71,7 @@ class Change(msgspec.Struct, frozen=True):
     payment_provider: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
-    places: Places | None = None
+    places: ChosenWarehouses | None = None
     about: tuple[int | None, ...] | None = None
 
 
@@ -92,7 +92,7 @@ class Store:
         self._token: str | None = None
         self._token_lock = asyncio.Lock()
         self._placing = Placing(database, settings.payment_window_seconds)
-        self._changing = Changing(database, self._happen)
+        self._changing = Changing(database, self._apply_event)
         self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches, "placing batcher")
         self._changes: Batcher[Work[tuple[Change, str]], Applied] = Batcher(
             self._changing.process, batches, "changing batcher"
@@ -117,7 +117,7 @@ class Store:
         """What an order is called outside."""
         return name_of(await self.token(), order)
 
-    async def create(self, new: NewOrder, lease_seconds: float, key: Claimed | None = None) -> Order:
+    async def create(self, new: NewOrder, lease_seconds: float, key: KeyClaim | None = None) -> Order:
         """Write a new order, in pending_reservation, with its RESERVE step.
 
         Args:
@@ -179,7 +179,7 @@ class Store:
             for batcher in (self._placements, self._changes, self._reads):
                 batcher.start()
 
-    def _happen(self, order: Order, work: tuple[Change, str], changes: Changes, now: int) -> Applied:
+    def _apply_event(self, order: Order, work: tuple[Change, str], changes: Changes, now: int) -> Applied:
         """What an event does to an order; called again if the transaction is."""
         change, traceparent = work
         result = self._decide(order, change, now)
@@ -205,12 +205,12 @@ class Store:
         return Applied(after, result)
 
     def _decide(self, order: Order, change: Change, now: int) -> Transition | Illegal:
-        late = to_instant(now) >= order.payment_deadline
+        late = from_microseconds(now) >= order.payment_deadline
         if change.event is Event.DEADLINE_PASSED and not late:
             return Transition(order.state)
         if change.event is Event.PAY and late and order.state.status is Status.PENDING:
             return Illegal("PAYMENT_EXPIRED", "the time to pay this order has run out; place a new order")
-        if change.about is not None and change.about != places_of(order.items):
+        if change.about is not None and change.about != chosen_warehouses(order.items):
             return Transition(order.state)
         return advance(order.state, change.event, change.reason)
 
@@ -219,7 +219,7 @@ class Store:
         values: dict[str, Any] = {
             "version": order.version + 1,
             "state": result.state,
-            "updated_at": to_instant(at),
+            "updated_at": from_microseconds(at),
             "reservations": reservations_after(order, change.hold, result.state, now),
         }
         if change.event is Event.DEFERRED:
@@ -230,9 +230,9 @@ class Store:
             values["payment_deadline"] = change.hold.expires_at - grace
         if change.actor != SYSTEM:
             values["actor"] = change.actor
-        if change.places is not None and change.places != places_of(order.items):
+        if change.places is not None and change.places != chosen_warehouses(order.items):
             values["items"] = placed(order.items, change.places)
-            values["warehouse_changes"] = order.warehouse_changes + (None not in places_of(order.items))
+            values["warehouse_changes"] = order.warehouse_changes + (None not in chosen_warehouses(order.items))
         if change.refusal is not None:
             values["refusal"] = dict(change.refusal)
         if change.event is Event.PAY:
@@ -253,7 +253,7 @@ def _has_effect(order: Order, change: Change, result: Transition) -> bool:
     if change.event is Event.DEFERRED:
         return order.state.status is Status.PENDING_RESERVATION and order.way is not Way.QUEUED
     if change.event is Event.WAREHOUSE_CHOSEN:
-        return is_open(order.state, Step.RESERVE) and places_of(order.items) == change.about
+        return is_open(order.state, Step.RESERVE) and chosen_warehouses(order.items) == change.about
     return result.state != order.state
 
 

@@ -24,7 +24,7 @@ from order_gateway.lifecycle import (
     is_settled,
 )
 from order_gateway.payments import Payments, PaymentSimulator
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
@@ -60,7 +60,7 @@ class Shop:
         settings = OrdersSettings.model_validate(
             {"profile": "development", "database_url": orders_url, "relay": relaying}
         )
-        self.relay = Relay(self.store, Intents(self.database), self.saga, settings)
+        self.relay = Relay(self.store, PendingSteps(self.database), self.saga, settings)
         self.saga.nudge = self.relay.nudge
         self.audit = OrdersAudit(self.database, self.store, Holdings(self.client))
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
-from order_gateway.storage.idempotency import Answers, Begun, InProgress
+from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from service_kit.database import migrating
 from service_kit.database.database import Database, DatabaseSettings, DriverSession
 from tests.kits.database_proxy import proxied
@@ -172,7 +172,7 @@ async def test_a_claim_lasts_as_long_as_its_request(orders_database_url: str) ->
 
 async def test_a_request_that_is_broken_off_gives_up_its_claim(orders_database_url: str) -> None:
     database = Database(orders_database_url)
-    answers = Answers(database, lease_seconds=60)
+    answers = IdempotencyStore(database, lease_seconds=60)
     begun = await answers.begin("me", "key", "hash")
     assert isinstance(begun, Begun)
 

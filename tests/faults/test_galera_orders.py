@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from order_gateway.lifecycle import NewItem, NewOrder, Reason, Status, Way
-from order_gateway.storage.idempotency import Answers, Begun
-from order_gateway.storage.placing import Claimed, ClaimLost
+from order_gateway.storage.idempotency import Begun, IdempotencyStore
+from order_gateway.storage.placing import ClaimLost, KeyClaim
 from tests.faults.conftest import PATIENT, MakeUrls
 from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import scalar, sql
@@ -101,7 +101,7 @@ async def each_order_adds_up(urls: list[str], paid: set[int]) -> None:
 
 
 async def test_a_key_is_claimed_once(worlds: list[World]) -> None:
-    answers = [Answers(world.database, 30) for world in worlds]
+    answers = [IdempotencyStore(world.database, 30) for world in worlds]
     for number in range(30):
         begun = await asyncio.gather(*(one.begin(OWNER, f"key-{number}", "0" * 64) for one in answers))
         assert sorted(type(one).__name__ for one in begun) == ["Begun", "InProgress", "InProgress"]
@@ -110,7 +110,7 @@ async def test_a_key_is_claimed_once(worlds: list[World]) -> None:
 async def test_who_has_lost_its_claim_makes_no_order(worlds: list[World], urls: list[str]) -> None:
     """The other node has just taken over: what this one reads must not be older than that."""
     await worlds[0].store.token()
-    short, long = Answers(worlds[0].database, 0), Answers(worlds[1].database, 30)
+    short, long = IdempotencyStore(worlds[0].database, 0), IdempotencyStore(worlds[1].database, 30)
     for number in range(50):
         key = f"key-{number}"
         slow = await short.begin(OWNER, key, "0" * 64)
@@ -127,7 +127,7 @@ async def test_who_has_lost_its_claim_makes_no_order(worlds: list[World], urls: 
 async def test_two_with_the_same_key_at_once_make_one_order(worlds: list[World], urls: list[str]) -> None:
     """One places its order while another one takes the key over: either sees the other, or is undone by it."""
     await worlds[0].store.token()
-    short, long = Answers(worlds[0].database, 0), Answers(worlds[1].database, 30)
+    short, long = IdempotencyStore(worlds[0].database, 0), IdempotencyStore(worlds[1].database, 30)
     outcomes = Counter[str]()
     for number in range(60):
         key = f"key-{number}"
@@ -161,6 +161,6 @@ async def test_relays_share_the_steps(worlds: list[World], urls: list[str]) -> N
     assert sorted(taken.values()) == [1] * 60
 
 
-async def _place(world: World, key: Claimed) -> None:
+async def _place(world: World, key: KeyClaim) -> None:
     new = NewOrder("u", "Street 1", "card", (NewItem(1, 1, 2, Decimal("1.00")),), "c-1", "test", Way.QUEUED)
     await world.saga.place(new, key)

@@ -40,7 +40,7 @@ from tests.kits.warehouse_kit import (
     until_someone_waits_for_a_lock,
 )
 from warehouse.server import SERVICES
-from warehouse.stock.commands import Answer, ChangeStock, StockDrift
+from warehouse.stock.commands import Answer, ChangeStock, CorruptedLedger
 from warehouse.stock.records import MovementType
 from warehouse.writing.store import StockStore
 
@@ -276,7 +276,7 @@ async def test_a_damaged_ledger_fails_its_own_commands_at_once(
     ]
     outcomes = await store.process(commands)
     failed = {number: type(outcome) for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)}
-    assert failed == {3: StockDrift, 7: StockDrift}
+    assert failed == {3: CorruptedLedger, 7: CorruptedLedger}
     assert len(tries) == 2
     assert retried == []
     assert await calls.level() == (114, 0)

@@ -14,8 +14,8 @@ from order_gateway.http.events import Streams
 from order_gateway.http.health import HealthRoutes
 from order_gateway.http.order_list import OrderListRoutes
 from order_gateway.http.orders import OrderRoutes
-from order_gateway.pricing.basket import Basket, Catalogue
-from order_gateway.storage.idempotency import Answers
+from order_gateway.pricing.basket import Basket, ProductPrices
+from order_gateway.storage.idempotency import IdempotencyStore
 from order_gateway.storage.reading import Listing
 from order_gateway.storage.watching import Watching
 from tests.kits.scripted_orders import Outside, World
@@ -71,7 +71,7 @@ async def serving_orders(url: str, claim_seconds: float = 30) -> AsyncIterator[A
     """The service in this process, on the database at `url`."""
     outside = Stocked()
     world = World(url, outside)
-    basket = Basket(outside, Catalogue(outside, 0))
+    basket = Basket(outside, ProductPrices(outside, 0))
     listing = Listing(world.database, COUNTED_MAX)
     watching = Watching(listing, world.settings.event_poll_seconds)
     streams = Streams(world.store, listing, watching, world.settings)
@@ -80,7 +80,7 @@ async def serving_orders(url: str, claim_seconds: float = 30) -> AsyncIterator[A
         *OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations(),
         *OrderListRoutes(world.store, listing, streams, PREFIX).operations(),
     ]
-    answers = Answers(world.database, lease_seconds=claim_seconds)
+    answers = IdempotencyStore(world.database, lease_seconds=claim_seconds)
     app = make_app(operations, answers, world.settings, body_size_max_bytes=1024 * 1024)
     async with TestClient(TestServer(app)) as client:
         yield Api(world, outside, client)

@@ -15,7 +15,7 @@ from order_gateway.gateway.holdings import Holdings
 from order_gateway.lifecycle import NewItem, NewOrder, Order, Reason, Step, Way
 from order_gateway.operator_commands import Parts
 from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Refunded
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
@@ -82,7 +82,7 @@ class Shop:
         self.store = Store(self.database, StoreSettings(900, 120))
         self.gateway = GrpcGateway(client)
         self.holdings = Holdings(client)
-        self.intents = Intents(self.database)
+        self.intents = PendingSteps(self.database)
         self.payments = Payments(till, self.settings.payments)
         self.saga = Saga(self.store, self.gateway, self.payments, saga_settings(self.settings))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)

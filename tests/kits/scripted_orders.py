@@ -12,14 +12,14 @@ from order_gateway.gateway.port import (
     Done,
     GatewayFault,
     Hold,
-    HoldingState,
+    HoldState,
     Product,
     Refusal,
     StockLine,
 )
 from order_gateway.lifecycle import NewItem, NewOrder, Order, Way
 from order_gateway.payments import Authorised, Bill, Charged, Payments, Refunded
-from order_gateway.saga.pending_steps import Intents
+from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga, SagaSettings
 from order_gateway.settings import OrdersSettings, PaymentSettings
@@ -58,8 +58,8 @@ class Outside:
         hold = Hold(f"hold-{order_id}"[-36:], now + timedelta(seconds=ttl_seconds), now, tuple(lines))
         return self.happens("reserve", call.request_id, hold)
 
-    async def state_of(self, reservation_id: str, call: Call) -> HoldingState:
-        return HoldingState.RESERVED
+    async def state_of(self, reservation_id: str, call: Call) -> HoldState:
+        return HoldState.RESERVED
 
     async def commit(self, reservation_id: str, call: Call) -> Any:
         return self.happens("commit", call.request_id, Done())
@@ -104,7 +104,7 @@ class World:
         self.outside = outside or Outside()
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": url})
         self.store = Store(self.database, StoreSettings(900, 120))
-        self.intents = Intents(self.database)
+        self.intents = PendingSteps(self.database)
         payments = Payments(self.outside, PaymentSettings(tries=1))
         self.saga = Saga(self.store, self.outside, payments, SagaSettings(120, 1, 1, 1, 1))
         self.relay = Relay(self.store, self.intents, self.saga, self.settings)

@@ -37,12 +37,12 @@ _NOW: ColumnElement[Any] = literal_column("SYSDATE(6)")
 _LATEST = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // _MICROSECOND
 
 
-def to_instant(value: datetime) -> int:
+def to_microseconds(value: datetime) -> int:
     """A DATETIME of the database (UTC, without saying so) as microseconds since 1970."""
     return (value.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 
 
-def to_datetime(instant: int) -> datetime:
+def to_database_datetime(instant: int) -> datetime:
     """Microseconds since 1970 as the database wants it; the nearest it knows for one that no clock shows."""
     return (EPOCH + timedelta(microseconds=min(max(instant, 0), _LATEST))).replace(tzinfo=None)
 
@@ -66,7 +66,7 @@ class StockQueries:
     async def clock(self) -> int:
         """The database's time, in microseconds since 1970."""
         [row] = await self._all(select(_NOW))
-        return to_instant(row[0])
+        return to_microseconds(row[0])
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
@@ -98,7 +98,7 @@ class StockQueries:
         table = reservations.c
         ids = select(table.reservation_id).where(table.state == state)
         if after is not None:
-            expires_at = to_datetime(int(after[0]))
+            expires_at = to_database_datetime(int(after[0]))
             later = and_(table.expires_at == expires_at, table.reservation_id > _as_ascii(str(after[1])))
             ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
@@ -213,9 +213,9 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
         row.order_id,
         row.order_sequence,
         State(row.state),
-        to_instant(row.expires_at),
-        to_instant(row.created_at),
-        to_instant(row.closed_at) if row.closed_at else None,
+        to_microseconds(row.expires_at),
+        to_microseconds(row.created_at),
+        to_microseconds(row.closed_at) if row.closed_at else None,
         row.reason,
         row.correlation_id,
         tuple(lines),
@@ -223,10 +223,10 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
 
 
 def _level(row: Sequence[Any]) -> Level:
-    values: list[Any] = [*row[:-2], to_instant(row[-2]), to_instant(row[-1])]
+    values: list[Any] = [*row[:-2], to_microseconds(row[-2]), to_microseconds(row[-1])]
     return Level(*values)
 
 
 def _movement(row: Row[Any]) -> Movement:
-    values: list[Any] = [*row[:-1], to_instant(row.created_at)]
+    values: list[Any] = [*row[:-1], to_microseconds(row.created_at)]
     return Movement(*values)

@@ -132,7 +132,7 @@ class Entrance:
             raise
 
 
-class Doorkeeper(grpc.GenericRpcHandler):
+class AdmissionHandler(grpc.GenericRpcHandler):
     """Handlers of methods that need a key; a stranger's call never gets to them."""
 
     def __init__(

@@ -24,7 +24,7 @@ from warehouse.stock.sizes import (
     lines_at_most,
     that_fit,
 )
-from warehouse.validation import BATCH_MAX, ID_MAX, LINES_MAX, Checks
+from warehouse.validation import BATCH_MAX, CALL_LINES_MAX, ID_MAX, Checks
 from warehouse.writing.expiry import Sweeper
 
 StockBatcher = Batcher[Command, Answer | Refusal]
@@ -60,7 +60,7 @@ class Reservations(WarehouseServiceServicer):
     @rpc(Role.READER)
     async def CheckStock(self, request: pb.CheckStockRequest, caller: Caller) -> pb.CheckStockResponse:
         checks = Checks()
-        checks.count("items", len(request.items), LINES_MAX)
+        checks.count("items", len(request.items), CALL_LINES_MAX)
         totals = wire.lines_of(checks, "items", request.items)
         checks.done()
         keys = tuple(line.key for line in totals)

@@ -39,7 +39,7 @@ from warehouse.stock.records import (
     State,
     Warehouse,
 )
-from warehouse.validation import CHOSEN_ID_MAX, COUNT_MAX, ID_MAX, LINES_MAX, MICROS, QUANTITY_MAX, Checks
+from warehouse.validation import CALL_LINES_MAX, CHOSEN_ID_MAX, COUNT_MAX, ID_MAX, MICROS, QUANTITY_MAX, Checks
 
 _STATES = {state: pb.ReservationState.Value(f"RESERVATION_STATE_{state}") for state in State}
 _MOVEMENT_TYPES = {kind: stock.MovementType.Value(f"MOVEMENT_TYPE_{kind}") for kind in MovementType}
@@ -72,7 +72,7 @@ def lines_of(checks: Checks, field: str, lines: Iterable[pb.Line]) -> tuple[Line
 def reserve(request: pb.ReserveRequest, caller: Caller, limits: Limits) -> Reserve:
     """Raises: InvalidRequest."""
     checks = Checks()
-    checks.count("lines", len(request.lines), LINES_MAX)
+    checks.count("lines", len(request.lines), CALL_LINES_MAX)
     command = Reserve(
         request_id=checks.opaque_id("request_id", request.request_id),
         order_id=checks.opaque_id("order_id", request.order_id),
@@ -97,8 +97,8 @@ def commit(request: pb.CommitRequest, caller: Caller) -> Commit:
     """Raises: InvalidRequest."""
     checks = Checks()
     _target(checks, request)
-    if len(request.lines) > LINES_MAX:
-        checks.count("lines", len(request.lines), LINES_MAX)
+    if len(request.lines) > CALL_LINES_MAX:
+        checks.count("lines", len(request.lines), CALL_LINES_MAX)
     if request.if_expired not in pb.IfExpired.values():
         checks.fail("if_expired", f"{request.if_expired} is not a value of IfExpired")
     command = Commit(

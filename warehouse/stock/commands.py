@@ -154,14 +154,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     warehouse: Warehouse | None = None
 
 
-class StockDrift(Exception):
+class CorruptedLedger(Exception):
     """The counters of a stock level contradict its reservations or its ledger: somebody changed rows by hand.
 
     The command had no effect. `python -m warehouse audit --repair` mends the counters.
     """
 
 
-Outcome = Answer | Refusal | StockDrift
+Outcome = Answer | Refusal | CorruptedLedger
 
 _answer_encoder = msgspec.json.Encoder()
 _answer_decoder = msgspec.json.Decoder(Answer)

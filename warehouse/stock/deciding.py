@@ -4,7 +4,7 @@
 other, and returns an outcome for each and the rows to write. It does no I/O, reads no clock and draws no
 random number; any cut of a command sequence into batches gives the same outcomes and the same end state.
 
-A command is refused, or fails with StockDrift, before it has changed anything: one bad command never spoils
+A command is refused, or fails with CorruptedLedger, before it has changed anything: one bad command never spoils
 its batch-mates. The one effect a refusal may leave is the end of a hold whose time was over.
 
 Where the database's clock steps back, what is overdue, and for how long a new hold lasts, goes by the clock as it is:
@@ -22,12 +22,12 @@ from warehouse.stock.commands import (
     ChangeStock,
     Command,
     Commit,
+    CorruptedLedger,
     CountStock,
     Expire,
     Extend,
     Outcome,
     Reserve,
-    StockDrift,
     decode_answer,
     fingerprint,
 )
@@ -58,7 +58,7 @@ def _apply(draft: Draft, command: Command) -> Outcome:
         if known is not None:
             return _replay(known, command, print_of_command)
         outcome = _act(draft, command)
-    except StockDrift as drift:
+    except CorruptedLedger as drift:
         return drift
     if isinstance(outcome, Answer):
         draft.store(command.request_id, print_of_command, outcome)

@@ -10,9 +10,9 @@ from warehouse.stock.commands import (
     Cancel,
     Command,
     Commit,
+    CorruptedLedger,
     Line,
     Outcome,
-    StockDrift,
     decode_answer,
     encode_answer,
 )
@@ -132,33 +132,33 @@ class Draft:
     def check_held(self, reservation: Reservation) -> None:
         """Before what the reservation holds is changed: that follows what happened to it and its levels.
 
-        Raises: StockDrift, if the levels do not count what it holds, or can't count it back.
+        Raises: CorruptedLedger, if the levels do not count what it holds, or can't count it back.
         """
         self.follow_reservation(reservation)
         self.check_ledgers(reservation.lines)
         for line in reservation.lines:
             level = self.levels.get(line.key)
             if level is None or level.reserved < line.quantity or level.on_hand < line.quantity:
-                raise StockDrift(
+                raise CorruptedLedger(
                     f"reservation {reservation.reservation_id} holds {line.quantity} of product {line.product_id} in "
                     f"warehouse {line.warehouse_id}, where the stock level counts less: run the audit with --repair"
                 )
 
     def check_ledgers(self, lines: Iterable[Line | HeldLine]) -> None:
-        """As `check_ledger` for each line's level. Raises: StockDrift."""
+        """As `check_ledger` for each line's level. Raises: CorruptedLedger."""
         for line in lines:
             self.check_ledger(line.key)
 
     def check_ledger(self, key: LevelKey) -> None:
         """Before a level is changed: that follows all that happened to it.
 
-        Raises: StockDrift, if its next movement has its place in the ledger taken.
+        Raises: CorruptedLedger, if its next movement has its place in the ledger taken.
         """
         level = self.levels.get(key)
         if level is not None:
             self.follow(level.updated_at)
         if key in self.stock.torn:
-            raise StockDrift(
+            raise CorruptedLedger(
                 f"the ledger of product {key[0]} in warehouse {key[1]} goes on behind the version of its stock level: "
                 "run the audit with --repair"
             )
@@ -222,9 +222,9 @@ class Draft:
         """Write the event of a change to `reservation`, with the levels as they are after it."""
         levels = [describe_level(self.levels[line.key]) for line in reservation.lines]
         data = {"reservation": describe_reservation(reservation), "levels": levels}
-        self.tell(cause, f"warehouse.reservation.{verb}.v1", reservation.order_id, data)
+        self.emit(cause, f"warehouse.reservation.{verb}.v1", reservation.order_id, data)
 
-    def tell(self, cause: Cause, kind: str, subject: str, data: object) -> None:
+    def emit(self, cause: Cause, kind: str, subject: str, data: object) -> None:
         """Write an event; `data` becomes its JSON."""
         text = _encode(data).decode()
         self.events.append(

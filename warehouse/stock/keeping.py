@@ -53,7 +53,7 @@ def _write_stock(draft: Draft, command: StockCommand, kind: MovementType, quanti
     level, movement = draft.levels[key], draft.movements[-1]
     data = {"movement": describe_movement(movement), "level": describe_level(level)}
     subject = f"products/{key[0]}/warehouses/{key[1]}"
-    draft.tell(cause, "warehouse.stock.changed.v1", subject, data)
+    draft.emit(cause, "warehouse.stock.changed.v1", subject, data)
     return Answer(level=level, movement=movement)
 
 

@@ -34,7 +34,7 @@ from warehouse.writing.plan import line_count, plan_of
 log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 _read_level = msgspec.json.Decoder(Level).decode
-LINES_MAX = 2000
+TRANSACTION_LINES_MAX = 2000
 """Lines of commands in one transaction: more would hold their locks for seconds, and outgrow a packet."""
 
 
@@ -74,7 +74,7 @@ class StockStore:
         return _in_place(aside, await self._carry_out(going) if going else ())
 
     async def _carry_out(self, commands: Sequence[Command], *, is_again: bool = False) -> list[Result]:
-        if len(commands) > 1 and sum(map(line_count, commands)) > LINES_MAX:
+        if len(commands) > 1 and sum(map(line_count, commands)) > TRANSACTION_LINES_MAX:
             return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))

@@ -16,7 +16,7 @@ from order_gateway.http.wire.errors import (
     request_in_progress,
 )
 from order_gateway.http.wire.reading import invalid
-from order_gateway.storage.idempotency import Answer, Answers, Begun, InProgress, Reused
+from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress, Reused, StoredResponse
 from service_kit.database.database import Fault
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ BEGUN: web.RequestKey[Begun | None] = web.RequestKey("begun", Begun)
 """What is known of earlier requests with this key; None without one."""
 
 
-def idempotency_middleware(answers: Answers) -> Middleware:
+def idempotency_middleware(answers: IdempotencyStore) -> Middleware:
     """Answer repetitions from what was stored; store the answers of first requests."""
 
     @web.middleware
@@ -48,7 +48,7 @@ def idempotency_middleware(answers: Answers) -> Middleware:
         owner = _owner(request[CALLER])
         found = await answers.begin(owner, key, await _hash(request))
         match found:
-            case Answer():
+            case StoredResponse():
                 return _again(found)
             case Reused():
                 raise ApiError("REQUEST_ID_REUSED", "this Idempotency-Key came with another request before")
@@ -62,14 +62,14 @@ def idempotency_middleware(answers: Answers) -> Middleware:
 
 
 async def _first(
-    request: web.Request, handler: Handler, answers: Answers, claimed: tuple[str, str, str]
+    request: web.Request, handler: Handler, answers: IdempotencyStore, claimed: tuple[str, str, str]
 ) -> web.StreamResponse:
     async with answers.held(*claimed):
         # Here already, so that the answer to keep is the one that the client sees.
         response = await error_middleware(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
-            answer = Answer(response.status, response.headers.get("Location"), response.body.decode())
+            answer = StoredResponse(response.status, response.headers.get("Location"), response.body.decode())
             await answers.finish(*claimed, answer)
         else:
             await answers.release(*claimed)
@@ -84,7 +84,7 @@ def _is_lasting(response: web.StreamResponse) -> bool:
     return response.status < CLIENT_GONE and "Retry-After" not in response.headers
 
 
-def _again(answer: Answer) -> web.Response:
+def _again(answer: StoredResponse) -> web.Response:
     headers = {"Idempotent-Replayed": "true"}
     if answer.location:
         headers["Location"] = answer.location

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.health import HealthRoutes
-from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.idempotency import IdempotencyStore
 from service_kit import background
 from service_kit.background import Background
 from service_kit.batcher import Batcher
@@ -72,7 +72,7 @@ async def test_ready_names_what_is_down(orders_database_url: str) -> None:
     world, everything, stumbled = World(orders_database_url), Background(), Stumbled()
     everything.watch(stumbled)
     operations = HealthRoutes(world.database, Outside(), PREFIX, background=everything).operations()
-    app = make_app(operations, Answers(world.database, 30), world.settings, body_size_max_bytes=1024)
+    app = make_app(operations, IdempotencyStore(world.database, 30), world.settings, body_size_max_bytes=1024)
     async with TestClient(TestServer(app)) as client:
         async with client.get("/ready") as response:
             assert response.status == 503

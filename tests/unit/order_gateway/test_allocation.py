@@ -6,7 +6,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_gateway.allocation import allot, allot_again, movable, placed, places_of, undecided
+from order_gateway.allocation import allocate, chosen_warehouses, movable, placed, reallocate, undecided
 from order_gateway.gateway.port import Refusal, StockLine
 from order_gateway.lifecycle import Item
 
@@ -60,7 +60,7 @@ def reserve(items: tuple[Item, ...], levels: Levels) -> Refusal | None:
 @given(lines, levels)
 def test_what_is_allotted_is_there_and_wishes_are_kept(wanted: list[tuple[int, int | None, int]], free: Levels) -> None:
     items = items_of(*wanted)
-    places = allot(items, seen(free))
+    places = allocate(items, seen(free))
     if isinstance(places, Refusal):
         products = {item.product_id for item in items if item.any_warehouse}
         assert {detail["product_id"] for detail in places.details} <= products
@@ -76,7 +76,7 @@ def test_what_is_allotted_is_there_and_wishes_are_kept(wanted: list[tuple[int, i
 
 @given(st.integers(1, 12), levels)
 def test_one_line_is_refused_only_if_no_warehouse_has_enough(quantity: int, free: Levels) -> None:
-    places = allot(items_of((1, None, quantity)), seen(free))
+    places = allocate(items_of((1, None, quantity)), seen(free))
     enough = [place for (product_id, place), units in sorted(free.items()) if product_id == 1 and units >= quantity]
     if enough:
         assert places == (enough[0],)
@@ -88,7 +88,7 @@ def test_one_line_is_refused_only_if_no_warehouse_has_enough(quantity: int, free
 
 def test_large_lines_choose_first() -> None:
     free = {(1, 1): 5, (1, 2): 4}
-    assert allot(items_of((1, None, 4), (1, None, 5)), seen(free)) == (2, 1)
+    assert allocate(items_of((1, None, 4), (1, None, 5)), seen(free)) == (2, 1)
 
 
 @given(lines, levels, levels)
@@ -97,14 +97,14 @@ def test_with_a_true_look_the_second_choice_is_held(
 ) -> None:
     """The first came from an outdated look. Where there is no second choice, at least nothing was asked in vain."""
     items = items_of(*wanted)
-    first = allot(items, seen(believed))
+    first = allocate(items, seen(believed))
     if isinstance(first, Refusal):
         return
     current = placed(items, first)
     refusal = reserve(current, true)
     if refusal is None or not (products := movable(current, refusal)):
         return
-    again = allot_again(current, refusal, seen(true, products))
+    again = reallocate(current, refusal, seen(true, products))
     if again is None:
         return
     assert again != first
@@ -126,18 +126,18 @@ def short(product_id: int, warehouse_id: int, requested: int, available: int) ->
 def at_first(*wanted: tuple[int, int | None, int]) -> tuple[Item, ...]:
     """Lines whose open warehouses were all set to 1."""
     items = items_of(*wanted)
-    return placed(items, tuple(place or 1 for place in places_of(items)))
+    return placed(items, tuple(place or 1 for place in chosen_warehouses(items)))
 
 
 def test_what_was_just_refused_counts_more_than_a_look() -> None:
-    assert allot_again(at_first((1, None, 4)), short(1, 1, 4, 3), seen({(1, 1): 9, (1, 2): 9})) == (2,)
-    assert allot_again(at_first((1, None, 4)), short(1, 1, 4, 3), seen({(1, 1): 9, (1, 2): 3})) is None
+    assert reallocate(at_first((1, None, 4)), short(1, 1, 4, 3), seen({(1, 1): 9, (1, 2): 9})) == (2,)
+    assert reallocate(at_first((1, None, 4)), short(1, 1, 4, 3), seen({(1, 1): 9, (1, 2): 3})) is None
 
 
 def test_lines_that_share_a_warehouse_part_if_they_must() -> None:
     stock = seen({(1, 1): 5, (1, 2): 5})
-    assert allot_again(at_first((1, None, 4), (1, None, 4)), short(1, 1, 8, 5), stock) == (1, 2)
-    assert allot_again(at_first((1, 1, 4), (1, None, 4)), short(1, 1, 8, 5), stock) == (1, 2)
+    assert reallocate(at_first((1, None, 4), (1, None, 4)), short(1, 1, 8, 5), stock) == (1, 2)
+    assert reallocate(at_first((1, 1, 4), (1, None, 4)), short(1, 1, 8, 5), stock) == (1, 2)
 
 
 def test_what_the_customer_wished_is_not_moved() -> None:
@@ -147,4 +147,4 @@ def test_what_the_customer_wished_is_not_moved() -> None:
     # Moving our line does not help where the wished one alone is too much.
     both = at_first((1, 1, 6), (1, None, 1))
     assert movable(both, short(1, 1, 7, 5)) == {1}
-    assert allot_again(both, short(1, 1, 7, 5), seen({(1, 1): 5, (1, 2): 5})) is None
+    assert reallocate(both, short(1, 1, 7, 5), seen({(1, 1): 5, (1, 2): 5})) is None

@@ -11,7 +11,7 @@ from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.checking import Finding, OrdersAudit
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.lifecycle import Payment, Reason, Status, Step, Stock, Way
-from order_gateway.saga.pending_steps import Intent
+from order_gateway.saga.pending_steps import PendingStep
 from tests.kits.orders_kit import Shop, shop
 from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
@@ -147,9 +147,9 @@ async def test_the_repair_waits_for_what_a_running_service_has_taken_over(
     repair = at.parts.repair()
     intents = repair._intents
     claim, are_open = intents.claim, intents.are_open
-    taken: list[Intent] = []
+    taken: list[PendingStep] = []
 
-    async def claimed_by_another(limit: int, lease_seconds: float) -> list[Intent]:
+    async def claimed_by_another(limit: int, lease_seconds: float) -> list[PendingStep]:
         taken.extend(await claim(limit, lease_seconds))
         return []
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.reconcile import lines
-from order_gateway.gateway.port import HoldingState
+from order_gateway.gateway.port import HoldState
 from order_gateway.lifecycle import Order, Payment, Reason, Status, Stock
 from tests.kits.orders_kit import Shop, Till, shop
 from tests.kits.warehouse_kit import assert_clean, connection
@@ -105,7 +105,7 @@ async def test_a_number_that_is_used_again_gets_a_hold_and_a_charge_of_its_own(s
             assert await found(at) == []
             report = await at.parts.reconciling().run()
             lost = {(one.name.number, one.holding.state, one.is_number_used) for one in report.lost}
-            assert lost == {(held.id, HoldingState.RESERVED, True), (sold.id, HoldingState.COMMITTED, True)}
+            assert lost == {(held.id, HoldState.RESERVED, True), (sold.id, HoldState.COMMITTED, True)}
     await assert_clean(system.warehouse_url)
 
 

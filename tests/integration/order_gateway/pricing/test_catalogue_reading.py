@@ -10,8 +10,8 @@ import pytest
 from generated.warehouse.v1 import stock_pb2 as stock
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
-from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueReading, ReadingSettings
-from order_gateway.pricing.price_catalogue import REMEMBERED_MAX, KnownProducts
+from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueSync, ReadingSettings
+from order_gateway.pricing.price_catalogue import REMEMBERED_MAX, PriceCatalogue
 from service_kit.database.database import Database
 from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import fresh, serving, sql
@@ -50,8 +50,8 @@ async def database(orders_database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def reading(database: Database, pages: Pages) -> CatalogueReading:
-    return CatalogueReading(database, KnownProducts(database), pages, SETTINGS)
+def reading(database: Database, pages: Pages) -> CatalogueSync:
+    return CatalogueSync(database, PriceCatalogue(database), pages, SETTINGS)
 
 
 async def test_one_process_reads_for_all(database: Database, orders_database_url: str) -> None:
@@ -65,7 +65,7 @@ async def test_one_process_reads_for_all(database: Database, orders_database_url
     assert await waiting.pop() == 2
     assert [await one.read() for one in several] == [None] * 4
     assert pages.asked == [None]
-    known = await KnownProducts(database).recall([1, 2])
+    known = await PriceCatalogue(database).recall([1, 2])
     assert [product.price for product in known.values()] == [1, 2]
     # When it is due again, only what has changed; from the first page's time on, and a little before.
     sql(orders_database_url, DUE)
@@ -128,7 +128,7 @@ async def test_a_real_catalogue_is_read_once_and_then_its_changes(
 async def test_the_memory_of_what_was_written_is_bounded_and_runs_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, other = KnownProducts(database), KnownProducts(database)
+    first, other = PriceCatalogue(database), PriceCatalogue(database)
     await first.learn({number: Product(number, Decimal(1), "EUR") for number in range(1, REMEMBERED_MAX + 500)})
     assert len(first._written) == REMEMBERED_MAX
     product = {REMEMBERED_MAX: Product(REMEMBERED_MAX, Decimal(1), "EUR")}

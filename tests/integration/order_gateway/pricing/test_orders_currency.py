@@ -12,8 +12,8 @@ from order_gateway.gateway.port import Call, Product
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.orders import OrderRoutes
 from order_gateway.lifecycle import NewItem, NewOrder
-from order_gateway.pricing.basket import Basket, Catalogue
-from order_gateway.storage.idempotency import Answers
+from order_gateway.pricing.basket import Basket, ProductPrices
+from order_gateway.storage.idempotency import IdempotencyStore
 from order_gateway.storage.reading import Listing
 from order_gateway.storage.store import Store, StoreSettings
 from order_gateway.storage.watching import Watching
@@ -110,9 +110,9 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
     shelves = Shelves()
     world = World(orders_database_url, shelves)
     watching = Watching(Listing(world.database, 100), 1)
-    basket = Basket(shelves, Catalogue(shelves, 0), currency=world.settings.currency_default)
+    basket = Basket(shelves, ProductPrices(shelves, 0), currency=world.settings.currency_default)
     operations = OrderRoutes(world.store, world.saga, basket, watching, PREFIX).operations()
-    app = make_app(operations, Answers(world.database, 30), world.settings, body_size_max_bytes=1024 * 1024)
+    app = make_app(operations, IdempotencyStore(world.database, 30), world.settings, body_size_max_bytes=1024 * 1024)
     async with TestClient(TestServer(app)) as client:
         yield Api(client)
     await world.close()

@@ -13,7 +13,7 @@ from order_gateway.lifecycle import Order, Payment, Reason, Step, Stock
 from order_gateway.metrics import GatewayMetrics
 from order_gateway.payments import ProviderFault
 from order_gateway.settings import MetricsSettings
-from order_gateway.storage.idempotency import Answers
+from order_gateway.storage.idempotency import IdempotencyStore
 from tests.kits.processes import DEVELOPMENT_API_KEY
 from tests.kits.scripted_orders import AWAY, World
 from tests.kits.warehouse_kit import scalar, sql
@@ -99,7 +99,7 @@ async def test_admins_see_what_is_parked_and_have_it_tried_again(world: World, o
     await world.execute("UPDATE intents SET attempts = 30")
     await try_again(world)
     operations = DeadLetterRoutes(world.intents, world.relay, PREFIX).operations()
-    app = make_app(operations, Answers(world.database, 30), world.settings, body_size_max_bytes=1024)
+    app = make_app(operations, IdempotencyStore(world.database, 30), world.settings, body_size_max_bytes=1024)
     path, id_ = f"{PREFIX}/dead-letters", f"{order.id}-commit"
     async with TestClient(TestServer(app)) as client:
         async with client.get(path, headers=KEY) as response:

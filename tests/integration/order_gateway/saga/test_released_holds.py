@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from order_gateway.gateway.port import GatewayFault, HoldingState
+from order_gateway.gateway.port import GatewayFault, HoldState
 from order_gateway.lifecycle import Illegal, Order, Payment, Reason, Status, Stock
 from order_gateway.payments import Bill, Charged, ProviderFault
 from order_gateway.saga.steps import StepFault
@@ -88,7 +88,7 @@ async def test_customers_may_pay_while_the_warehouse_is_away(
 ) -> None:
     order = await at.place()
 
-    async def no_answer(_id: str, _call: object) -> HoldingState:
+    async def no_answer(_id: str, _call: object) -> HoldState:
         if how == "away":
             raise GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
         await asyncio.Event().wait()

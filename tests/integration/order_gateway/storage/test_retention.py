@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from order_gateway.lifecycle import NewItem, NewOrder
 from order_gateway.settings import RetentionSettings
-from order_gateway.storage.idempotency import Answer, Answers, Begun
+from order_gateway.storage.idempotency import Begun, IdempotencyStore, StoredResponse
 from order_gateway.storage.retention import Retention
 from service_kit.background import end, keep
 from tests.kits.orders_kit import Shop, shop
@@ -32,11 +32,11 @@ async def scalars(at: Shop, statement: str) -> list[object]:
 
 
 async def test_keys_are_kept_for_their_time_and_while_they_are_worked_on(at: Shop) -> None:
-    answers = Answers(at.database, lease_seconds=30)
+    answers = IdempotencyStore(at.database, lease_seconds=30)
     for number in range(25):
         begun = await answers.begin("shop", f"old-{number:02}", HASH)
         assert isinstance(begun, Begun)
-        await answers.finish("shop", f"old-{number:02}", begun.claim, Answer(201, None, "{}"))
+        await answers.finish("shop", f"old-{number:02}", begun.claim, StoredResponse(201, None, "{}"))
     await answers.begin("shop", "at-work", HASH)
     await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
     await at.execute("UPDATE idempotency_keys SET claimed_until = created_at WHERE idempotency_key LIKE 'old-%'")
@@ -48,7 +48,7 @@ async def test_keys_are_kept_for_their_time_and_while_they_are_worked_on(at: Sho
 
 
 async def test_a_key_that_comes_again_after_its_time_is_another_one(at: Shop) -> None:
-    answers = Answers(at.database, lease_seconds=0)
+    answers = IdempotencyStore(at.database, lease_seconds=0)
     first = await answers.begin("shop", "k", HASH)
     resumed = await answers.begin("shop", "k", HASH)
     await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
@@ -72,7 +72,7 @@ async def test_steps_that_are_done_leave_nothing_and_the_audit_does_not_miss_the
 
 
 async def test_several_processes_delete_each_row_once(at: Shop) -> None:
-    answers = Answers(at.database, lease_seconds=0)
+    answers = IdempotencyStore(at.database, lease_seconds=0)
     await asyncio.gather(*(answers.begin("shop", f"k-{number}", HASH) for number in range(60)))
     await at.execute("UPDATE idempotency_keys SET created_at = NOW(6) - INTERVAL 2 HOUR")
     retention = Retention(at.database, SETTINGS)
@@ -80,7 +80,7 @@ async def test_several_processes_delete_each_row_once(at: Shop) -> None:
 
 
 async def test_it_sweeps_again_and_again(at: Shop) -> None:
-    answers = Answers(at.database, lease_seconds=0)
+    answers = IdempotencyStore(at.database, lease_seconds=0)
     often = SETTINGS.model_copy(update={"every_seconds": 0.01})
     kept = keep("retention", Retention(at.database, often).run)
 

@@ -10,7 +10,7 @@ import pytest
 
 from order_gateway.lifecycle import Event, NewItem, NewOrder, Order, Status
 from order_gateway.storage.changing import Applied, Work
-from order_gateway.storage.idempotency import Answers, Begun, InProgress
+from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from order_gateway.storage.placing import ClaimLost, Placement
 from order_gateway.storage.store import Change
 from service_kit.batcher import SetAside
@@ -93,7 +93,7 @@ async def test_rows_of_an_order_that_can_not_be_written_hold_up_no_other(
 
 
 async def test_a_stuck_key_holds_up_its_own_order_only(world: World, rival: "pymysql.Connection[Any]") -> None:
-    answers = Answers(world.database, 60)
+    answers = IdempotencyStore(world.database, 60)
     claims = {}
     for key in ("stuck", "free", "lost"):
         begun = await answers.begin("shop", key, "0" * 64)
@@ -119,7 +119,7 @@ async def test_requests_with_a_stuck_key_do_not_keep_the_connections_of_the_pool
     world: World, rival: "pymysql.Connection[Any]"
 ) -> None:
     """More of them than there are connections."""
-    answers = Answers(world.database, 60)
+    answers = IdempotencyStore(world.database, 60)
     begun = await answers.begin("shop", "stuck", "0" * 64)
     await lock(rival, "SELECT * FROM idempotency_keys WHERE idempotency_key = 'stuck' FOR UPDATE")
     stuck = [answers.begin("shop", "stuck", "0" * 64) for _ in range(IMPATIENT.pool_size * 2)]

@@ -199,7 +199,7 @@ async def test_the_sweep_reads_only_open_holds(cursor: pymysql.cursors.Cursor) -
     assert "SKIP LOCKED" in spy.text
     assert tables_scanned(cursor, spy.text) == set()
     assert rows_read(cursor, spy.text) <= SPARE_ROWS
-    then = queries.to_datetime(int(_MIDDLE))
+    then = queries.to_database_datetime(int(_MIDDLE))
     spy.text = ""
     await sweeper._overdue((then, reservation_id(2017)))
     assert tables_scanned(cursor, spy.text) == set()

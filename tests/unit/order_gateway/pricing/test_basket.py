@@ -9,7 +9,7 @@ import pytest
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, StockLine
 from order_gateway.lifecycle import NewItem, Way
-from order_gateway.pricing.basket import Basket, Catalogue, Wish
+from order_gateway.pricing.basket import Basket, ProductPrices, RequestedLine
 from order_gateway.pricing.recent import Recent
 
 PRICE = Decimal("19.99")
@@ -41,13 +41,15 @@ class Shelves:
         return [StockLine(1, 7, 5), StockLine(1, 8, 20), StockLine(1, 9, 100)] if product_id == 1 else []
 
 
-async def fill(*wishes: Wish, said: str | None = None, may_name_prices: bool = True) -> tuple[NewItem, ...] | Refusal:
+async def fill(
+    *wishes: RequestedLine, said: str | None = None, may_name_prices: bool = True
+) -> tuple[NewItem, ...] | Refusal:
     shelves = Shelves()
-    basket = Basket(shelves, Catalogue(shelves, 10), currency="CHF")  # type: ignore[arg-type]
+    basket = Basket(shelves, ProductPrices(shelves, 10), currency="CHF")  # type: ignore[arg-type]
     return await basket.fill(wishes, CALL, CALLED, said, may_name_prices=may_name_prices)
 
 
-async def code(*wishes: Wish, said: str | None = None, may_name_prices: bool = True) -> str:
+async def code(*wishes: RequestedLine, said: str | None = None, may_name_prices: bool = True) -> str:
     refusal = await fill(*wishes, said=said, may_name_prices=may_name_prices)
     assert isinstance(refusal, Refusal)
     return refusal.code
@@ -55,29 +57,29 @@ async def code(*wishes: Wish, said: str | None = None, may_name_prices: bool = T
 
 async def test_prices_come_from_the_catalogue() -> None:
     priced = (NewItem(1, 7, 2, Decimal("19.99"), currency="EUR"),)
-    assert await fill(Wish(1, 7, 2, None)) == priced
-    assert await fill(Wish(1, 7, 2, Decimal("19.990"))) == priced
-    assert await fill(Wish(1, 7, 2, None), may_name_prices=False) == priced
-    assert await code(Wish(1, 7, 2, Decimal("19.98"))) == "PRICE_MISMATCH"
+    assert await fill(RequestedLine(1, 7, 2, None)) == priced
+    assert await fill(RequestedLine(1, 7, 2, Decimal("19.990"))) == priced
+    assert await fill(RequestedLine(1, 7, 2, None), may_name_prices=False) == priced
+    assert await code(RequestedLine(1, 7, 2, Decimal("19.98"))) == "PRICE_MISMATCH"
 
 
 async def test_a_product_without_a_list_price_takes_a_services() -> None:
-    unpriced = Wish(2, 7, 1, Decimal(3))
+    unpriced = RequestedLine(2, 7, 1, Decimal(3))
     assert await fill(unpriced) == (NewItem(2, 7, 1, Decimal("3.00"), currency="CHF"),)
     assert await fill(unpriced, said="GBP") == (NewItem(2, 7, 1, Decimal("3.00"), currency="GBP"),)
-    assert await code(Wish(2, 7, 1, None)) == "INVALID_ARGUMENT"
+    assert await code(RequestedLine(2, 7, 1, None)) == "INVALID_ARGUMENT"
 
 
 async def test_customers_never_name_a_price() -> None:
     for price in (None, Decimal(3)):
-        assert await code(Wish(2, 7, 1, price), may_name_prices=False) == "PRICE_UNKNOWN"
-    refusal = await fill(Wish(1, 7, 1, None), Wish(2, 7, 1, Decimal(0)), may_name_prices=False)
+        assert await code(RequestedLine(2, 7, 1, price), may_name_prices=False) == "PRICE_UNKNOWN"
+    refusal = await fill(RequestedLine(1, 7, 1, None), RequestedLine(2, 7, 1, Decimal(0)), may_name_prices=False)
     assert isinstance(refusal, Refusal)
     assert refusal.details == ({"field": "items.1.unit_price", "product_id": 2},)
 
 
 async def test_unknown_products_are_all_named() -> None:
-    refusal = await fill(Wish(1, 7, 1, None), Wish(98, 7, 1, None), Wish(99, None, 1, None))
+    refusal = await fill(RequestedLine(1, 7, 1, None), RequestedLine(98, 7, 1, None), RequestedLine(99, None, 1, None))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "PRODUCT_NOT_FOUND"
     assert [item["product_id"] for item in refusal.details] == [98, 99]
@@ -86,15 +88,15 @@ async def test_unknown_products_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("wishes", "said"),
     [
-        ([Wish(1, 7, 1, None), Wish(3, 7, 1, None)], None),
-        ([Wish(1, 7, 1, None), Wish(3, 7, 1, None)], "EUR"),
-        ([Wish(1, 7, 1, None)], "USD"),
+        ([RequestedLine(1, 7, 1, None), RequestedLine(3, 7, 1, None)], None),
+        ([RequestedLine(1, 7, 1, None), RequestedLine(3, 7, 1, None)], "EUR"),
+        ([RequestedLine(1, 7, 1, None)], "USD"),
         # A price without a currency counts as the default, CHF.
-        ([Wish(1, 7, 1, None), Wish(2, 7, 1, Decimal(3))], None),
-        ([Wish(1, 7, 1, None), Wish(2, 7, 1, Decimal(3))], "CHF"),
+        ([RequestedLine(1, 7, 1, None), RequestedLine(2, 7, 1, Decimal(3))], None),
+        ([RequestedLine(1, 7, 1, None), RequestedLine(2, 7, 1, Decimal(3))], "CHF"),
     ],
 )
-async def test_one_order_one_currency(wishes: list[Wish], said: str | None) -> None:
+async def test_one_order_one_currency(wishes: list[RequestedLine], said: str | None) -> None:
     refusal = await fill(*wishes, said=said)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "CURRENCY_MISMATCH"
@@ -102,25 +104,32 @@ async def test_one_order_one_currency(wishes: list[Wish], said: str | None) -> N
 
 
 async def test_a_services_price_joins_those_of_the_catalogue_if_it_says_their_currency() -> None:
-    items = await fill(Wish(1, 7, 1, None), Wish(2, 7, 1, Decimal(3)), said="EUR")
+    items = await fill(RequestedLine(1, 7, 1, None), RequestedLine(2, 7, 1, Decimal(3)), said="EUR")
     assert not isinstance(items, Refusal)
     assert [item.currency for item in items] == ["EUR", "EUR"]
 
 
 async def test_a_currency_without_cents_takes_whole_prices_only() -> None:
-    assert await code(Wish(2, 7, 1, Decimal("10.50")), said="JPY") == "INVALID_ARGUMENT"
-    assert await fill(Wish(2, 7, 1, Decimal("10.00")), said="JPY") == (NewItem(2, 7, 1, Decimal(10), currency="JPY"),)
+    assert await code(RequestedLine(2, 7, 1, Decimal("10.50")), said="JPY") == "INVALID_ARGUMENT"
+    assert await fill(RequestedLine(2, 7, 1, Decimal("10.00")), said="JPY") == (
+        NewItem(2, 7, 1, Decimal(10), currency="JPY"),
+    )
 
 
 async def test_the_first_warehouse_with_enough_is_chosen_and_lines_share_it() -> None:
-    items = await fill(Wish(1, None, 4, None), Wish(1, None, 4, None), Wish(1, 8, 10, None), Wish(1, None, 60, None))
+    items = await fill(
+        RequestedLine(1, None, 4, None),
+        RequestedLine(1, None, 4, None),
+        RequestedLine(1, 8, 10, None),
+        RequestedLine(1, None, 60, None),
+    )
     assert not isinstance(items, Refusal)
     assert [item.warehouse_id for item in items] == [7, 8, 8, 9]
     assert [item.any_warehouse for item in items] == [True, True, False, True]
 
 
 async def test_no_warehouse_has_enough() -> None:
-    refusal = await fill(Wish(1, None, 101, None))
+    refusal = await fill(RequestedLine(1, None, 101, None))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "INSUFFICIENT_STOCK"
     assert refusal.details == ({"product_id": 1, "warehouse_id": 9, "requested": 101, "available": 100},)
@@ -128,23 +137,25 @@ async def test_no_warehouse_has_enough() -> None:
 
 async def test_what_was_known_counts_while_the_warehouse_is_away() -> None:
     shelves = Shelves()
-    catalogue = Catalogue(shelves, 0)  # type: ignore[arg-type]
+    catalogue = ProductPrices(shelves, 0)  # type: ignore[arg-type]
     basket = Basket(shelves, catalogue)  # type: ignore[arg-type]
-    seen = await basket.fill([Wish(1, 7, 6, None)], CALL, CALLED)
+    seen = await basket.fill([RequestedLine(1, 7, 6, None)], CALL, CALLED)
     shelves.is_away = True
-    assert await basket.fill([Wish(1, 7, 6, None)], CALL, CALLED) == seen
+    assert await basket.fill([RequestedLine(1, 7, 6, None)], CALL, CALLED) == seen
     with pytest.raises(GatewayFault):
-        await basket.fill([Wish(3, 7, 1, None)], CALL, QUEUED)
+        await basket.fill([RequestedLine(3, 7, 1, None)], CALL, QUEUED)
 
 
 async def test_a_warehouse_stays_open_where_the_relay_can_choose_it() -> None:
     shelves = Shelves()
-    basket = Basket(shelves, Catalogue(shelves, 10))  # type: ignore[arg-type]
-    wishes = [Wish(1, None, 6, None), Wish(1, 7, 1, None)]
+    basket = Basket(shelves, ProductPrices(shelves, 10))  # type: ignore[arg-type]
+    wishes = [RequestedLine(1, None, 6, None), RequestedLine(1, 7, 1, None)]
     open_ = (NewItem(1, None, 6, PRICE, any_warehouse=True, currency="EUR"), NewItem(1, 7, 1, PRICE, currency="EUR"))
     # Nobody who goes by the queue waits for the warehouse, not even for a no.
     assert await basket.fill(wishes, CALL, QUEUED) == open_
-    assert await basket.fill([Wish(1, None, 101, None)], CALL, QUEUED) == (NewItem(1, None, 101, PRICE, True, "EUR"),)
+    assert await basket.fill([RequestedLine(1, None, 101, None)], CALL, QUEUED) == (
+        NewItem(1, None, 101, PRICE, True, "EUR"),
+    )
     shelves.is_away = True
     assert await basket.fill(wishes, CALL, Choice(Way.GRPC, may_defer=True)) == open_
     with pytest.raises(GatewayFault):
@@ -153,7 +164,7 @@ async def test_a_warehouse_stays_open_where_the_relay_can_choose_it() -> None:
 
 async def test_known_products_are_not_asked_for_again() -> None:
     shelves = Shelves()
-    catalogue = Catalogue(shelves, 10)  # type: ignore[arg-type]
+    catalogue = ProductPrices(shelves, 10)  # type: ignore[arg-type]
     for _ in range(3):
         await catalogue.products({1, 2, 99}, CALL)
     assert shelves.asked == [[1, 2, 99], [99], [99]]
@@ -189,7 +200,7 @@ class FarAway(Shelves):
 
 async def test_a_late_look_at_prices_is_not_waited_for_and_serves_the_next_order() -> None:
     far, known = FarAway(), Known(Product(1, Decimal("18.00"), "EUR"))
-    catalogue = Catalogue(far, 10, known, 0.02, 3)  # type: ignore[arg-type]
+    catalogue = ProductPrices(far, 10, known, 0.02, 3)  # type: ignore[arg-type]
     assert (await catalogue.products({1}, CALL))[1].price == Decimal("18.00")
     assert far.deadlines == [3]
     await asyncio.sleep(0.3)
@@ -199,14 +210,14 @@ async def test_a_late_look_at_prices_is_not_waited_for_and_serves_the_next_order
 
 async def test_a_product_that_nobody_knows_is_worth_waiting_for() -> None:
     far = FarAway()
-    catalogue = Catalogue(far, 10, Known(), 0.02, 3)  # type: ignore[arg-type]
+    catalogue = ProductPrices(far, 10, Known(), 0.02, 3)  # type: ignore[arg-type]
     found = await catalogue.products({1, 99}, CALL)
     assert found.keys() == {1}
 
 
 async def test_what_others_have_learned_since_counts_more_than_an_old_memory() -> None:
     shelves, known = Shelves(), Known()
-    catalogue = Catalogue(shelves, 0, known, recall_seconds=0)  # type: ignore[arg-type]
+    catalogue = ProductPrices(shelves, 0, known, recall_seconds=0)  # type: ignore[arg-type]
     assert (await catalogue.products({1}, CALL))[1].price == PRICE
     shelves.is_away = True
     known.products[1] = Product(1, Decimal("21.00"), "EUR")

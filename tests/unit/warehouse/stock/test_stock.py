@@ -21,13 +21,13 @@ from warehouse.stock.commands import (
     ChangeStock,
     Command,
     Commit,
+    CorruptedLedger,
     CountStock,
     Expire,
     Extend,
     Line,
     Outcome,
     Reserve,
-    StockDrift,
 )
 from warehouse.stock.deciding import decide
 from warehouse.stock.records import MovementType, Reservation, State
@@ -391,7 +391,7 @@ def test_drifted_counters_stop_one_command_only() -> None:
     stock = world.stock(bad.expires_at)
     stock.levels[1, 1] = msgspec.structs.replace(level, reserved=3)
     decision = decide(stock, [Expire(bad.reservation_id), Commit("c", order_id="o1"), Expire(good.reservation_id)])
-    assert [type(outcome) for outcome in decision.outcomes] == [StockDrift, StockDrift, Answer]
+    assert [type(outcome) for outcome in decision.outcomes] == [CorruptedLedger, CorruptedLedger, Answer]
     assert [move.product_id for move in decision.movements] == [2]
 
 
@@ -410,11 +410,11 @@ def test_a_torn_ledger_stops_every_kind_of_change_before_it_has_an_effect() -> N
         CountStock("count", 1, 1, 5),
     ]
     decision = decide(stock, [*commands, Reserve("r4", "o4", (Line(2, 1, 1),), TTL)])
-    assert [type(outcome) for outcome in decision.outcomes] == [StockDrift] * len(commands) + [Answer]
+    assert [type(outcome) for outcome in decision.outcomes] == [CorruptedLedger] * len(commands) + [Answer]
     assert [move.product_id for move in decision.movements] == [2]
     assert [event.subject for event in decision.events] == ["o4"]
     assert [stored.request_id for stored in decision.answers] == ["r4"]
     overdue = msgspec.structs.replace(stock, now=bad.expires_at)
     late = decide(overdue, [Expire(bad.reservation_id), Extend("e", bad.reservation_id, TTL)])
-    assert [type(outcome) for outcome in late.outcomes] == [StockDrift, StockDrift]
+    assert [type(outcome) for outcome in late.outcomes] == [CorruptedLedger, CorruptedLedger]
     assert not late.has_changes
