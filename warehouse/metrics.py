@@ -155,6 +155,25 @@ def open_gauge(calls: HasOpenCalls) -> Gauge:
     )
 
 
+class HasConnections(Protocol):
+    """What looks after connections."""
+
+    @property
+    def open(self) -> dict[Labels, float]:
+        """How many there are, of whom."""
+        ...
+
+
+def connections_gauge(connections: HasConnections) -> Gauge:
+    """Connections of clients."""
+    return Gauge(
+        f"{PREFIX}_connections",
+        "Connections of clients, where keys are needed: on which a valid key was shown, and others.",
+        lambda: connections.open,
+        ("callers",),
+    )
+
+
 class HasLockedRows(Protocol):
     """A store."""
 

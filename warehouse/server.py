@@ -26,9 +26,10 @@ from service_kit.ports import require_free
 from service_kit.starting import NotStarted
 from service_kit.tracing import configure_tracing
 from warehouse.auth import Keyring
-from warehouse.metrics import BatchMetrics, CallMetrics, open_gauge, stuck_gauges, warehouse_metrics
+from warehouse.metrics import BatchMetrics, CallMetrics, connections_gauge, open_gauge, stuck_gauges, warehouse_metrics
 from warehouse.reading.queries import StockQueries
 from warehouse.rpc.administration import Administration
+from warehouse.rpc.connections import OPEN_FILES, Connections
 from warehouse.rpc.edge import Edge
 from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
@@ -91,13 +92,16 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
     calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
-    server = steady_server(_options(settings, shares_port=shares_port), calls_hard_max)
+    connections = Connections(room_for(settings.connections_max), calls.limited.add)
+    are_watched = bool(settings.api_keys) and OPEN_FILES.is_dir()
+    server = steady_server(_options(settings, connections.most, shares_port=shares_port), calls_hard_max)
     tracing = configure_tracing("warehouse")
     entrance = Entrance(
         Keyring(settings.api_keys),
         Guesses(settings.wrong_keys_per_minute_max),
         settings.trusted_proxies,
         calls.limited.add,
+        connections.shown.add if are_watched else _ignored,
     )
     edge = Edge(
         entrance,
@@ -133,8 +137,12 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         background.keep("database", database.watch),
         background.keep("sweeper", sweeper.run),
     ]
+    if are_watched:
+        tasks.append(background.keep("connections", partial(connections.watch, port)))
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
     metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher), open_gauge(opened))
+    if are_watched:
+        metrics.add(connections_gauge(connections))
     try:
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
@@ -147,6 +155,10 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         await asyncio.gather(store.close(), reader.close())
         await database.close()
         await asyncio.to_thread(tracing.close)
+
+
+def _ignored(_peer: str) -> None:
+    """What is told about peers where nobody looks after their connections."""
 
 
 @contextlib.asynccontextmanager
@@ -222,7 +234,7 @@ def _require_ports(settings: WarehouseSettings, *, shares_port: bool) -> None:
         require_free("WAREHOUSE_METRICS_LISTEN", settings.metrics_listen)
 
 
-def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[str, int]]:
+def _options(settings: WarehouseSettings, connections_max: int, *, shares_port: bool) -> list[tuple[str, int]]:
     """See https://grpc.github.io/grpc/core/group__grpc__arg__keys.html for their meaning."""
     return [
         ("grpc.so_reuseport", int(shares_port)),
@@ -243,7 +255,7 @@ def _options(settings: WarehouseSettings, *, shares_port: bool) -> list[tuple[st
         # gRPC drops calls that wait to be looked at at random, whoever made them; not before we would refuse them.
         ("grpc.server.max_pending_requests", PENDING_MIN + settings.calls_max),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_MIN + CALLS_HARD_MAX_FACTOR * settings.calls_max),
-        ("grpc.max_allowed_incoming_connections", room_for(settings.connections_max)),
+        ("grpc.max_allowed_incoming_connections", connections_max),
         # What is read at once of a connection; with gRPC's own 4 MiB a flood holds three times as much memory.
         ("grpc.experimental.tcp_max_read_chunk_size", READ_BYTES_MAX),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds_max * 1000)),

@@ -31,10 +31,14 @@ def call(stream: int, path: str, metadata: Mapping[str, str] | None = None, *, i
     return frame(HEADERS, END_HEADERS if is_whole else 0, stream, b"".join(field(*one) for one in fields.items()))
 
 
-def open_connection(port: int) -> socket.socket:
-    """A connection that has said its preface and settings."""
-    made = connect(port)
-    made.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0))
+GREETING = PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
+"""What begins a valid connection."""
+
+
+def open_connection(port: int, address: str = "") -> socket.socket:
+    """A connection that has said its preface and settings, made from this address of this machine if one is given."""
+    made = connect(port, address=address)
+    made.sendall(GREETING)
     return made
 
 

@@ -1,17 +1,23 @@
 """Bare connections to a server on this machine, for what no client library would send."""
 
+import contextlib
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 SECONDS_MAX = 20.0
 """What any of these waits for at most."""
 
 
-def connect(port: int, receive_buffer: int | None = None) -> socket.socket:
-    """A connection; `receive_buffer` bytes at most are taken unasked."""
+def connect(port: int, receive_buffer: int | None = None, address: str = "") -> socket.socket:
+    """A connection; `receive_buffer` bytes at most are taken unasked. Made from `address`, if one is given."""
     made = socket.socket()
+    if address:
+        made.bind((address, 0))
     if receive_buffer is not None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     made.settimeout(SECONDS_MAX)
@@ -29,6 +35,47 @@ def connections(port: int, count: int, first: bytes = b"") -> Iterator[list[sock
             if first:
                 send(made[-1], first)
         yield made
+
+
+class Crowd:
+    """Connections that have sent `first`, opened one after the other in a thread for as long as a `with` lasts.
+
+    Attributes:
+        made: how many there have been.
+
+    Args:
+        most: held at the same time; ended ones are let go.
+        pause_seconds: before each new one.
+    """
+
+    def __init__(self, port: int, most: int, first: bytes, pause_seconds: float) -> None:
+        self.made = 0
+        self._port, self._most, self._first, self._pause_seconds = port, most, first, pause_seconds
+        self._held: deque[socket.socket] = deque()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._open)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for one in self._held:
+            one.close()
+
+    def _open(self) -> None:
+        while not self._over.wait(self._pause_seconds):
+            with contextlib.suppress(OSError):
+                self._held.append(connect(self._port))
+                self.made += 1
+                send(self._held[-1], self._first)
+            # They are looked at in turn.
+            if self._held and (len(self._held) >= self._most or is_ended(self._held[0])):
+                self._held.popleft().close()
+            else:
+                self._held.rotate(-1)
 
 
 def send(connection: socket.socket, data: bytes) -> bool:

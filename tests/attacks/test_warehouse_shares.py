@@ -19,7 +19,10 @@ from tests.attacks.frames import (
     CHECK,
     CONTINUATION,
     DATA,
+    EMPTY_MESSAGE,
+    END_STREAM,
     GOAWAY,
+    GREETING,
     HEADERS,
     PREFACE,
     PRIORITY,
@@ -34,7 +37,7 @@ from tests.attacks.frames import (
     pings_answered,
     rapid_resets,
 )
-from tests.attacks.sockets import connections, is_ended, seconds_until_ended
+from tests.attacks.sockets import Crowd, connections, is_ended, seconds_until_ended
 from tests.kits.attacked import resident_mib
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
 from tests.kits.warehouse_kit import calling as calling_without_key
@@ -210,6 +213,29 @@ async def test_connections_are_bounded(warehouse_database_url: str) -> None:
                     made.append(stack.enter_context(contextlib.closing(open_connection(port))))
             await until(lambda: asyncio.to_thread(lambda: len(made) - sum(map(is_ended, made)) <= 20))
             assert await shop.is_answered()
+
+
+async def test_strangers_push_out_each_other_only(warehouse_database_url: str) -> None:
+    """A hundred valid connections a second that say nothing further: who comes with a key gets in, and stays."""
+    async with guarded(warehouse_database_url, connections_max=100) as port:
+        with contextlib.closing(open_connection(port)) as known, contextlib.closing(open_connection(port)) as unknown:
+            known.sendall(call(1, RESERVE, {"x-api-key": "shop"}) + frame(DATA, END_STREAM, 1, EMPTY_MESSAGE))
+            with Crowd(port, 200, GREETING, 0.01) as crowd:
+                await until(lambda: asyncio.to_thread(is_ended, unknown))
+                while crowd.made < 300:
+                    async with known_to(port, "till"):
+                        pass
+            assert not is_ended(known)
+
+
+async def test_one_address_pushes_out_its_own_first(warehouse_database_url: str) -> None:
+    async with guarded(warehouse_database_url, connections_max=40) as port:
+        with contextlib.closing(open_connection(port, "127.0.0.2")) as elsewhere, contextlib.ExitStack() as stack:
+            made = [stack.enter_context(contextlib.closing(open_connection(port))) for _ in range(35)]
+            await until(lambda: asyncio.to_thread(lambda: sum(map(is_ended, made)) >= 6))
+            # Though it was the first of all.
+            assert not is_ended(elsewhere)
+            assert sum(map(is_ended, made)) == 6
 
 
 async def test_pings_without_end_cost_no_more_than_their_bytes(warehouse_database_url: str) -> None:

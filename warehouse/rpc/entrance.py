@@ -44,6 +44,7 @@ class Entrance:
         guesses: wrong keys, counted by address.
         trusted_proxies: where calls may come through.
         note: is told the name of the bound whenever one refuses a key.
+        note_peer: is told what gRPC calls the peer of each call that shows a valid key.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Entrance:
         guesses: Guesses,
         trusted_proxies: Sequence[Network] = (),
         note: Callable[[str], None] = lambda _bound: None,
+        note_peer: Callable[[str], None] = lambda _peer: None,
     ) -> None:
         self._keyring = keyring
         self._guesses = guesses
         self._trusted_proxies = trusted_proxies
         self._note = note
+        self._note_peer = note_peer
         self.is_locked = keyring.is_locked
         self.is_shared = keyring.is_shared
         # A look-up by hash is no comparison that tells by its time how much of a guess is right.
@@ -73,10 +76,12 @@ class Entrance:
         """
         if not self.is_locked:
             return self._find(key)
-        client = self.client_of(context)
+        peer = context.peer()
+        client = self._client_of(peer, context)
         self._must_be_allowed(client, key)
         name, allowed = self._find(key)
         self._guesses.was_right(client, key or "")
+        self._note_peer(peer)
         must_allow(name, allowed, needed)
         return name, allowed
 
@@ -101,20 +106,26 @@ class Entrance:
         with suppress(Unauthenticated, TooOften):
             key = key_in(metadata) if self.is_locked else None
             if key is not None:
-                client = self.client_of(context)
+                peer = context.peer()
+                client = self._client_of(peer, context)
                 self._must_be_allowed(client, key)
                 with suppress(Unauthenticated):
-                    return self.name_of(metadata)
+                    name = self.name_of(metadata)
+                    self._note_peer(peer)
+                    return name
                 self._guesses.was_wrong(client)
         return None
 
     def client_of(self, context: Context) -> str:
         """Who makes a call, as far as can be told: an IPv4 address, or an IPv6 network of one customer."""
+        return self._client_of(context.peer(), context)
+
+    def _client_of(self, peer: str, context: Context) -> str:
         if not self._trusted_proxies:
-            return _directly(context.peer())
+            return _directly(peer)
         metadata = context.invocation_metadata() or ()
         forwarded = [str(value) for name, value in metadata if name == FORWARDED_FOR_HEADER]
-        return client_address(address_of(context.peer()), forwarded, self._trusted_proxies)
+        return client_address(address_of(peer), forwarded, self._trusted_proxies)
 
     def _find(self, key: str | None) -> tuple[str, Role]:
         found = self._found.get(key)
