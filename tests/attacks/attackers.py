@@ -8,9 +8,22 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from tests.attacks.frames import CHECK, PING, SETTINGS, WATCH, call, flood, frame, frames, open_connection, rapid_resets
+from tests.attacks.frames import (
+    CHECK,
+    GREETING,
+    PING,
+    SETTINGS,
+    WATCH,
+    call,
+    call_again_and_again,
+    flood,
+    frame,
+    frames,
+    open_connection,
+    rapid_resets,
+)
 from tests.attacks.http import HEADER_HALF, LOGIN_HALF, PREFIX, as_person, half_order
-from tests.attacks.sockets import connections, is_ended, send
+from tests.attacks.sockets import Crowd, connections, is_ended, send
 
 Attack = Callable[[int, threading.Event], None]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
@@ -82,6 +95,29 @@ def half_called(path: str, count: int) -> Attack:
     return attack
 
 
+def without_pause(path: str, connections_count: int = 4) -> Attack:
+    """Calls without a key, 100 at once on each of some connections, again as soon as they are answered or refused."""
+
+    def attack(port: int, over: threading.Event) -> None:
+        def call_on_one() -> None:
+            while not over.is_set():
+                call_again_and_again(port, path, 100, over)
+
+        threads = [threading.Thread(target=call_on_one) for _ in range(connections_count)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+
+    return attack
+
+
+def crowding(port: int, over: threading.Event) -> None:
+    """Valid connections that say nothing further, as many as there may be, some five hundred new ones a second."""
+    with Crowd(port, 2000, GREETING, 0.001):
+        over.wait()
+
+
 def resets(path: str) -> Attack:
     """Calls that are taken back at once, 2000 on a new connection, five times a second."""
 
@@ -133,6 +169,9 @@ WAREHOUSE_ATTACKS: dict[str, Attack] = {
     "(none)": nothing,
     "half-sent calls, 4000": half_called(RESERVE, 4000),
     "health watches, 4000": half_called(WATCH, 4000),
+    "health checks without pause": without_pause(CHECK),
+    "refused calls without pause": without_pause(RESERVE),
+    "valid connections that say nothing": crowding,
     "rapid reset of health checks, 2000 x 5/s": resets(CHECK),
     "rapid reset of calls, 2000 x 5/s": resets(RESERVE),
     "1000 pings, ten times a second": pings,

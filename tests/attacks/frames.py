@@ -4,6 +4,7 @@ import contextlib
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Mapping
 
@@ -57,12 +58,40 @@ def frames(connection: socket.socket, seconds: float) -> list[tuple[int, int, in
             if not part:
                 is_ended = True
                 break
-    found = []
-    while len(got) >= 9:
-        length = int.from_bytes(got[:3], "big")
-        found.append((got[3], got[4], int.from_bytes(got[5:9], "big"), got[9 : 9 + length]))
-        got = got[9 + length :]
+    found, _rest = _frames_in(got)
     return [*found, (GOAWAY, 0, 0, b"")] if is_ended else found
+
+
+def _frames_in(got: bytes) -> tuple[list[tuple[int, int, int, bytes]], bytes]:
+    """The frames that are there, and the begin of one more."""
+    found, at = [], 0
+    while len(got) - at >= 9 and len(got) - at >= (size := 9 + int.from_bytes(got[at : at + 3], "big")):
+        stream = int.from_bytes(got[at + 5 : at + 9], "big")
+        found.append((got[at + 3], got[at + 4], stream, got[at + 9 : at + size]))
+        at += size
+    return found, got[at:]
+
+
+def call_again_and_again(port: int, path: str, at_once: int, over: threading.Event) -> int:
+    """Make calls without a key on one connection, `at_once` at a time, each with an empty message, as fast as they are
+    answered or refused; how many were, before it was `over` or the server hung up.
+    """
+    ended, stream, rest, refill = 0, 1, b"", frame(WINDOW_UPDATE, 0, 0, (1 << 16).to_bytes(4, "big"))
+    with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
+        while not over.is_set():
+            calls = (
+                call(one, path) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE)
+                for one in range(stream, stream + 2 * at_once, 2)
+            )
+            made.sendall(b"".join(calls) + refill)
+            stream, waiting = stream + 2 * at_once, at_once
+            while waiting > 0 and not over.is_set():
+                if not (part := made.recv(1 << 20)):
+                    return ended
+                found, rest = _frames_in(rest + part)
+                gone = sum(kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM) for kind, flags, *_ in found)
+                waiting, ended = waiting - gone, ended + gone
+    return ended
 
 
 def pings_answered(connection: socket.socket, count: int, seconds: float) -> int:
