@@ -37,6 +37,7 @@ from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.rpc.requests import RequestReader
 from warehouse.rpc.reservations import LevelBatcher, Reservations, StockBatcher
 from warehouse.rpc.steady_server import add_service, steady_server
+from warehouse.rpc.strangers import Strangers
 from warehouse.rpc.tls import server_credentials
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
@@ -113,10 +114,16 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
         logs_answers=settings.log_level == "DEBUG",
     )
-    registry = cast("grpc.aio.Server", _Registry(server, entrance, edge, settings))
+    strangers = Strangers(
+        settings.open_calls.calls_per_second_max,
+        settings.trusted_proxies,
+        calls.limited.add,
+        connections.end if are_watched else _ignored,
+    )
+    registry = cast("grpc.aio.Server", _Registry(server, entrance, strangers, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
-    opened = OpenCalls(entrance, calls, settings.open_calls)
+    opened = OpenCalls(entrance, strangers, calls, settings.open_calls)
     add_service(server, health.SERVICE_NAME, known.methods(opened))
     add_service(server, reflection.SERVICE_NAME, asked.methods(opened))
     try:
@@ -177,9 +184,17 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
 class _Registry:
     """What generated code takes for a server: its methods have readers of ours, and strangers don't get to them."""
 
-    def __init__(self, server: grpc.aio.Server, entrance: Entrance, edge: Edge, settings: WarehouseSettings) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        entrance: Entrance,
+        strangers: Strangers,
+        edge: Edge,
+        settings: WarehouseSettings,
+    ) -> None:
         self._server = server
         self._entrance = entrance
+        self._strangers = strangers
         self._edge = edge
         self._settings = settings
 
@@ -191,7 +206,7 @@ class _Registry:
         methods = bounded(handlers, self._bytes_max)
         handler = grpc.method_handlers_generic_handler(service, methods)
         if self._entrance.is_locked:
-            handler = AdmissionHandler(handler, self._entrance, self._edge.failed)
+            handler = AdmissionHandler(handler, self._entrance, self._strangers, self._edge.failed)
         add_service(self._server, service, methods, handler)
 
     def _bytes_max(self, method: str) -> int:

@@ -55,6 +55,12 @@ class OpenCallSettings(BaseModel, extra="forbid"):
     calls_max: int = Field(200, ge=1, le=100_000, description="at once per process; as many again with a key")
     address_share_max: float = Field(0.25, gt=0, le=1, description="of calls_max, for one address alone")
     key_share_max: float = Field(0.8, gt=0, le=1, description="of those with a key, for one key alone")
+    calls_per_second_max: float = Field(
+        200,
+        gt=0,
+        le=1_000_000,
+        description="without a valid key, refused ones, too; per address and process; further ones are refused late",
+    )
     question_seconds_max: float = Field(
         30, gt=0, le=3600, description="how long such a call stays without a (further) question"
     )

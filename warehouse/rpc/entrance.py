@@ -9,7 +9,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote
 
 import grpc
 
@@ -20,7 +19,9 @@ from service_kit.rates import TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated, must_allow
 from warehouse.metrics import CallMetrics
-from warehouse.rpc.status import TooManyCalls, status_of_error, trailing
+from warehouse.rpc.peers import address_of
+from warehouse.rpc.status import TooManyCalls, trailing_error
+from warehouse.rpc.strangers import Strangers
 from warehouse.settings import OpenCallSettings
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -150,10 +151,12 @@ class AdmissionHandler(grpc.GenericRpcHandler):
         self,
         handlers: grpc.GenericRpcHandler,
         entrance: Entrance,
+        strangers: Strangers,
         failed: Callable[[str, Exception], tuple[grpc.StatusCode, str, Any]],
     ) -> None:
         self._handlers = handlers
         self._entrance = entrance
+        self._strangers = strangers
         self._failed = failed
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
@@ -179,7 +182,7 @@ class AdmissionHandler(grpc.GenericRpcHandler):
             try:
                 self._entrance.must_be_looked_at(context)
             except TooOften as error:
-                await self._end(method, error, context)
+                await self._turn_away(method, error, context)
             question = await anext(aiter(questions), None)
             if question is None:
                 return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
@@ -188,11 +191,21 @@ class AdmissionHandler(grpc.GenericRpcHandler):
         return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
     async def _refuse(self, method: str, stranger: Unauthenticated, _questions: object, context: Context) -> None:
+        refusal: Exception = stranger
         try:
             self._entrance.was_wrong(context)
         except TooOften as error:
-            await self._end(method, error, context)
-        await self._end(method, stranger, context)
+            refusal = error
+        await self._turn_away(method, refusal, context)
+
+    async def _turn_away(self, method: str, refusal: Exception, context: Context) -> NoReturn:
+        """End a call, late if there are too many from there: for a right key as for a wrong one."""
+        try:
+            await self._strangers.count(self._entrance.client_of(context), context.peer())
+        except TooOften as error:
+            if not isinstance(refusal, TooOften):
+                refusal = error
+        await self._end(method, refusal, context)
 
     async def _end(self, method: str, error: Exception, context: Context) -> NoReturn:
         name = method.rpartition("/")[2]
@@ -203,14 +216,18 @@ class AdmissionHandler(grpc.GenericRpcHandler):
 class OpenCalls:
     """Calls that need no key, health and reflection: how many there may be, and how long they wait for a question.
 
-    Those who show a key have slots of their own.
+    Those who show a key have slots of their own, and may call as often as they like.
 
     Args:
+        strangers: how often the others may.
         settings: how many, and how long.
     """
 
-    def __init__(self, entrance: Entrance, metrics: CallMetrics, settings: OpenCallSettings) -> None:
+    def __init__(
+        self, entrance: Entrance, strangers: Strangers, metrics: CallMetrics, settings: OpenCallSettings
+    ) -> None:
         self._entrance = entrance
+        self._rate = strangers
         self._metrics = metrics
         self._strangers = Budget(settings.calls_max, (settings.address_share_max,))
         self._known = Budget(settings.calls_max, (settings.key_share_max,))
@@ -246,13 +263,15 @@ class OpenCalls:
 
     @asynccontextmanager
     async def _slot(self, context: Context) -> AsyncIterator[None]:
-        budget, name = self._place(context)
         try:
+            budget, name = await self._place(context)
             budget.take(name)
+        except TooOften as error:
+            await context.abort(*trailing_error(error))
         except NoSlot as full:
             owner = "" if full.place == ALL else ("_of_key" if budget is self._known else "_of_address")
             self._metrics.limited.add(f"open_calls{owner}")
-            await context.abort(*trailing(status_of_error(TooManyCalls())))
+            await context.abort(*trailing_error(TooManyCalls()))
         try:
             yield
         except TimeoutError:
@@ -262,10 +281,12 @@ class OpenCalls:
         finally:
             budget.give_back(name)
 
-    def _place(self, context: Context) -> tuple[Budget, str]:
+    async def _place(self, context: Context) -> tuple[Budget, str]:
         if (name := self._entrance.known_as(context)) is not None:
             return self._known, name
-        return self._strangers, self._entrance.client_of(context)
+        client = self._entrance.client_of(context)
+        await self._rate.count(client, context.peer())
+        return self._strangers, client
 
     async def _in_time(self, questions: AsyncIterable[QuestionT]) -> AsyncIterator[QuestionT]:
         asked = aiter(questions)
@@ -287,14 +308,6 @@ def key_in(metadata: Metadata) -> str | None:
                 raise Unauthenticated(f"send the metadata {API_KEY_HEADER} once")
             shown = str(value)
     return shown
-
-
-def address_of(peer: str) -> str:
-    """The address in what gRPC calls a peer: ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242; what is none as it is."""
-    kind, _, rest = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return peer
-    return unquote(rest).rpartition(":")[0].strip("[]")
 
 
 @lru_cache(maxsize=10_000)

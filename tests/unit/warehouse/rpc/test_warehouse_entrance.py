@@ -7,7 +7,8 @@ import pytest
 
 from service_kit.guesses import Guesses
 from warehouse.auth import Keyring
-from warehouse.rpc.entrance import Entrance, address_of
+from warehouse.rpc.entrance import Entrance
+from warehouse.rpc.peers import address_of
 
 
 @pytest.mark.parametrize(
