@@ -114,12 +114,8 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
         logs_answers=settings.log_level == "DEBUG",
     )
-    strangers = Strangers(
-        settings.open_calls.calls_per_second_max,
-        settings.trusted_proxies,
-        calls.limited.add,
-        connections.end if are_watched else _ignored,
-    )
+    rate = settings.open_calls.calls_per_second_max
+    strangers = Strangers(rate, settings.trusted_proxies, calls.limited.add)
     registry = cast("grpc.aio.Server", _Registry(server, entrance, strangers, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))

@@ -145,7 +145,7 @@ def show(title: str, results: list[Result]) -> bool:
         is_bad = ratio > RATIO_MAX or bool(result.errors)
         is_good = is_good and not is_bad
         print(
-            f"  {result.name:<38} p99 {result.p99_ms:7.1f} ms {ratio:5.1f} x  errors {len(result.errors):3d}"
+            f"  {result.name:<46} p99 {result.p99_ms:7.1f} ms {ratio:5.1f} x  errors {len(result.errors):3d}"
             f"  processor {result.processor_seconds:5.2f} s{'  MISSED' if is_bad else ''}"
         )
         for error in dict.fromkeys(result.errors):

@@ -79,18 +79,14 @@ def call_again_and_again(port: int, path: str, at_once: int, over: threading.Eve
     ended, stream, rest, refill = 0, 1, b"", frame(WINDOW_UPDATE, 0, 0, (1 << 16).to_bytes(4, "big"))
     with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
         while not over.is_set():
-            calls = (
-                call(one, path) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE)
-                for one in range(stream, stream + 2 * at_once, 2)
-            )
+            missing = range(stream, 2 * (ended + at_once) + 1, 2)
+            calls = (call(one, path) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE) for one in missing)
             made.sendall(b"".join(calls) + refill)
-            stream, waiting = stream + 2 * at_once, at_once
-            while waiting > 0 and not over.is_set():
-                if not (part := made.recv(1 << 20)):
-                    return ended
-                found, rest = _frames_in(rest + part)
-                gone = sum(kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM) for kind, flags, *_ in found)
-                waiting, ended = waiting - gone, ended + gone
+            stream += 2 * len(missing)
+            if not (part := made.recv(1 << 20)):
+                break
+            found, rest = _frames_in(rest + part)
+            ended += sum(kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM) for kind, flags, *_ in found)
     return ended
 
 

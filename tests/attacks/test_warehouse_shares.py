@@ -2,19 +2,14 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
 
-import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
-from generated.warehouse.v1 import warehouse_pb2_grpc
 from tests.attacks.frames import (
     CHECK,
     CONTINUATION,
@@ -38,19 +33,16 @@ from tests.attacks.frames import (
     rapid_resets,
 )
 from tests.attacks.sockets import Crowd, connections, is_ended, seconds_until_ended
+from tests.attacks.warehouse import QUESTION, RESERVE, SOON_SECONDS, by, guarded, known_to
 from tests.kits.attacked import resident_mib
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
 from tests.kits.warehouse_kit import calling as calling_without_key
-from warehouse.auth import ApiKey, Role
-from warehouse.server import running
-from warehouse.settings import OpenCallSettings, WarehouseSettings
+from warehouse.settings import OpenCallSettings
 
 pytestmark = pytest.mark.sql
-RESERVE = "/warehouse.v1.WarehouseService/Reserve"
 MAX_CONCURRENT_STREAMS = 3
 """A parameter of SETTINGS (RFC 9113, 6.5.2)."""
 UNAUTHENTICATED = b"16"
-SOON_SECONDS = 5
 PINGS = 200_000
 FLOOD_BYTES = 256 * 2**20
 _ONE = (1).to_bytes(4, "big")
@@ -65,50 +57,6 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "continuations": (frame(CONTINUATION, 0, 1, field("a", "b" * 100)), call(1, RESERVE, is_whole=False)),
 }
 """What is sent again and again, and what before it."""
-
-
-def key(name: str, role: Role = Role.ORDER) -> ApiKey:
-    """A key whose name is its secret."""
-    return ApiKey(name=name, role=role, sha256=hashlib.sha256(name.encode()).hexdigest())
-
-
-def by(name: str) -> Sequence[tuple[str, str]]:
-    """The metadata of a caller with a key."""
-    return (("x-api-key", name),)
-
-
-KEYS = (key("shop"), key("till"), key("office", Role.ADMIN))
-OTHERWISE: dict[str, Any] = {"listen": "127.0.0.1:0", "sweep_seconds": 3600, "stop_grace_seconds": 1}
-QUESTION = pb.CheckStockRequest(items=[pb.Line(product_id=1, warehouse_id=1, quantity=1)])
-
-
-@contextlib.asynccontextmanager
-async def guarded(url: str, **settings: Any) -> AsyncIterator[int]:
-    """A warehouse with keys; its port."""
-    async with running(WarehouseSettings(database_url=url, **OTHERWISE, api_keys=KEYS, **settings)) as port:
-        yield port
-
-
-class Known:
-    """A caller with a key, on a connection of its own."""
-
-    def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
-        self.holds: warehouse_pb2_grpc.WarehouseServiceAsyncStub = warehouse_pb2_grpc.WarehouseServiceStub(channel)
-        self.name = name
-
-    async def is_answered(self) -> bool:
-        """Whether a call gets through to the stock (there is no such product)."""
-        ended = await outcome(self.holds.CheckStock(QUESTION, metadata=by(self.name), timeout=SOON_SECONDS))
-        return not isinstance(ended, No) or ended.code == "NOT_FOUND"
-
-
-@contextlib.asynccontextmanager
-async def known_to(port: int, name: str = "shop") -> AsyncIterator[Known]:
-    """A caller, connected."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        caller = Known(channel, name)
-        assert await caller.is_answered()
-        yield caller
 
 
 async def test_calls_of_strangers_that_never_say_what_they_want_are_not_waited_for(warehouse_database_url: str) -> None:

@@ -8,7 +8,6 @@ these the oldest. So whoever comes with a key gets in, and once the key is shown
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -28,8 +27,6 @@ OPEN_FILES = Path("/proc/self/fd")
 """Where Linux lists what this process has open."""
 LOOK_SECONDS = 0.2
 """Between two looks."""
-HURRIED_LOOK_SECONDS = 0.01
-"""Where a connection is to be ended."""
 CROWDED_LOOK_SECONDS = 0.05
 """Where the last look had to make room: to leave none, strangers would have to open all that is kept free meanwhile."""
 USED_SHARE_MAX = 0.75
@@ -71,8 +68,6 @@ class Connections:
         self.most = connections_max
         self._note = note
         self._seen: dict[int, Client | None] = {}
-        self._unwanted: set[tuple[str, int]] = set()
-        self._hurry = asyncio.Event()
 
     @property
     def open(self) -> dict[tuple[str, ...], float]:
@@ -81,36 +76,22 @@ class Connections:
         known = sum(client.is_known for client in clients)
         return {("known",): known, ("strangers",): len(clients) - known}
 
-    def end(self, peer: str) -> None:
-        """End a connection as soon as may be, unless a valid key was shown on it."""
-        self._unwanted.add(_place_of(peer))
-        self._hurry.set()
-
     async def watch(self, port: int) -> None:
         """Look again and again at what is connected to `port`; never returns."""
         while True:
             is_crowded = self.look(port)
-            await asyncio.sleep(HURRIED_LOOK_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CROWDED_LOOK_SECONDS if is_crowded else LOOK_SECONDS):
-                    await self._hurry.wait()
+            await asyncio.sleep(CROWDED_LOOK_SECONDS if is_crowded else LOOK_SECONDS)
 
     def look(self, port: int) -> bool:
         """See who is there, and end those that there is no room for; whether there were any."""
-        self._hurry.clear()
         self._see(port)
-        unwanted = [client for client in self._strangers() if client.place in self._unwanted]
-        self._unwanted.clear()
-        _mark_as_cut(unwanted)
-        strangers = self._strangers()
-        room = room_for_strangers(self.most, len(self._clients()) - len(strangers))
-        crowded = crowded_out(strangers, room) if len(strangers) > room else []
-        _mark_as_cut(crowded)
-        for _ in crowded:
-            self._note("connections")
-        if unwanted or crowded:
-            self._shut_down_cut()
-        return bool(crowded)
+        clients = self._clients()
+        strangers = [client for client in clients if not client.is_known]
+        room = room_for_strangers(self.most, len(clients) - len(strangers))
+        if len(strangers) <= room:
+            return False
+        self._cut(crowded_out(strangers, room))
+        return True
 
     def _see(self, port: int) -> None:
         self._seen = {inode: self._client(number, inode, port) for number, inode in _sockets()}
@@ -125,13 +106,13 @@ class Connections:
     def _clients(self) -> list[Client]:
         return [client for client in self._seen.values() if client is not None and not client.is_cut]
 
-    def _strangers(self) -> list[Client]:
-        return [client for client in self._clients() if not client.is_known]
-
-    def _shut_down_cut(self) -> None:
+    def _cut(self, clients: Iterable[Client]) -> None:
+        for client in clients:
+            client.is_cut = True
+            self._note("connections")
         for number, inode in _sockets():
-            client = self._seen.get(inode)
-            if client is not None and client.is_cut:
+            there = self._seen.get(inode)
+            if there is not None and there.is_cut:
                 _shut_down(number, inode)
 
 
@@ -152,11 +133,6 @@ def crowded_out(strangers: Sequence[Client], room: int) -> list[Client]:
         newer[client.address] += 1
     ranked.sort(key=lambda one: (one[0], -one[1].since))
     return [client for _, client in ranked[room:]]
-
-
-def _mark_as_cut(clients: Iterable[Client]) -> None:
-    for client in clients:
-        client.is_cut = True
 
 
 def _sockets() -> list[tuple[int, int]]:

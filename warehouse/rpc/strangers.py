@@ -1,8 +1,8 @@
 """How often those without a key may call, by address, and what becomes of who calls more often.
 
 A refusal costs about as much as an answer, so refusing alone would slow nobody down. It comes late, then: who waits for
-it makes no further calls meanwhile, since a connection has so many at once and no more. Who opens further connections
-instead, or takes the calls back, until no more refusals can be held back, loses the connection.
+it makes no further calls meanwhile, since a connection has so many at once and no more. What is held back takes memory,
+so there is a bound for it; past that a refusal comes at once again.
 """
 
 import asyncio
@@ -16,8 +16,7 @@ from warehouse.rpc.peers import address_of
 REFUSAL_SECONDS = (0.5, 1.5)
 """How long such a refusal is held back; not the same time for all, or they would all call again at once."""
 HELD_MAX = 1000
-"""Refusals held back at the same time; each keeps some 15 kB."""
-Note = Callable[[str], None]
+"""Refusals held back at the same time."""
 
 
 class Strangers:
@@ -26,17 +25,13 @@ class Strangers:
     Args:
         per_second_max: calls of one address.
         trusted_proxies: their connections are others', too, and are not held up.
-        note: is told the name of each bound that refuses or ends something.
-        end_connection: ends a connection, given what gRPC calls its peer, unless a valid key was shown on it.
+        note: is told the name of the bound whenever it refuses a call.
     """
 
-    def __init__(
-        self, per_second_max: float, trusted_proxies: Sequence[Network], note: Note, end_connection: Note
-    ) -> None:
+    def __init__(self, per_second_max: float, trusted_proxies: Sequence[Network], note: Callable[[str], None]) -> None:
         self._rate = RateLimit(per_second_max, 1)
         self._trusted_proxies = trusted_proxies
         self._note = note
-        self._end_connection = end_connection
         self._held = 0
 
     async def count(self, client: str, peer: str) -> None:
@@ -52,15 +47,11 @@ class Strangers:
             self._rate.count(client)
         except TooOften:
             self._note("open_calls_per_second")
-            if not is_trusted(address_of(peer), self._trusted_proxies):
-                await self._hold_back(peer)
+            if self._held < HELD_MAX and not is_trusted(address_of(peer), self._trusted_proxies):
+                await self._hold_back()
             raise
 
-    async def _hold_back(self, peer: str) -> None:
-        if self._held >= HELD_MAX:
-            self._note("open_calls_held_back")
-            self._end_connection(peer)
-            return
+    async def _hold_back(self) -> None:
         seconds = uniform(*REFUSAL_SECONDS)  # noqa: S311 - no secret
         self._held += 1
         # Not when the call ends: who takes it back would get the place at once.
