@@ -1,6 +1,7 @@
 """Frames of HTTP/2 (RFC 9113), as much as it takes to misbehave towards a gRPC server."""
 
 import contextlib
+import math
 import select
 import socket
 import struct
@@ -72,15 +73,23 @@ def _frames_in(got: bytes) -> tuple[list[tuple[int, int, int, bytes]], bytes]:
     return found, got[at:]
 
 
-def call_again_and_again(port: int, path: str, at_once: int, over: threading.Event) -> int:
-    """Make calls without a key on one connection, `at_once` at a time, each with an empty message, as fast as they are
-    answered or refused; how many were, before it was `over` or the server hung up.
+def call_again_and_again(
+    port: int,
+    path: str,
+    at_once: int,
+    over: threading.Event,
+    *,
+    most: float = math.inf,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Make calls on one connection, `at_once` at a time, each with an empty message, as fast as they are answered or
+    refused, until there were `most`, or it is `over`, or the server hangs up; how many there were.
     """
     ended, stream, rest, refill = 0, 1, b"", frame(WINDOW_UPDATE, 0, 0, (1 << 16).to_bytes(4, "big"))
     with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
-        while not over.is_set():
-            missing = range(stream, 2 * (ended + at_once) + 1, 2)
-            calls = (call(one, path) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE) for one in missing)
+        while not over.is_set() and ended < most:
+            missing = range(stream, 2 * int(min(ended + at_once, most)) + 1, 2)
+            calls = (call(one, path, metadata) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE) for one in missing)
             made.sendall(b"".join(calls) + refill)
             stream += 2 * len(missing)
             if not (part := made.recv(1 << 20)):
@@ -147,13 +156,15 @@ def _text(text: str) -> bytes:
     return b"\x7f" + more + bytes((rest,)) + raw
 
 
-def rapid_resets(port: int, count: int, path: str) -> int:
-    """Begin calls and take them back at once; how many were sent before the server hung up."""
+def rapid_resets(port: int, count: int, path: str, metadata: Mapping[str, str] | None = None) -> int:
+    """Begin calls and take them back at once, until the server has taken note of all; how many were sent before it
+    hung up.
+    """
     sent, batch = 0, b""
     with contextlib.closing(open_connection(port)) as made, contextlib.suppress(OSError):
         for number in range(count):
             stream = 2 * number + 1
-            batch += call(stream, path) + frame(DATA, END_STREAM, stream, EMPTY_MESSAGE)
+            batch += call(stream, path, metadata) + frame(DATA, END_STREAM, stream, EMPTY_MESSAGE)
             batch += frame(RST_STREAM, 0, stream, CANCEL)
             if len(batch) > 32_768:
                 made.sendall(batch)
@@ -163,6 +174,10 @@ def rapid_resets(port: int, count: int, path: str) -> int:
                     while made.recv(1 << 20):
                         pass
                 made.settimeout(5)
-        made.sendall(batch)
-        sent = count
+        made.sendall(batch + frame(PING, 0, 0, bytes(8)))
+        sent, rest = count, b""
+        while part := made.recv(1 << 20):
+            found, rest = _frames_in(rest + part)
+            if any(kind == PING and flags & ACK for kind, flags, *_ in found):
+                break
     return sent
