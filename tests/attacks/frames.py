@@ -85,18 +85,25 @@ def call_again_and_again(
     """Make calls on one connection, `at_once` at a time, each with an empty message, as fast as they are answered or
     refused, until there were `most`, or it is `over`, or the server hangs up; how many there were.
     """
-    ended, stream, rest, refill = 0, 1, b"", frame(WINDOW_UPDATE, 0, 0, (1 << 16).to_bytes(4, "big"))
+    ended: set[int] = set()
+    stream, rest, refill = 1, b"", frame(WINDOW_UPDATE, 0, 0, (1 << 16).to_bytes(4, "big"))
     with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
-        while not over.is_set() and ended < most:
-            missing = range(stream, 2 * int(min(ended + at_once, most)) + 1, 2)
+        while not over.is_set() and len(ended) < most:
+            missing = range(stream, 2 * int(min(len(ended) + at_once, most)) + 1, 2)
             calls = (call(one, path, metadata) + frame(DATA, END_STREAM, one, EMPTY_MESSAGE) for one in missing)
             made.sendall(b"".join(calls) + refill)
             stream += 2 * len(missing)
             if not (part := made.recv(1 << 20)):
                 break
             found, rest = _frames_in(rest + part)
-            ended += sum(kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM) for kind, flags, *_ in found)
-    return ended
+            # A call may be both, answered and reset.
+            ended.update(one for kind, flags, one, _ in found if kind == RST_STREAM or is_last(kind, flags))
+    return len(ended)
+
+
+def is_last(kind: int, flags: int) -> bool:
+    """Whether a frame is the trailer of an answer."""
+    return kind == HEADERS and bool(flags & END_STREAM)
 
 
 def pings_answered(connection: socket.socket, count: int, seconds: float) -> int:
