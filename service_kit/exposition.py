@@ -1,12 +1,15 @@
 """A small HTTP server for metrics alone, for services that speak no HTTP otherwise."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
 
+from service_kit.answer_headers import securing
 from service_kit.http_runner import ConnectionRunner
 from service_kit.metrics import Metrics
 from service_kit.ports import address_problem, split_address
@@ -18,11 +21,12 @@ CONNECTION_SECONDS_MAX = 60.0
 
 
 @asynccontextmanager
-async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[int]:
+async def exposed(metrics: Metrics, setting: str, listen: str, server: str) -> AsyncIterator[int]:
     """Answer GET /metrics on `listen` (host:port; port 0: any free one) for the time of a `with`; gives the port.
 
     Args:
         setting: what the address was set by.
+        server: what it calls itself in its answers.
 
     Raises: NotStarted, if the address can't be had.
     """
@@ -31,9 +35,15 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
         body, content_type = metrics.exposition(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
+    secure = securing(server)
+
+    async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+        secure(response.headers)
+
     app = web.Application()
     app.add_routes([web.get("/metrics", show)])
-    runner = ConnectionRunner(app, _Handler, access_log=None, shutdown_timeout=1)
+    app.on_response_prepare.append(add_headers)
+    runner = ConnectionRunner(app, partial(_Handler, secure=secure), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         try:
@@ -48,10 +58,11 @@ async def exposed(metrics: Metrics, setting: str, listen: str) -> AsyncIterator[
 class _Handler(RequestHandler):
     """A connection that can't be kept open for ever, and of whose errors nothing that was sent gets into the log."""
 
-    __slots__ = ("_end", "_others")
+    __slots__ = ("_end", "_others", "_secure")
 
-    def __init__(self, manager: web.Server, **options: object) -> None:
+    def __init__(self, manager: web.Server, secure: Callable[[CIMultiDict[str]], None], **options: object) -> None:
         super().__init__(manager, **options)  # type: ignore[arg-type]
+        self._secure = secure
         self._others = manager
         self._end: asyncio.TimerHandle | None = None
 
@@ -77,5 +88,6 @@ class _Handler(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
         response = web.Response(status=status)
+        self._secure(response.headers)
         response.force_close()
         return response

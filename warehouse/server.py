@@ -172,7 +172,7 @@ async def _metrics_exposed(metrics: Metrics, listen: str) -> AsyncIterator[None]
     # An HTTP server is only imported where one is wanted.
     from service_kit.exposition import exposed
 
-    async with exposed(metrics, "WAREHOUSE_METRICS_LISTEN", listen) as port:
+    async with exposed(metrics, "WAREHOUSE_METRICS_LISTEN", listen, "warehouse") as port:
         log.info("metrics", address=f"{listen.rpartition(':')[0]}:{port}")
         yield
 
@@ -267,7 +267,8 @@ def _options(settings: WarehouseSettings, connections_max: int, *, shares_port: 
         ("grpc.server.max_pending_requests", PENDING_MIN + settings.calls_max),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_MIN + CALLS_HARD_MAX_FACTOR * settings.calls_max),
         ("grpc.max_allowed_incoming_connections", connections_max),
-        # What is read at once of a connection; with gRPC's own 4 MiB a flood holds three times as much memory.
+        # What is read at once of a connection. With gRPC's own 4 MiB a flood holds three times as much memory, and of
+        # one of settings two fifths of all that came stay for good (110 of 256 MiB; so none).
         ("grpc.experimental.tcp_max_read_chunk_size", READ_BYTES_MAX),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds_max * 1000)),
     ]

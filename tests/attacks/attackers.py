@@ -28,6 +28,8 @@ from tests.attacks.sockets import Crowd, connections, is_ended, send
 Attack = Callable[[int, threading.Event], None]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
 FLOOD_BYTES = 1 << 40
+FLOOD_SECONDS = 1.0
+"""On one connection; then another is made."""
 LOOK_SECONDS = 0.2
 """Between two looks at what is going on."""
 IMPATIENCE_SECONDS = 1.0
@@ -142,7 +144,7 @@ def flooding(unit: bytes) -> Attack:
     def attack(port: int, over: threading.Event) -> None:
         while not over.is_set():
             with contextlib.suppress(OSError), contextlib.closing(open_connection(port)) as made:
-                flood(made, unit, FLOOD_BYTES)
+                flood(made, unit, FLOOD_BYTES, FLOOD_SECONDS)
 
     return attack
 

@@ -17,7 +17,6 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = struct.pack(">I", 8)
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
-FLOOD_SECONDS_MAX = 1.0
 EMPTY_MESSAGE = b"\0\0\0\0\0"
 
 
@@ -127,13 +126,12 @@ def pings_answered(connection: socket.socket, count: int, seconds: float) -> int
     return answered
 
 
-def flood(connection: socket.socket, unit: bytes, length: int) -> int:
-    """Send `unit` again and again, `length` bytes in all, and read what is answered, until the server hangs up.
-
-    Returns how many bytes it has taken.
+def flood(connection: socket.socket, unit: bytes, length: int, seconds_max: float) -> int:
+    """Send `unit` again and again, `length` bytes in all, and read what is answered, until the server hangs up or the
+    time is over; how many bytes were sent.
     """
     batch = unit * (65_536 // len(unit) or 1)
-    sent, waiting, until = 0, memoryview(batch), time.monotonic() + FLOOD_SECONDS_MAX
+    sent, waiting, until = 0, memoryview(batch), time.monotonic() + seconds_max
     connection.setblocking(False)
     with contextlib.suppress(OSError):
         while sent < length and (left := until - time.monotonic()) > 0:

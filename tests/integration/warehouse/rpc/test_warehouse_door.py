@@ -20,7 +20,7 @@ from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
 from service_kit.starting import Exit
 from tests.attacks.frames import HEADERS, call, frames, open_connection
-from tests.attacks.sockets import connections, is_ended
+from tests.attacks.sockets import connections, head_of, is_ended, status_of
 from tests.kits.processes import Processes, free_port
 from tests.kits.secrets_used import secret
 
@@ -164,9 +164,41 @@ def test_the_port_of_metrics_is_not_filled_up_and_repeats_nothing(
 
 
 @pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("GET /metrics HTTP/1.1", 200),
+        ("GET /other HTTP/1.1", 404),
+        ("POST /metrics HTTP/1.1", 405),
+        ("GET /metrics HTTP/1.1\r\nExpect: miracles", 417),
+        ("GET /metrics HTTP/9", 400),
+        ("nonsense", 400),
+    ],
+)
+def test_every_answer_of_the_port_of_metrics_has_its_headers(
+    processes: Processes, warehouse_database_url: str, request_line: str, status: int
+) -> None:
+    _target, port = limited(processes, warehouse_database_url)
+    with socket.create_connection(("127.0.0.1", port), 5) as peer:
+        peer.sendall(f"{request_line}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head = head_of(peer)
+    assert status_of(head) == status
+    lines = head.decode().split("\r\n\r\n")[0].split("\r\n")[1:]
+    headers = [tuple(line.split(": ", 1)) for line in lines]
+    assert [value for name, value in headers if name == "Server"] == ["warehouse"]
+    assert {
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Frame-Options", "DENY"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    } <= set(headers)
+
+
+@pytest.mark.parametrize(
     ("keys", "why"),
     [
         ([key("a", "reader", ADMIN), key("b", "admin", ADMIN)], "the same sha256 twice"),
+        ([key("shop/7", "order", ADMIN)], "WAREHOUSE_API_KEYS[0].name"),
+        ([key("shop 7", "order", ADMIN)], "can't have a space or a slash"),
         ([key("a", "admin", "")], "everybody knows the key of 'a'"),
         ([key("a", "admin", "order-service-api-key")], "everybody knows the key of 'a'"),
         ([key("a", "admin", "order-service-browser-key")], "everybody knows the key of 'a'"),
