@@ -73,7 +73,7 @@ from service_kit.database_url import name_of_setting
 from service_kit.descriptors import room_for
 from service_kit.logging import configure_logging
 from service_kit.ports import address_problem, require_free, split_address
-from service_kit.settings import load_settings_or_exit
+from service_kit.settings import load_settings_or_exit, log_risks
 from service_kit.starting import EXIT_STATUSES, NotStarted
 from service_kit.tracing import configure_tracing
 from warehouse.client import WarehouseClient
@@ -103,6 +103,7 @@ def _settings(*, to_serve: bool = False) -> OrdersSettings:
 def serve() -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; what can be set is in the environment, as ORDERS_..."""
     settings = _settings(to_serve=True)
+    log_risks(settings)
     with failures_explained(settings):
         uvloop.run(run(settings))
 

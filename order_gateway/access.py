@@ -9,6 +9,7 @@ from typing import Literal, Self
 from jwt import PyJWK, PyJWKSet, PyJWTError
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
+from service_kit.actors import KeyName
 from service_kit.client_addresses import Network
 from service_kit.settings import ALLOW_INSECURE, ServiceSettings, is_loopback
 
@@ -22,7 +23,7 @@ WAIT_SECONDS_MAX = 30
 class ApiKey(BaseModel, extra="forbid"):
     """A key that may call this service; only its hash is configured."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[!-.0-~]+$")
+    name: KeyName
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hexadecimal SHA-256 of the key")
     roles: frozenset[Literal["service", "admin"]] = Field(frozenset({"service"}), min_length=1)
     person_required: bool = Field(
@@ -171,6 +172,17 @@ class AccessSettings(ServiceSettings):
                 f"ORDERS_ALLOW_INSECURE={ALLOW_INSECURE}"
             )
         return reasons
+
+    def risks(self) -> list[str]:
+        """What is dangerous, though it may be meant so; see ServiceSettings."""
+        if is_loopback(self.listen) or self.trusted_proxies:
+            return []
+        risk = (
+            f"ORDERS_LISTEN: others reach {self.listen}, and this service speaks no TLS: keys, passwords and tokens "
+            "travel in clear text; have them come through a proxy with TLS and name it in ORDERS_TRUSTED_PROXIES, "
+            "or listen on 127.0.0.1"
+        )
+        return [risk]
 
     def _unusable_keys(self) -> list[str]:
         reasons, keys = [], self.api_keys

@@ -17,6 +17,7 @@ from service_kit.batcher import BatcherSettings
 from service_kit.database.database import DatabaseSettings, service_database_url
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.pem import check_certificates, check_pair
+from service_kit.settings import is_loopback
 from warehouse.client import ClientSettings
 
 SESSIONS_PINNED = 3
@@ -177,6 +178,17 @@ class OrdersSettings(AccessSettings):
             *self.database.too_few_connections("ORDERS_DATABASE__POOL_SIZE", SESSIONS_PINNED),
             *payment_problems(self.payments, self.profile, self.charge_timeout_seconds),
         ]
+
+    def risks(self) -> list[str]:
+        """What is dangerous, though it may be meant so; see ServiceSettings."""
+        risks, client, targets = super().risks(), self.warehouse, self.warehouse_target.split(",")
+        is_safe = client.tls or client.tls_files or all(map(is_loopback, targets))
+        if self.warehouse_api_key and not is_safe:
+            risks.append(
+                f"ORDERS_WAREHOUSE_API_KEY travels to {self.warehouse_target} (ORDERS_WAREHOUSE_TARGET) in clear text; "
+                "set ORDERS_WAREHOUSE__TLS=true or ORDERS_WAREHOUSE__TLS_CA, unless a mesh encrypts it"
+            )
+        return risks
 
     def unusable_client(self) -> list[str]:
         """What is wrong with the settings of the way to the warehouse."""

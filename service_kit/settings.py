@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
+import structlog
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -23,6 +24,7 @@ from pydantic_settings import (
 from service_kit.database_url import EXAMPLE
 from service_kit.starting import Exit
 
+log = structlog.get_logger(__name__)
 DELIMITER = "__"
 ALLOW_INSECURE = "yes-on-a-private-network"
 """What must be written, in full, to run without the protection that a network wants."""
@@ -49,6 +51,10 @@ class ServiceSettings(BaseSettings):
 
     def reasons_not_to_serve(self) -> list[str]:
         """What these settings, each of them valid, must not be used together for: a line for each reason."""
+        return []
+
+    def risks(self) -> list[str]:
+        """What is dangerous about a server with these settings, though it may be meant so: a line for each."""
         return []
 
     @classmethod
@@ -117,6 +123,12 @@ def load_settings_or_exit(kind: type[SettingsT], *, to_serve: bool = True) -> Se
     except InvalidSettings as error:
         print(f"These settings can't be used:\n{error}", file=sys.stderr)
         raise SystemExit(Exit.SETTINGS) from error
+
+
+def log_risks(settings: ServiceSettings) -> None:
+    """Warn of what is dangerous about a server with these settings."""
+    for risk in settings.risks():
+        log.warning("settings_at_risk", why=risk)
 
 
 def is_loopback(listen: str) -> bool:

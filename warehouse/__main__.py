@@ -15,7 +15,7 @@ from service_kit.database.problems import database_explained
 from service_kit.database_url import name_of_setting
 from service_kit.logging import configure_logging
 from service_kit.progress import Progress
-from service_kit.settings import load_settings_or_exit
+from service_kit.settings import load_settings_or_exit, log_risks
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted, explained
 from warehouse import workers as worker_processes
 from warehouse.audit.checking import AuditReport, Check, audit, drifted_levels, repair
@@ -53,6 +53,8 @@ def serve(
 ) -> None:
     """Serve gRPC until SIGTERM (see WAREHOUSE_LISTEN, WAREHOUSE_DATABASE_URL)."""
     settings = _settings(to_serve=True)
+    if not worker_of:
+        log_risks(settings)
     count = workers or settings.workers
     with _explained(settings):
         if worker_of:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
+from service_kit.actors import KeyName
+
 API_KEY_HEADER = "x-api-key"
 ANONYMOUS = "anonymous"
 
@@ -25,7 +27,7 @@ _RANK = {Role.READER: 0, Role.ORDER: 1, Role.ADMIN: 2}
 class ApiKey(BaseModel, frozen=True, extra="forbid"):
     """A key that a caller may show; several can be valid at once, so that they can be rotated."""
 
-    name: str = Field(min_length=1, max_length=64, description="who holds it; the actor in the ledger")
+    name: KeyName = Field(description="who holds it; the actor in the ledger")
     role: Role
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal")
 

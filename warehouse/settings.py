@@ -170,6 +170,17 @@ class WarehouseSettings(ServiceSettings):
         """Why a server must not be run with these settings; see ServiceSettings."""
         return [*self._unsafe(), *self._unusable_files(), *self._too_few_connections()]
 
+    def risks(self) -> list[str]:
+        """What is dangerous, though it may be meant so; see ServiceSettings."""
+        if self.tls_certificate or not self.api_keys or is_loopback(self.listen) or self.trusted_proxies:
+            return []
+        risk = (
+            f"WAREHOUSE_LISTEN: others reach {self.listen}, and keys travel there in clear text; set "
+            "WAREHOUSE_TLS_CERTIFICATE and WAREHOUSE_TLS_KEY, unless TLS ends in a mesh or in a proxy "
+            "(name that in WAREHOUSE_TRUSTED_PROXIES)"
+        )
+        return [risk]
+
     def _unsafe(self) -> list[str]:
         reasons = []
         if not self.api_keys and not is_loopback(self.listen) and not self.allow_insecure:

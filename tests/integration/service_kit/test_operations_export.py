@@ -123,7 +123,7 @@ async def test_a_taken_address_for_metrics_is_told() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(NotStarted, match=f"METRICS: can't listen on {address}: the port is taken"):
-            async with exposed(Metrics(), "METRICS", address):
+            async with exposed(Metrics(), "METRICS", address, "tested"):
                 pass
 
 

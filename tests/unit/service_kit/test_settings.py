@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
@@ -28,21 +29,34 @@ def key(secret: str) -> str:
     return json.dumps([{"name": "shop", "role": "order", "sha256": digest}])
 
 
-def problems(
-    kind: type[ServiceSettings], environment: Environment, given: Mapping[str, str], *, to_serve: bool = True
-) -> list[str]:
-    """The lines about an environment that has only these variables of ours."""
+@contextmanager
+def only(kind: type[ServiceSettings], environment: Environment, given: Mapping[str, str]) -> Iterator[None]:
+    """An environment that has only these variables of ours."""
     with environment.context() as patched:
         for name in known_names(kind):
             patched.delenv(name, raising=False)
         prefix = str(kind.model_config["env_prefix"])
         for name, value in {f"{prefix}DATABASE_URL": URL, "ORDERS_PROFILE": "development", **given}.items():
             patched.setenv(name, value)
+        yield
+
+
+def problems(
+    kind: type[ServiceSettings], environment: Environment, given: Mapping[str, str], *, to_serve: bool = True
+) -> list[str]:
+    """The lines about an environment that has only these variables of ours."""
+    with only(kind, environment, given):
         try:
             load_settings(kind, to_serve=to_serve)
         except InvalidSettings as error:
             return [line.strip() for line in str(error).splitlines()]
     return []
+
+
+def risks(kind: type[ServiceSettings], environment: Environment, given: Mapping[str, str]) -> list[str]:
+    """What is warned of."""
+    with only(kind, environment, given):
+        return load_settings(kind, to_serve=False).risks()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +170,47 @@ def test_a_warehouse_without_keys_is_for_this_machine_or_said_on_purpose(monkeyp
     for known in ("", "order-service-api-key"):
         [line] = problems(WarehouseSettings, monkeypatch, {"WAREHOUSE_API_KEYS": key(known)})
         assert "everybody knows the key of 'shop'" in line
+
+
+CERTIFICATE = {"WAREHOUSE_TLS_CERTIFICATE": "cert.pem", "WAREHOUSE_TLS_KEY": "key.pem"}
+ELSEWHERE = {"ORDERS_WAREHOUSE_TARGET": "127.0.0.1:1,10.0.0.1:1", "ORDERS_WAREHOUSE_API_KEY": "secret"}
+OPEN_TO_ALL = {"WAREHOUSE_LISTEN": "0.0.0.0:50051", "WAREHOUSE_API_KEYS": key("secret")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "are_named"),
+    [
+        (OPEN_TO_ALL, True),
+        (OPEN_TO_ALL | {"WAREHOUSE_LISTEN": "127.0.0.1:50051"}, False),
+        (OPEN_TO_ALL | CERTIFICATE, False),
+        (OPEN_TO_ALL | {"WAREHOUSE_TRUSTED_PROXIES": '["10.0.0.0/8"]'}, False),
+    ],
+)
+def test_keys_that_travel_to_a_warehouse_in_clear_text(
+    monkeypatch: Environment, settings: dict[str, str], are_named: bool
+) -> None:
+    found = risks(WarehouseSettings, monkeypatch, settings)
+    assert [risk for risk in found if "0.0.0.0:50051" in risk and "WAREHOUSE_TLS_CERTIFICATE" in risk] == found
+    assert bool(found) == are_named
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, []),
+        ({"ORDERS_LISTEN": "0.0.0.0:3000"}, ["ORDERS_LISTEN"]),
+        ({"ORDERS_LISTEN": "0.0.0.0:3000", "ORDERS_TRUSTED_PROXIES": '["10.0.0.0/8"]'}, []),
+        (ELSEWHERE, ["ORDERS_WAREHOUSE_API_KEY"]),
+        (ELSEWHERE | {"ORDERS_WAREHOUSE_API_KEY": ""}, []),
+        (ELSEWHERE | {"ORDERS_WAREHOUSE__TLS": "true"}, []),
+        (ELSEWHERE | {"ORDERS_WAREHOUSE__TLS_CA": "ca.pem"}, []),
+    ],
+)
+def test_keys_that_travel_to_and_from_the_order_service_in_clear_text(
+    monkeypatch: Environment, settings: dict[str, str], named: list[str]
+) -> None:
+    found = risks(OrdersSettings, monkeypatch, settings)
+    assert [risk.split()[0].rstrip(":") for risk in found] == named
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,16 @@ def test_a_stranger_with_tls_learns_nothing(connect: Connect, tmp_path: Path) ->
 
 
 @EVERY_WAY
+def test_a_certificate_for_another_host_is_refused(connect: Connect, tmp_path: Path) -> None:
+    """Though one's own authority has signed it: whoever has any of its certificates is not the database for that."""
+    ours = Authority(tmp_path / "ours")
+    with HostileDatabase(CLEAR, [switch_to(CLEAR)], ours.issue("other", host="other.example.com")) as server:
+        connect(url_of(server, f"?tls_ca={ours.certificate}"))
+    assert server.packets == []
+    assert all(b"shop" not in packet and PASSWORD.encode() not in packet for packet in server.plain)
+
+
+@EVERY_WAY
 @pytest.mark.parametrize(
     ("announced", "answers"),
     [

@@ -148,6 +148,15 @@ def test_a_right_key_is_refused_as_soon_as_a_wrong_one(processes: Processes, war
             assert ended == {2 * number + 1}, value
 
 
+def test_keys_in_clear_text_off_this_machine_are_warned_of(processes: Processes, warehouse_database_url: str) -> None:
+    port = free_port()
+    settings = with_keys(key("admin", "admin", ADMIN)) | {"WAREHOUSE_LISTEN": f"0.0.0.0:{port}"}
+    process, _target = processes.warehouse(warehouse_database_url, port=port, settings=settings)
+    [line] = [line for line in process.log_path.read_text().splitlines() if "settings_at_risk" in line]
+    assert json.loads(line)["level"] == "warning"
+    assert "WAREHOUSE_TLS_CERTIFICATE" in json.loads(line)["why"]
+
+
 def test_the_port_of_metrics_is_not_filled_up_and_repeats_nothing(
     processes: Processes, warehouse_database_url: str
 ) -> None:
@@ -198,7 +207,7 @@ def test_every_answer_of_the_port_of_metrics_has_its_headers(
     [
         ([key("a", "reader", ADMIN), key("b", "admin", ADMIN)], "the same sha256 twice"),
         ([key("shop/7", "order", ADMIN)], "WAREHOUSE_API_KEYS[0].name"),
-        ([key("shop 7", "order", ADMIN)], "can't have a space or a slash"),
+        ([key("shop 7", "order", ADMIN)], "no space, no slash"),
         ([key("a", "admin", "")], "everybody knows the key of 'a'"),
         ([key("a", "admin", "order-service-api-key")], "everybody knows the key of 'a'"),
         ([key("a", "admin", "order-service-browser-key")], "everybody knows the key of 'a'"),
