@@ -22,7 +22,6 @@ from service_kit.database.database import (
     SNAPSHOT,
     Database,
     DatabaseFault,
-    DriverSession,
     error_number,
 )
 from service_kit.database.json_table import bounded
@@ -157,8 +156,8 @@ class Changing(Generic[ChangeT]):
     def __init__(self, database: Database, happen: Happen[ChangeT]) -> None:
         self._database = database
         self._apply_event = happen
-        self._session = DriverSession(database)
-        self._reading = DriverSession(database)
+        self._session = database.session()
+        self._reading = database.session()
         self._stuck: StuckRows[int] = StuckRows(database.settings)
         patience = database.settings.lock_patience_seconds
         self._lock_versions = bounded(statements.LOCK_VERSIONS, patience)

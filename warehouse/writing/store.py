@@ -18,7 +18,6 @@ from service_kit.database.database import (
     DUPLICATE_KEY,
     Database,
     DatabaseFault,
-    DriverSession,
     LockRetriesSpent,
     RaceLost,
     error_number,
@@ -50,7 +49,7 @@ class StockStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._session = DriverSession(database)
+        self._session = database.session()
         self._locking = StockLocking(self._session, database.settings)
 
     @property
@@ -179,7 +178,7 @@ class LevelReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._session = DriverSession(database)
+        self._session = database.session()
 
     async def process(self, wanted: Sequence[Iterable[LevelKey]]) -> list[dict[LevelKey, Level]]:
         """For each caller the levels found; the same dictionary for all of them, with at least what was wanted.
