@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from service_kit.batcher import SetAside
+from service_kit.batcher import Batcher, SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import (
     DUPLICATE_KEY,
@@ -23,9 +23,10 @@ from service_kit.database.database import (
     error_number,
 )
 from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
-from warehouse.stock.commands import Command, Outcome
+from warehouse.stock.commands import Answer, Command, Outcome
 from warehouse.stock.deciding import Decision, decide
 from warehouse.stock.records import Level, LevelKey, State
+from warehouse.stock.refusals import Refusal
 from warehouse.writing import statements
 from warehouse.writing.locking import StockLocking
 from warehouse.writing.plan import line_count, plan_of
@@ -42,6 +43,10 @@ class CommandFailed(Exception):
 
 
 Result = Outcome | Exception | SetAside
+StockBatcher = Batcher[Command, Answer | Refusal]
+"""The way to `StockStore`."""
+LevelBatcher = Batcher[tuple[LevelKey, ...], dict[LevelKey, Level]]
+"""The way to `LevelReader`."""
 
 
 class StockStore:
