@@ -154,7 +154,7 @@ def gone() -> web.Response:
 
 
 async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What a handler answers, failures in the envelope; what nobody foresaw is logged and says only that it happened."""
+    """What a handler answers, failures in the envelope; of what nobody foresaw it only says that it happened."""
     try:
         return await handler(request)
     except ApiError as error:
