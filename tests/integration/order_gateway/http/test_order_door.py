@@ -155,6 +155,22 @@ def test_every_answer_has_its_headers(start_door: StartDoor) -> None:
         assert_secured(answer)
 
 
+def test_a_path_that_is_too_deep_is_not_there(start_door: StartDoor) -> None:
+    """It is not looked for, and is answered like any other that is not there."""
+    door = start_door()
+    shop = f"X-API-Key: {SHOP}"
+    for path in (f"{ORDERS}{'/a' * 3_000}", f"/api/v1/nothing{'/' * 3_000}", f"/swagger{'/a' * 9}", "/api/v1/nothing"):
+        answer = door.ask(shop, path=path)
+        assert_secured(answer)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (404, "NOT_FOUND")
+        assert answer.all("x-request-id") == [error["request_id"]]
+    assert door.status(path=f"{ORDERS}{'/a' * 3_000}") == 401
+    # The deepest there are.
+    for path in ("/api/v1/inventory/product/1/movements", f"{ORDERS}/1/reservations", "/api/v1/inventory/1/1"):
+        assert json.loads(door.ask(shop, path=path).body)["error"]["code"] != "NOT_FOUND", path
+
+
 def test_the_development_profile_answers_to_no_strange_name(start_door: StartDoor) -> None:
     door = start_door(ORDERS_PROFILE="development", ORDERS_HOST_NAMES='["shop.test"]')
     port = door.base_url.split(":")[2].split("/")[0]
