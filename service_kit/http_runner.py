@@ -39,9 +39,9 @@ class ConnectionRunner(web.AppRunner):
 def refuse_deep_paths(app: web.Application) -> None:
     """Let nothing be at a path with more slashes than the longest route of `app` has, all of which must be there.
 
-    aiohttp cuts a path shorter by one segment after the other, and looks for each of what is left: as many times as there
-    are slashes it copies what comes before. A path of 8 kB took 10 ms, before anybody was asked for a key. What is
-    refused here goes the way of all that is not there.
+    aiohttp cuts off a path's segments one by one, and looks for what is left: as many times as there are slashes it
+    copies all that comes before. A path of 8 kB took 10 ms, before anybody was asked for a key. What is refused here
+    goes the way of all that is not there.
     """
     slashes_max = max((resource.canonical.count("/") for resource in app.router.resources()), default=0)
     find = app.router.resolve
