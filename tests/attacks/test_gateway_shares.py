@@ -2,104 +2,23 @@
 
 import asyncio
 import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
 
 import aiohttp
 import pytest
-from sqlalchemy.engine import make_url
 
+from tests.attacks.gateways import Start
 from tests.attacks.http import GET_HEALTH, HEADER_HALF, KEY, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import (
     answer,
     connect,
     connections,
     head_of,
-    is_ended,
     seconds_until_ended,
     status_of,
 )
-from tests.kits.processes import Processes
-from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
-ORDER = {
-    "shipping_address": "Street 1",
-    "payment_method": "card",
-    "items": [{"product_id": 1, "warehouse_id": 1, "quantity": 1}],
-}
 SOON_SECONDS = 5
-
-
-@dataclass
-class Gateway:
-    """A running order service, and a client of it."""
-
-    port: int
-    session: aiohttp.ClientSession
-
-    async def status(self, path: str, headers: dict[str, str] = KEY) -> tuple[int, str | None]:
-        """The status and Retry-After of a GET."""
-        async with self.session.get(f"http://127.0.0.1:{self.port}{path}", headers=headers) as response:
-            await response.read()
-            return response.status, response.headers.get("Retry-After")
-
-    async def orders(self, headers: dict[str, str] = KEY) -> int:
-        """The status of a list of orders."""
-        return (await self.status(f"{PREFIX}/orders", headers))[0]
-
-    async def place(self, user_id: str) -> int:
-        """The id of a new order."""
-        url = f"http://127.0.0.1:{self.port}{PREFIX}/orders"
-        async with self.session.post(url, json={**ORDER, "user_id": user_id}, headers=KEY) as response:
-            return int((await response.json())["data"]["id"])
-
-    async def metric(self, sample: str) -> float:
-        """A number of /metrics; 0 if it is not there."""
-        async with self.session.get(f"http://127.0.0.1:{self.port}/metrics") as response:
-            lines = (await response.text()).splitlines()
-        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0)
-
-    async def limited(self, bound: str) -> float:
-        """How often a bound has refused or ended something."""
-        return await self.metric(f'order_gateway_limited_total{{bound="{bound}"}}')
-
-    async def until(self, is_so: Callable[[float], bool], sample: str) -> float:
-        """How long it takes until a number of /metrics is as it should be."""
-        started = time.monotonic()
-        async with asyncio.timeout(20):
-            while not is_so(await self.metric(sample)):  # noqa: ASYNC110 - another process makes it so
-                await asyncio.sleep(0.05)
-        return time.monotonic() - started
-
-
-Start = Callable[..., Awaitable[Gateway]]
-
-
-@pytest.fixture
-async def start(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Start]:
-    """Starts an order service with these settings; `is_queued`: whose orders wait for a warehouse that is away."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def run(*, is_queued: bool = False, **settings: object) -> Gateway:
-            given = {f"ORDERS_{name.upper()}": str(value) for name, value in settings.items()}
-            given["ORDERS_METRICS__REFRESH_SECONDS"] = "0"
-            if is_queued:
-                given["ORDERS_GATEWAY"] = "queued"
-            warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
-            await load_demo(target, "")
-            _process, base_url = await asyncio.to_thread(
-                lambda: processes.order_gateway(orders_database_url, target, settings=given)
-            )
-            gateway = Gateway(make_url(base_url).port or 0, session)
-            if is_queued:
-                # So that its products are known.
-                await gateway.place("1")
-                await asyncio.to_thread(warehouse.stop)
-            return gateway
-
-        yield run
 
 
 async def test_bodies_that_never_end_take_only_what_is_open(start: Start) -> None:
@@ -181,34 +100,6 @@ async def test_what_is_idle_does_not_stay(start: Start) -> None:
     for first in (GET_HEALTH, GET_HEALTH + b"GE"):
         with connections(gateway.port, 20, first) as opened:
             assert 0.5 < await asyncio.to_thread(seconds_until_ended, opened) < SOON_SECONDS
-
-
-async def test_connections_without_end_push_out_each_other_only(
-    start: Start,
-) -> None:
-    gateway = await start(connections_max=20, connections_per_address_max=12)
-    assert await gateway.orders() == 200
-    with connections(gateway.port, 60) as opened:
-        bound = 'order_gateway_limited_total{bound="connections_per_address"}'
-        await gateway.until(lambda count: count >= 48, bound)
-        assert await asyncio.to_thread(lambda: sum(map(is_ended, opened))) >= 48
-        # Both on a connection that was there before, and on a new one.
-        assert await gateway.orders() == 200
-        async with aiohttp.ClientSession() as fresh:
-            assert await replace(gateway, session=fresh).orders() == 200
-        assert await gateway.metric("order_gateway_http_connections") <= 12
-
-
-async def test_a_proxy_may_have_as_many_connections_as_there_are(
-    start: Start,
-) -> None:
-    gateway = await start(connections_max=20, connections_per_address_max=5, trusted_proxies='["127.0.0.0/8"]')
-    with connections(gateway.port, 15) as opened:
-        assert await gateway.orders() == 200
-        assert sum(map(is_ended, opened)) == 0
-        with connections(gateway.port, 15):
-            assert await gateway.orders() == 200
-        assert await gateway.limited("connections") > 0
 
 
 async def test_who_takes_nothing_of_an_answer_is_hung_up_on(start: Start) -> None:
