@@ -131,8 +131,8 @@ class Connection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way on it."""
-        return self._current_request is None and not self._messages
+        """Whether it waits for a request, and none is under way on it."""
+        return self._waiter is not None and not self._waiter.done()
 
     def know(self, key: str, person: str | None) -> None:
         """A key of this name was shown here and is valid, and so is the token of this person."""
@@ -169,7 +169,7 @@ class Connection(RequestHandler):
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
-        elif data and self._header_timer is None and self.is_idle:
+        elif data and self._header_timer is None and self._current_request is None and not self._messages:
             self._expect_header()
 
     def pause_writing(self) -> None:
