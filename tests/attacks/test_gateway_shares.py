@@ -1,7 +1,12 @@
 """One caller, or a stranger, wants everything of the order gateway; the others must not notice."""
 
 import asyncio
+import hashlib
+import json
+import select
 import socket
+import time
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from tests.attacks.gateways import Start
 from tests.attacks.http import GET_HEALTH, HEADER_HALF, KEY, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import (
+    SECONDS_MAX,
     answer,
     connect,
     connections,
@@ -16,9 +22,12 @@ from tests.attacks.sockets import (
     seconds_until_ended,
     status_of,
 )
+from tests.kits.processes import DEVELOPMENT_API_KEY
+from tests.kits.secrets_used import secret
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 SOON_SECONDS = 5
+BATCH = secret(f"batch-{'x' * 30}")
 
 
 async def test_bodies_that_never_end_take_only_what_is_open(start: Start) -> None:
@@ -159,6 +168,53 @@ async def test_waits_and_streams_of_one_customer_are_their_own(
         # All have hung up: nothing is held for them any more, though the wait was one of half a minute.
         sample = f'order_gateway_slots_taken{{kind="{kind}"}}'
         assert await gateway.until(lambda taken: taken == 0, sample) < SOON_SECONDS
+
+
+async def test_requests_waits_and_streams_of_one_key_are_its_own(start: Start) -> None:
+    keys = {"development": DEVELOPMENT_API_KEY, "batch": BATCH}
+    services = [{"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()} for name, key in keys.items()]
+    gateway = await start(
+        is_queued=True,
+        api_keys=json.dumps(services),
+        key_share_max=0.5,
+        requests_in_flight_max=60,
+        order_waits_max=20,
+        event_streams_max=20,
+        body_seconds_max=60,
+        event_heartbeat_seconds=60,
+    )
+    path, batch = f"{PREFIX}/orders/{await gateway.place('7')}", {"X-API-Key": BATCH}
+    for kind, begin, count, most in (
+        ("in_flight", half_order(batch), 40, 30),
+        ("order_waits", whole_get(f"{path}?wait=30", batch), 25, 10),
+        ("event_streams", whole_get(f"{path}/events", batch), 25, 10),
+    ):
+        with connections(gateway.port, count, begin) as opened:
+            await asyncio.to_thread(until_refused, opened, count - most)
+            # The other key goes on meanwhile, also with what the first one wants too much of.
+            assert await gateway.orders() == 200
+            assert (await gateway.status(f"{path}?wait=1"))[0] == 200
+            async with gateway.session.get(f"http://127.0.0.1:{gateway.port}{path}/events", headers=KEY) as stream:
+                assert (await stream.content.readline()).startswith(b"id: ")
+            assert await gateway.limited(f"{kind}_of_key") == count - most
+            assert await gateway.metric(f'order_gateway_slots_taken{{kind="{kind}"}}') in (most, most + 1)
+        await gateway.until(lambda taken: taken == 0, f'order_gateway_slots_taken{{kind="{kind}"}}')
+
+
+def whole_get(path: str, headers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode()
+
+
+def until_refused(opened: Sequence[socket.socket], count: int) -> None:
+    """Wait until so many are refused, and no longer than anything here may take."""
+    refused, waiting, until = 0, list(opened), time.monotonic() + SECONDS_MAX
+    while refused < count:
+        answered, _, _ = select.select(waiting, [], [], max(until - time.monotonic(), 0))
+        assert answered, f"{refused} of {len(opened)} are refused"
+        for one in answered:
+            waiting.remove(one)
+            refused += status_of(head_of(one)) == 429
 
 
 async def test_one_customer_who_asks_too_fast_slows_down_nobody_else(
