@@ -4,6 +4,7 @@ Compared is the processor time of the server's process as a ratio: 2 is linear, 
 quadratic; it must be less than that once in a few tries. What can't be long is sent often.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from development.service_process import NO_PROXY
 from generated.warehouse.v1 import stock_pb2 as stock
 from generated.warehouse.v1 import warehouse_pb2 as pb
-from tests.kits.attacked import Attacked, cpu_seconds, http, statuses
+from tests.kits.attacked import Attacked, cpu_seconds, http, sent, statuses
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 TRIES = 3
@@ -72,13 +73,13 @@ BODIES: Mapping[str, Callable[[int], bytes]] = {
     "no JSON": repeated("", "\\", ""),
     "backslashes in a text": repeated('{"user_id":"', "\\\\", '"}'),
 }
-PATHS = ("/api/v1/orders", "/api/v1/auth/token")
+ADDRESSES = ("/api/v1/orders", "/api/v1/auth/token")
 """One that asks for a key, and one that is open to everybody."""
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(shop: Attacked, name: str) -> None:
-    for path in PATHS:
+    for path in ADDRESSES:
 
         def ask(size: int, path: str = path) -> None:
             [status] = statuses(shop.send(http("POST", path, BODIES[name](size))))
@@ -153,6 +154,66 @@ def test_queries(shop: Attacked, name: str) -> None:
         assert all(status < 500 for status in answered), answered
 
     assert_linear(shop.gateway.pid, ask, HEAD_BYTES, name)
+
+
+def path_of(before: str, part: str) -> Callable[[int], str]:
+    return lambda size: before + part * (size // len(part))
+
+
+PATHS: Mapping[str, Callable[[int], str]] = {
+    "segments": path_of("", "/a"),
+    "slashes": path_of("", "/"),
+    "slashes of the page": path_of("/swagger", "/"),
+    "segments of the API": path_of("/api/v1/orders", "/a"),
+    "segments of a server": path_of("http://shop", "/a"),
+    "a dot and a dot": path_of("", "/.."),
+    "encoded slashes": path_of("/", "%2F"),
+    "both kinds of slashes": path_of("", "/%2F"),
+    "escapes": path_of("/api/v1/orders/", "%C3%A9"),
+    "encoded percents": path_of("/swagger/", "%25"),
+    "broken escapes": path_of("/swagger/", "%"),
+    "one segment": path_of("/api/v1/orders/", "9"),
+    "semicolons": path_of("/", ";"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": ""}], ids=["known", "a stranger"])
+def test_paths(shop: Attacked, name: str, headers: Mapping[str, str]) -> None:
+    def ask(size: int) -> None:
+        answered = paths_answered(shop.port, PATHS[name](size), "/health", headers)
+        # Whoever shows no key is soon taken for somebody who guesses; paths are looked at before that.
+        assert set(answered[:-1]) <= {400, 401, 404, 429}, answered
+        assert answered[-1] == 200
+
+    assert_linear(shop.gateway.pid, ask, HEAD_BYTES, name)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_paths_of_the_warehouses_metrics(shop: Attacked, name: str) -> None:
+    def ask(size: int) -> None:
+        assert paths_answered(shop.metrics_port, PATHS[name](size), "/metrics", {})[-1] == 200
+
+    assert_linear(shop.warehouse.pid, ask, HEAD_BYTES, name)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_of_the_warehouses_metrics(shop: Attacked, name: str) -> None:
+    header, make = HEADERS[name]
+
+    def ask(size: int) -> None:
+        answered = paths_answered(shop.metrics_port, "/metrics", "/metrics", {header: make(size)})
+        assert set(answered) == {200}, answered
+
+    assert_linear(shop.warehouse.pid, ask, HEAD_BYTES, name)
+
+
+def paths_answered(port: int, path: str, last: str, headers: Mapping[str, str]) -> list[int]:
+    """The statuses of HEADS requests for a path, and of one for another path behind them, on one connection."""
+    one = http("GET", path, b"", headers, last=False)
+    answered = re.findall(rb"HTTP/1.1 ([0-9]{3}) ", sent(port, one * HEADS + http("GET", last, b"", headers)))
+    assert len(answered) == HEADS + 1
+    return [int(status) for status in answered]
 
 
 LINE = pb.Line()

@@ -15,6 +15,8 @@ import pytest
 
 from development.service_process import ServiceProcess
 from order_gateway.access import DEVELOPMENT_BROWSER_KEY
+from tests.kits.attacked import KEYS as KEY_PAIRS
+from tests.kits.attacked import public_keys
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from tests.kits.raw_http import RawAnswer, exchange, request
 from tests.kits.secrets_used import secret
@@ -155,6 +157,22 @@ def test_every_answer_has_its_headers(start_door: StartDoor) -> None:
         assert_secured(answer)
 
 
+def test_a_path_that_is_too_deep_is_not_there(start_door: StartDoor) -> None:
+    """It is not looked for, and is answered like any other that is not there."""
+    door = start_door()
+    shop = f"X-API-Key: {SHOP}"
+    for path in (f"{ORDERS}{'/a' * 3_000}", f"/api/v1/nothing{'/' * 3_000}", f"/swagger{'/a' * 9}", "/api/v1/nothing"):
+        answer = door.ask(shop, path=path)
+        assert_secured(answer)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (404, "NOT_FOUND")
+        assert answer.all("x-request-id") == [error["request_id"]]
+    assert door.status(path=f"{ORDERS}{'/a' * 3_000}") == 401
+    # The deepest there are.
+    for path in (f"{ORDERS}/1/reservations", "/api/v1/inventory/1/1"):
+        assert json.loads(door.ask(shop, path=path).body)["error"]["code"] != "NOT_FOUND", path
+
+
 def test_the_development_profile_answers_to_no_strange_name(start_door: StartDoor) -> None:
     door = start_door(ORDERS_PROFILE="development", ORDERS_HOST_NAMES='["shop.test"]')
     port = door.base_url.split(":")[2].split("/")[0]
@@ -283,6 +301,42 @@ async def test_a_stream_ends_with_its_token(shop: Door) -> None:
             assert b"not valid any more" in await stream.content.read()
         async with session.get(f"{shop.base_url}{place}/events") as stream:
             assert stream.status == 401
+
+
+async def test_a_stream_ends_with_the_public_key_of_its_token(
+    processes: Processes, warehouse_database_url: str, start_door: StartDoor, tmp_path: Path
+) -> None:
+    jwks = tmp_path / "jwks.json"
+    keys = public_keys()["keys"]
+    await asyncio.to_thread(jwks.write_text, json.dumps({"keys": keys}))
+    _process, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
+    await load_demo(target, "")
+    door = await asyncio.to_thread(lambda: start_door(target, ORDERS_JWT_JWKS_FILE=str(jwks)))
+    claims = {"sub": "7", "iss": "order-service", "aud": "order-service", "exp": time.time() + 600}
+    gone, stays = (
+        {
+            "X-API-Key": SHOP,
+            "Authorization": f"Bearer {secret(jwt.encode(claims, KEY_PAIRS[kid], 'RS256', {'kid': kid}))}",
+        }
+        for kid in ("rsa", "other")
+    )
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{door.base_url}/orders", json=order(), headers=gone) as placed:
+            events = f"{door.base_url}{placed.headers['Location'].removeprefix('/api/v1')}/events"
+        async with (
+            session.get(events, headers=gone) as ending,
+            session.get(events, headers=stays) as staying,
+            asyncio.timeout(10),
+        ):
+            for stream in (ending, staying):
+                assert (await stream.content.readline()).startswith(b"id:")
+            left = [key for key in keys if key["kid"] != "rsa"]
+            await asyncio.to_thread(jwks.write_text, json.dumps({"keys": left}))
+            assert b"not valid any more" in await ending.content.read()
+            for headers, status in ((gone, 401), (stays, 200)):
+                async with session.get(events, headers=headers) as again:
+                    assert again.status == status
+            assert not staying.content.at_eof()
 
 
 async def test_a_wait_that_outlives_its_token_shows_nothing(
