@@ -1,7 +1,6 @@
 """The order service's door, attacked over real sockets: keys, tokens, headers, and what stays in its log."""
 
 import asyncio
-import hashlib
 import json
 import os
 import time
@@ -17,7 +16,7 @@ from development.service_process import ServiceProcess
 from order_gateway.access import DEVELOPMENT_BROWSER_KEY
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from tests.kits.raw_http import RawAnswer, exchange, request
-from tests.kits.secrets_used import secret
+from tests.kits.secrets_used import hashed, secret
 from tests.kits.shop_processes import order
 from warehouse.demo import load_demo
 
@@ -34,7 +33,7 @@ WANTED = {
 
 
 def key(name: str, value: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(value.encode()).hexdigest(), **more}
+    return {"name": name, "sha256": hashed(value), **more}
 
 
 KEYS = [
