@@ -115,6 +115,7 @@ def watch_processes(watch: Watch, patch: pytest.MonkeyPatch) -> None:
 
 
 _WATCH = pytest.StashKey[Watch]()
+_FOUND = "secrets_found"
 _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
 
 
@@ -151,8 +152,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail if a secret was found anywhere."""
     watch = session.config.stash[_WATCH]
     watch.look(is_end=True)
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist: only this reaches the process that reports
+        session.config.workeroutput[_FOUND] = watch.found
     if watch.found:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what one of several processes has found that share the tests (pytest-xdist)."""
+    node.config.stash[_WATCH].found += getattr(node, "workeroutput", {}).get(_FOUND, [])
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -64,12 +64,14 @@ def test_it():
 """
 
 
-@pytest.mark.parametrize("leak", LEAKS)
-def test_a_run_of_tests_fails_when_something_logs_a_secret(tmp_path: Path, leak: str) -> None:
+@pytest.mark.parametrize(
+    ("leak", "processes"), [*((leak, "0") for leak in LEAKS), ("a log file", "2"), ("nothing", "2")]
+)
+def test_a_run_of_tests_fails_when_something_logs_a_secret(tmp_path: Path, leak: str, processes: str) -> None:
     (tmp_path / "test_leak.py").write_text(TEST.replace("LEAK", LEAKS[leak]))
     (tmp_path / "pytest.ini").write_text("[pytest]")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.kits.secrets_watch", "-p", "no:cacheprovider", "test_leak.py"],
+        [sys.executable, "-m", "pytest", "-n", processes, "-p", "tests.kits.secrets_watch", "test_leak.py"],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
         capture_output=True,
