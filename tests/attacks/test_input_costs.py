@@ -130,6 +130,7 @@ HEADERS: Mapping[str, tuple[str, Callable[[int], str]]] = {
     "tags": ("If-None-Match", text_of('"{}"', ", ")),
     "tags that never end": ("If-None-Match", text_of('W/"')),
     "hops": ("X-Forwarded-For", text_of("10.0.0.{}", ", ")),
+    "trusted hops": ("X-Forwarded-For", text_of("127.0.0.1", ",")),
     "colons": ("X-Forwarded-For", text_of("[:")),
     "types": ("Accept", text_of("a/b;q=0.{}", ",")),
     "a content type": ("Content-Type", text_of(';a="')),
