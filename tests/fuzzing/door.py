@@ -22,8 +22,10 @@ ROLES = (0.2, 0.3, 0.5)
 """How often each of LADDER, of the right keys."""
 WRONG_KEYS_PER_MINUTE_MAX = 600
 """Strangers are so many that this is reached soon; so it is fuzzed what comes before and what comes after it."""
-STRANGERS_GET = frozenset({"UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "CANCELLED"})
-"""Whatever they ask for. Anything else would tell them something."""
+STRANGERS_GET = frozenset(
+    {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "CANCELLED", "UNIMPLEMENTED"}
+)
+"""Whatever they ask for (UNIMPLEMENTED: in an encoding that is none). Anything else would tell them something."""
 
 _NEEDED = {name: role for role, names in NEEDED.items() for name in names} | {
     # What was sold and comes back.
@@ -68,7 +70,15 @@ def _wrong(random: Random, right: str) -> str:
     odd = "".join(one for one in random.choice(TEXTS)[:200] if " " <= one <= "~").strip()
     changed = f"{right[:at]}{chr(random.randrange(33, 127))}{right[at + 1 :]}"
     guess = random.choice(
-        (odd, right.upper(), right[:-1], right + right, f"{right},{right}", changed, hashlib.sha256(right.encode()).hexdigest())
+        (
+            odd,
+            right.upper(),
+            right[:-1],
+            right + right,
+            f"{right},{right}",
+            changed,
+            hashlib.sha256(right.encode()).hexdigest(),
+        )
     )
     return "" if guess in KEYS else guess
 
