@@ -15,6 +15,19 @@ _TABLE_BYTES_MAX = 2**32 - 1
 _LIST_BYTES_MAX = 2**20
 
 
+SAID_BY_THE_CORE = (
+    "Compression bit set but no encoding configured",
+    "Decompression failed due to ",
+    "Error parsing '",
+    "Failed parsing HTTP/2 (",
+    "Illegal header key: ",
+)
+"""How the messages begin with which gRPC's core answers INTERNAL, by its own specification, to what is no gRPC.
+
+No line of ours runs then, and none of our messages begins so: a fault of ours is still found. Anything else is, too.
+"""
+
+
 class Unreadable(Exception):
     """What the server says is no HTTP/2."""
 

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import uvloop
 
 from development.service_process import NO_PROXY
 from tests.fuzzing.door import may_be_answered, role_of
-from tests.fuzzing.frame_answers import FrameAnswers, Unreadable
+from tests.fuzzing.frame_answers import SAID_BY_THE_CORE, FrameAnswers, Unreadable
 from tests.fuzzing.grpc_requests import Call, GrpcRequests, Said
 from tests.fuzzing.http_requests import HttpRequests, Sent
 from tests.kits.processes import DEVELOPMENT_API_KEY
@@ -227,9 +228,11 @@ def _note_block(tally: Tally, said: Said, stream: int, headers: Mapping[str, str
             tally.note(f"HTTP {http}", said.data, is_bad=http >= "500")
         return http != "200"
     call = said.calls.get(stream) or Call("", b"", ())
-    message = headers.get("grpc-message", "").encode()
-    name = _NAMES.get(status, f"status {status}")
-    _note_call(tally, call, name, message, sent=said.data, is_mutated=said.is_mutated)
+    message, name = unquote(headers.get("grpc-message", "")), _NAMES.get(status, f"status {status}")
+    if name == "INTERNAL" and message.startswith(SAID_BY_THE_CORE):
+        tally.answers["INTERNAL (no gRPC)"] += 1
+    else:
+        _note_call(tally, call, name, message.encode(), sent=said.data, is_mutated=said.is_mutated)
     return True
 
 
