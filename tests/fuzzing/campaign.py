@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from service_kit.progress import Progress
-from tests.fuzzing.outcome import LONG, Judgement, Outcome, Window
+from tests.fuzzing.outcome import LONG, Judgement, Memory, Outcome, Window
 from tests.kits.attacked import Attacked, cpu_seconds, resident_mib
 from tests.kits.processes import ROOT
 from tests.kits.secrets_used import found_in
@@ -23,6 +23,7 @@ CALM_SECONDS = 30.0
 """Of each of the four windows without the attack: alone and beside the generator, before and after it."""
 WARM_UP_SECONDS = 1.0
 READY_SECONDS_MAX = 60
+LOOK_SECONDS = 0.2
 SURPRISES = (
     "unforeseen",
     "call_failed",
@@ -45,6 +46,7 @@ def campaign(
     requests_max: float = float("inf"),
     rate: float = 0,
     calm_seconds: float = CALM_SECONDS,
+    has_sink: bool = True,
     bounds: Judgement = LONG,
 ) -> Outcome:
     """Attack until one of the two is reached.
@@ -52,28 +54,28 @@ def campaign(
     Args:
         rate: requests a second, of all kinds; 0: as fast as they are answered, and latency is not judged.
         calm_seconds: of each window without the attack.
+        has_sink: whether there are windows beside the generator alone; each takes the start of all senders, too.
         bounds: what is still well.
     """
     made = Outcome(rate=rate)
     # What is done for the first time takes longer.
     _calm(shop, WARM_UP_SECONDS)
     made.alone.append(_calm(shop, calm_seconds))
-    if rate:
+    if rate and has_sink:
         made.beside_generator.append(_beside_generator(shop, seed, rate, calm_seconds))
-    began = time.monotonic()
     with _senders(shop, seed, rate) as senders, _polite(shop) as made.beside:
-        began = time.monotonic()
-        made.memory_mib = _watch(shop, made, senders, seconds_max, requests_max, bounds.memory_from_share)
-        made.seconds = time.monotonic() - began
+        memory = _watch(shop, made, senders, seconds_max, requests_max, bounds.memory_from_share)
     for kind, sender in senders.items():
         made.answers[kind] = Counter(sender.last.get("answers", {}))
         made.findings += sender.last.get("bad", [f"the sender of {kind} ended without a word"])
         if sender.has_failed:
             made.findings.append(f"the sender of {kind} ended before its time")
     if shop.gateway.pid and shop.warehouse.pid:
-        if rate:
+        if rate and has_sink:
             made.beside_generator.append(_beside_generator(shop, seed + 1, rate, calm_seconds))
         made.alone.append(_calm(shop, calm_seconds))
+        memory.note(1, _memory_mib(shop))
+    made.memory_mib = memory.early_and_late()
     made.findings += made.judge(bounds, latency=bool(rate))
     made.findings += _found_in_processes(shop)
     return made
@@ -107,22 +109,28 @@ def _watch(
     seconds_max: float,
     requests_max: float,
     early_share: float,
-) -> dict[str, tuple[float, float]]:
-    """Wait until it is over; what memory the services had after a share of it, and at the end."""
-    began, progress = time.monotonic(), Progress("requests")
-    early, memory = dict[str, float](), dict[str, float]()
+) -> Memory:
+    """Wait until it is over; what memory the services had meanwhile."""
+    began, progress, memory = time.monotonic(), Progress("requests"), Memory(early_share)
+    # Some kinds take longer to begin than others.
+    before = sum(sender.requests for sender in senders.values())
     while shop.gateway.pid and shop.warehouse.pid and not any(sender.has_failed for sender in senders.values()):
-        made.requests = sum(sender.last.get("requests", 0) for sender in senders.values())
-        share = max((time.monotonic() - began) / seconds_max, made.requests / requests_max)
-        memory = {"gateway": resident_mib(shop.gateway.pid), "warehouse": resident_mib(shop.warehouse.pid)}
-        if not early and share >= early_share:
-            early = memory
-        progress.note(made.requests, share, ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items()))
+        made.seconds = time.monotonic() - began
+        made.requests = sum(sender.requests for sender in senders.values()) - before
+        share = max(made.seconds / seconds_max, made.requests / requests_max)
+        now = _memory_mib(shop)
+        memory.note(share, now)
+        progress.note(made.requests, share, ", ".join(f"{name} {mib:.0f} MiB" for name, mib in now.items()))
         if share >= 1:
             break
-        time.sleep(min(0.2, seconds_max / 20))
+        time.sleep(LOOK_SECONDS)
     progress.end()
-    return {name: ((early or memory)[name], mib) for name, mib in memory.items()}
+    return memory
+
+
+def _memory_mib(shop: Attacked) -> dict[str, float]:
+    processes = {"gateway": shop.gateway, "warehouse": shop.warehouse}
+    return {name: resident_mib(process.pid) for name, process in processes.items() if process.pid}
 
 
 class _Sender:
@@ -134,6 +142,11 @@ class _Sender:
         self._process = _start(kind, where, str(seed), str(rate), str(sink))
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
+
+    @property
+    def requests(self) -> int:
+        """How many it has sent."""
+        return int(self.last.get("requests", 0))
 
     @property
     def has_failed(self) -> bool:
