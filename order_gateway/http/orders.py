@@ -35,8 +35,9 @@ from order_gateway.lifecycle import (
 )
 from order_gateway.pricing.basket import Basket, RequestedLine
 from order_gateway.saga.steps import PaymentAwaited, Saga
+from order_gateway.storage.applying import Applied
 from order_gateway.storage.idempotency import Begun
-from order_gateway.storage.store import Applied, Store
+from order_gateway.storage.store import Store
 from order_gateway.storage.watching import Watching
 from service_kit.logging import note_call
 

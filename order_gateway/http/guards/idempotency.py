@@ -12,7 +12,7 @@ from order_gateway.http.guards.auth import CALLER, Caller
 from order_gateway.http.wire.errors import (
     CLIENT_GONE,
     ApiError,
-    error_middleware,
+    answered,
     request_in_progress,
 )
 from order_gateway.http.wire.reading import invalid
@@ -66,7 +66,7 @@ async def _first(
 ) -> web.StreamResponse:
     async with answers.held(*claimed):
         # Here already, so that the answer to keep is the one that the client sees.
-        response = await error_middleware(request, handler)
+        response = await answered(request, handler)
     try:
         if _is_lasting(response) and isinstance(response, web.Response) and isinstance(response.body, bytes):
             answer = StoredResponse(response.status, response.headers.get("Location"), response.body.decode())
