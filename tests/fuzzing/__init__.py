@@ -22,8 +22,8 @@ Found, and so a failure, is:
 p99 rests on two dozen), and both ratios are judged, by the same bound:
 
 - alone, with nothing else running: this is what was promised, that somebody who does nothing wrong waits no more than
-  5 times as long while others attack. It is the stricter one, since all of it runs on one machine: what the senders take
-  of the processors counts as if the services had done it (so they step back, nice 19).
+  5 times as long while others attack. It is the stricter one, since all of it runs on one machine: what the senders
+  take of the processors counts as if the services had done it (so they step back, nice 19).
 - beside the generator only: the same requests are made at the same rate and sent to a process that takes and forgets
   them. This ratio tells how much of it is the services' doing: if only the first one is over the bound, it is the
   machine that is too small for both, and the run says nothing about the services.

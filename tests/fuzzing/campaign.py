@@ -88,8 +88,10 @@ def _calm(shop: Attacked, seconds: float) -> Window:
 
 
 def _beside_generator(shop: Attacked, seed: int, rate: float, seconds: float) -> Window:
-    with _sink() as port, _senders(shop, seed, rate, port):
-        return _calm(shop, seconds)
+    with _sink() as port, _senders(shop, seed, rate, port) as senders:
+        window = _calm(shop, seconds)
+        assert not any(sender.has_failed for sender in senders.values()), "a sender to the sink ended before its time"
+    return window
 
 
 def _found_in_processes(shop: Attacked) -> Iterator[str]:
