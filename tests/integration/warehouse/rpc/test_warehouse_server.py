@@ -37,6 +37,7 @@ from tests.kits.warehouse_kit import (
     serving,
     sql,
 )
+from tests.kits.warehouse_roles import LADDER, NEEDED
 from warehouse.auth import ApiKey, Role
 from warehouse.rpc.tls import LOOK_SECONDS
 from warehouse.server import SERVICES, running
@@ -44,24 +45,6 @@ from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
 KEYS = tuple(ApiKey(name=f"the {role}", role=role, sha256=hashed(key_of(role))) for role in Role)
-NEEDED = {
-    Role.READER: (
-        "BatchGetRequests",
-        "CheckStock",
-        "GetCaller",
-        "GetReservation",
-        "ListReservations",
-        "BatchGetProducts",
-        "ListProducts",
-        "GetInventory",
-        "BatchGetInventory",
-        "ListInventory",
-        "ListMovements",
-    ),
-    Role.ORDER: ("Reserve", "BatchReserve", "Commit", "Cancel", "Extend"),
-    Role.ADMIN: ("SweepExpired", "CreateProduct", "CreateWarehouse", "AddStock", "RemoveStock", "UpdateInventory"),
-}
-LADDER = (Role.READER, Role.ORDER, Role.ADMIN)
 
 
 def methods() -> dict[str, tuple[str, type[Message]]]:
