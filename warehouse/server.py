@@ -24,7 +24,7 @@ from service_kit.guesses import Guesses
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
-from service_kit.tracing import configure_tracing
+from service_kit.tracing import Tracing, configure_tracing
 from warehouse.auth import Keyring
 from warehouse.metrics import BatchMetrics, CallMetrics, connections_gauge, open_gauge, stuck_gauges, warehouse_metrics
 from warehouse.reading.queries import StockQueries
@@ -35,7 +35,7 @@ from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
 from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.rpc.requests import RequestReader
-from warehouse.rpc.reservations import LevelBatcher, Reservations, StockBatcher
+from warehouse.rpc.reservations import Reservations
 from warehouse.rpc.steady_server import add_service, steady_server
 from warehouse.rpc.strangers import Strangers
 from warehouse.rpc.tls import server_credentials
@@ -43,7 +43,7 @@ from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
 from warehouse.writing.catalogue import Catalogue
 from warehouse.writing.expiry import Sweeper
-from warehouse.writing.store import LevelReader, StockStore
+from warehouse.writing.store import LevelBatcher, LevelReader, StockBatcher, StockStore
 
 log = structlog.get_logger(__name__)
 SERVICES = (
@@ -104,16 +104,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         calls.limited.add,
         connections.shown.add if are_watched else _ignored,
     )
-    edge = Edge(
-        entrance,
-        settings.call_seconds_max,
-        calls,
-        tracing,
-        calls_max=settings.calls_max,
-        key_share_max=settings.key_share_max,
-        refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
-        logs_answers=settings.log_level == "DEBUG",
-    )
+    edge = _edge(settings, entrance, calls, tracing)
     rate = settings.open_calls.calls_per_second_max
     strangers = Strangers(rate, settings.trusted_proxies, calls.limited.add)
     registry = cast("grpc.aio.Server", _Registry(server, entrance, strangers, edge, settings))
@@ -158,6 +149,19 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         await asyncio.gather(store.close(), reader.close())
         await database.close()
         await asyncio.to_thread(tracing.close)
+
+
+def _edge(settings: WarehouseSettings, entrance: Entrance, calls: CallMetrics, tracing: Tracing) -> Edge:
+    return Edge(
+        entrance,
+        settings.call_seconds_max,
+        calls,
+        tracing,
+        calls_max=settings.calls_max,
+        key_share_max=settings.key_share_max,
+        refusal_lines_per_second_max=settings.refusal_lines_per_second_max,
+        logs_answers=settings.log_level == "DEBUG",
+    )
 
 
 def _ignored(_peer: str) -> None:

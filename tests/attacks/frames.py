@@ -38,7 +38,7 @@ GREETING = PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
 
 def open_connection(port: int, address: str = "") -> socket.socket:
     """A connection that has said its preface and settings, made from this address of this machine if one is given."""
-    made = connect(port, address=address)
+    made = connect(port, source=address)
     made.sendall(GREETING)
     return made
 

@@ -9,11 +9,12 @@ from tests.attacks.http import key_only
 from tests.attacks.warehouse import RESERVE
 from tests.kits.attacked import cpu_seconds
 from tests.kits.processes import Processes
+from tests.kits.secrets_used import key_of
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 CALLS = 2000
 RESETS = 40_000
-SHOWN = {"x-api-key": "shop"}
+SHOWN = {"x-api-key": key_of("shop")}
 
 
 @pytest.mark.parametrize(("path", "share_max"), [(CHECK, 0.33), (RESERVE, 0.18)])

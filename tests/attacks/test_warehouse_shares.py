@@ -36,6 +36,7 @@ from tests.attacks.sockets import Crowd, connections, is_ended, seconds_until_en
 from tests.attacks.warehouse import QUESTION, RESERVE, SOON_SECONDS, by, guarded, known_to
 from tests.kits.attacked import resident_mib
 from tests.kits.processes import Processes
+from tests.kits.secrets_used import key_of
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
 from tests.kits.warehouse_kit import calling as calling_without_key
 from warehouse.settings import OpenCallSettings
@@ -56,7 +57,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "window updates of a call": (frame(WINDOW_UPDATE, 0, 1, _ONE), call(1, RESERVE)),
     "priorities": (frame(PRIORITY, 0, 1, bytes(5)), b""),
     "unknown frames": (frame(0x42, 0, 0), b""),
-    "empty data": (frame(DATA, 0, 1), call(1, RESERVE, {"x-api-key": "shop"})),
+    "empty data": (frame(DATA, 0, 1), call(1, RESERVE, {"x-api-key": key_of("shop")})),
     "empty continuations": (frame(CONTINUATION, 0, 1), call(1, RESERVE, is_whole=False)),
     "continuations": (frame(CONTINUATION, 0, 1, field("a", "b" * 100)), call(1, RESERVE, is_whole=False)),
 }
@@ -173,7 +174,7 @@ async def test_strangers_push_out_each_other_only(warehouse_database_url: str) -
     """A hundred valid connections a second that say nothing further: who comes with a key gets in, and stays."""
     async with guarded(warehouse_database_url, connections_max=100) as port:
         with contextlib.closing(open_connection(port)) as known, contextlib.closing(open_connection(port)) as unknown:
-            known.sendall(call(1, RESERVE, {"x-api-key": "shop"}) + frame(DATA, END_STREAM, 1, EMPTY_MESSAGE))
+            known.sendall(call(1, RESERVE, dict(by("shop"))) + frame(DATA, END_STREAM, 1, EMPTY_MESSAGE))
             with Crowd(port, 200, GREETING, 0.01) as crowd:
                 await until(lambda: asyncio.to_thread(is_ended, unknown))
                 while crowd.made < 300:

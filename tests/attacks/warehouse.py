@@ -1,7 +1,6 @@
 """A warehouse with keys in this process, and callers who must not notice an attack on it."""
 
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import grpc
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1 import warehouse_pb2_grpc
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import No, outcome
 from warehouse.auth import ApiKey, Role
 from warehouse.server import running
@@ -19,13 +19,13 @@ SOON_SECONDS = 5
 
 
 def key(name: str, role: Role = Role.ORDER) -> ApiKey:
-    """A key whose name is its secret."""
-    return ApiKey(name=name, role=role, sha256=hashlib.sha256(name.encode()).hexdigest())
+    """A key with a name."""
+    return ApiKey(name=name, role=role, sha256=hashed(key_of(name)))
 
 
 def by(name: str) -> Sequence[tuple[str, str]]:
     """The metadata of a caller with a key."""
-    return (("x-api-key", name),)
+    return (("x-api-key", key_of(name)),)
 
 
 KEYS = (key("shop"), key("till"), key("office", Role.ADMIN))
