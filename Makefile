@@ -10,6 +10,7 @@ FUZZ_SECONDS ?=
 FUZZ_REQUESTS ?=
 FUZZ_RATE ?=
 FUZZ_SEED ?=
+TEST_PROCESSES ?= 2
 AGAINST ?=
 ARGS ?=
 
@@ -23,6 +24,8 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$(SITE_PACKAGES)"
+# Each process has servers and databases of its own; a module's tests stay together. The slowest ones are named.
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations=15 --durations-min=1
 DEVELOPMENT := -m development.runner
 # The runner stops everything when make itself is killed: it is tethered to make ($$PPID).
 TETHERED := exec $(BIN)/python -I -S service_kit/child_process.py $$PPID
@@ -37,6 +40,7 @@ help: ## show this list
 	@echo "  DATABASE_URL=                    mysql://user:password@host:port of a server to use instead of a private one"
 	@echo "  GATEWAY=grpc                     how orders reach the warehouse: grpc, queued or auto"
 	@echo "  WORKERS=1                        warehouse processes that share the port"
+	@echo "  TEST_PROCESSES=2                 how many processes share the tests; 0: this one alone runs them"
 	@echo "  FUZZ_SECONDS=120 FUZZ_REQUESTS=  how long make fuzz goes on, or until how many requests"
 	@echo "  FUZZ_RATE=600 FUZZ_SEED=         how many a second (0: as fast as may be); a seed to repeat a run"
 	@echo "  ARGS=                            more arguments for test, test-mysql, test-galera, e2e, attacks, audit and bench"
@@ -56,11 +60,11 @@ audit: .runtime ## check that the stock adds up and that the orders agree with i
 
 .PHONY: test
 test: .dev .programs ## run all tests, on MariaDB
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 .PHONY: test-mysql
 test-mysql: .dev .programs ## run the tests that touch SQL, and the end-to-end tests, on MySQL 9
-	@TEST_DATABASE=mysql $(BIN)/pytest -m "(sql or e2e) and not galera" $(ARGS)
+	@TEST_DATABASE=mysql $(PYTEST) -m "(sql or e2e) and not galera" $(ARGS)
 
 .PHONY: test-galera
 test-galera: .dev .galera ## run the tests of what a cluster of three MariaDB nodes does to us; FULL=1 for longer
@@ -86,7 +90,8 @@ check: .dev check-protos ## lint (security, too), format, types, imports, protos
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt
+	@$(BIN)/python tools/long_functions.py warehouse order_gateway service_kit development benchmarks tools tests migrations
+	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt package-lock.json
 
 .PHONY: format
 format: .dev ## put the code into the house format, and mend what can be mended

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -93,26 +94,15 @@ def main(
     folder = nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory(prefix="warehouse-bench-")
     try:
         with folder as place:
+            run = Run(Path(place), console, output, json, profile=profile, audit=audit)
             if against is None:
-                pace = _pace(rounds, seconds, full=full)
                 groups = chosen_groups(only or [], full=full)
-                report = _run(
-                    groups, pace, Path(place), console, profile=profile, audit=audit, closed=closed_reservations
-                )
-                print_report(report, console)
-                written = save(report, output, json)
-                status = _status_of_targets(report)
+                written, status = _judge(run, groups, _pace(rounds, seconds, full=full), closed_reservations)
             else:
-                turns = _turns_pace(rounds, seconds, full=full)
                 workloads = chosen_workloads(only or [])
-                compared = _compare(
-                    against, workloads, turns, least, Path(place), console, profile=profile, audit=audit
-                )
-                print_comparison(compared, console)
-                written = save_comparison(compared, output, json)
-                status = _status_of_comparison(compared)
+                written, status = _compare(run, workloads, _turns_pace(rounds, seconds, full=full), against, least)
             if profile:
-                print_profiles(Path(place), console)
+                print_profiles(run.folder, console)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from error
     except (BenchmarkFailed, ServerDidNotStart, ServerNotInstalled) as error:
@@ -122,6 +112,40 @@ def main(
         console.print(f"written: {path}")
     if strict and status:
         raise typer.Exit(status)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how it is measured.
+
+    Attributes:
+        folder: of the private database and the logs.
+        output: where results and charts are kept.
+        json: a file that gets the result as well.
+    """
+
+    folder: Path
+    console: Console
+    output: Path
+    json: Path | None
+    profile: bool
+    audit: bool
+
+
+def _judge(run: Run, groups: list[Group], pace: Pace, closed: int) -> tuple[list[Path], int]:
+    """Measure against the targets. Returns: the files written, and the exit status that `--strict` gives."""
+    report = _measured(run, groups, pace, closed)
+    print_report(report, run.console)
+    return save(report, run.output, run.json), _status_of_targets(report)
+
+
+def _compare(
+    run: Run, workloads: list[Workload], pace: TurnsPace, revision: str, least: float
+) -> tuple[list[Path], int]:
+    """Measure against another revision. Returns: as `_judge`."""
+    report = _compared(run, workloads, pace, revision, least)
+    print_comparison(report, run.console)
+    return save_comparison(report, run.output, run.json), _status_of_comparison(report)
 
 
 def _pace(rounds: int | None, seconds: float | None, *, full: bool) -> Pace:
@@ -154,13 +178,11 @@ def _status_of_comparison(report: ComparisonReport) -> int:
     return NOT_COMPARABLE if outcomes & {Outcome.NOT_COMPARABLE, Outcome.UNCLEAR} else 0
 
 
-def _run(
-    groups: list[Group], pace: Pace, folder: Path, console: Console, *, profile: bool, audit: bool, closed: int
-) -> Report:
+def _measured(run: Run, groups: list[Group], pace: Pace, closed: int) -> Report:
     started, taken_at = time.monotonic(), datetime.now(UTC)
     facts = machine_facts()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rounds"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=run.console, transient=True) as progress:
         task = progress.add_task("starting", total=pace.rounds_of(groups))
 
         def say(what: str) -> None:
@@ -172,32 +194,22 @@ def _run(
         say("starting a private database")
         with (
             LoadGenerator() as generator,
-            private_database(folder, say) as server,
-            Stage(folder, say, server, profile=profile, closed_reservations=closed) as stage,
+            private_database(run.folder, say) as server,
+            Stage(run.folder, say, server, profile=run.profile, closed_reservations=closed) as stage,
         ):
             facts |= stage.database_facts()
             measuring = Measuring(stage, generator, pace, round_done)
             verdicts = [verdict for group in groups for verdict in measuring.run(group)]
             facts["meanwhile"] = said(measuring.busy, os.getloadavg())
-            audits = stage.audit() if audit else {}
+            audits = stage.audit() if run.audit else {}
     return Report(taken_at, time.monotonic() - started, pace, facts, verdicts, measuring.summaries, audits)
 
 
-def _compare(
-    revision: str,
-    workloads: list[Workload],
-    pace: TurnsPace,
-    least: float,
-    folder: Path,
-    console: Console,
-    *,
-    profile: bool,
-    audit: bool,
-) -> ComparisonReport:
+def _compared(run: Run, workloads: list[Workload], pace: TurnsPace, revision: str, least: float) -> ComparisonReport:
     started, taken_at = time.monotonic(), datetime.now(UTC)
     facts = machine_facts()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} turns"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=run.console, transient=True) as progress:
         task = progress.add_task("starting", total=pace.turns * len(workloads))
 
         def say(what: str) -> None:
@@ -210,13 +222,15 @@ def _compare(
         with ExitStack() as stack:
             before_tree, now_tree = stack.enter_context(checked_out(revision)), this_tree()
             generator = stack.enter_context(LoadGenerator())
-            server = stack.enter_context(private_database(folder, say))
-            before = stack.enter_context(Stage(folder, say, server, tree=before_tree, mark="_before", profile=profile))
-            now = stack.enter_context(Stage(folder, say, server, tree=now_tree, mark="_now", profile=profile))
+            server = stack.enter_context(private_database(run.folder, say))
+            before = stack.enter_context(
+                Stage(run.folder, say, server, tree=before_tree, mark="_before", profile=run.profile)
+            )
+            now = stack.enter_context(Stage(run.folder, say, server, tree=now_tree, mark="_now", profile=run.profile))
             facts |= now.database_facts()
             turns = TakingTurns(before, now, generator, pace, turn_done, bound=least)
             comparisons: list[Comparison] = [turns.run(workload) for workload in workloads]
-            audits = before.audit() | now.audit() if audit else {}
+            audits = before.audit() | now.audit() if run.audit else {}
     return ComparisonReport(
         taken_at=taken_at,
         seconds=time.monotonic() - started,

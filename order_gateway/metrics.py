@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing
 from order_gateway.lifecycle import Status, Step
 from order_gateway.saga.pending_steps import PendingStep
-from order_gateway.settings import MetricsSettings
+from order_gateway.settings import MetricsSettings, Role
 from service_kit.database.database import Database, DatabaseFault
 from service_kit.logging import note_call
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
@@ -27,6 +27,8 @@ TRACEPARENT = "traceparent"
 TEXT_SECONDS_MAX = 1.0
 """How old the text of /metrics may be."""
 Metadata = list[tuple[str, str]]
+ObserveCalls = Callable[[str, Metadata], AbstractContextManager[None]]
+"""Sees each call to the warehouse with all its repetitions, and may add to its metadata."""
 
 # Constant text, and no more than `most` entries of an index per status, however many orders there are.
 _COUNT_ORDERS = text(
@@ -210,7 +212,17 @@ def standing_gauges(standing: Standing) -> list[Gauge]:
     ]
 
 
-def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> "Callable[[str, Metadata], ObservedCall]":
+def role_gauge(roles: Collection[Role]) -> Gauge:
+    """Which background roles this process has."""
+    return Gauge(
+        f"{PREFIX}_background_role",
+        "1 for each background role that this process has.",
+        lambda: {(role,): float(role in roles) for role in Role},
+        ("role",),
+    )
+
+
+def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> ObserveCalls:
     """What counts, times and traces the calls of a WarehouseClient."""
     return lambda method, metadata: ObservedCall(metrics, tracing, method, metadata)
 

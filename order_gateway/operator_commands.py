@@ -2,37 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from order_gateway.audit.agreement import Mending
-from order_gateway.audit.checking import Finding, OrdersAudit, OrdersReport
-from order_gateway.audit.reconcile import Reconciling, lines
-from order_gateway.audit.repair import OrdersRepair
-from order_gateway.audit.why import Explaining
+from order_gateway.audit.checking import Finding, OrdersReport
+from order_gateway.audit.reconcile import lines
 from order_gateway.audit.why import lines as explanation_lines
-from order_gateway.gateway.grpc import GrpcGateway
-from order_gateway.gateway.holdings import Holdings
+from order_gateway.bootstrap import Core, database_of, opened
 from order_gateway.lifecycle import OrderNotFound
-from order_gateway.payments import Payments
-from order_gateway.saga.pending_steps import PendingSteps
-from order_gateway.saga.relay import Relay
-from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import failures_explained
-from order_gateway.storage.reading import Listing
-from order_gateway.storage.store import Store, StoreSettings
-from order_gateway.wiring import payments, saga_settings
-from service_kit.database.database import Database
 from service_kit.logging import configure_logging
 from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
-from warehouse.client import WarehouseClient
 
 ID_MAX = 2**63 - 1
 ROUNDS_MAX = 100
@@ -42,48 +29,11 @@ Since = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the commands work with."""
-
-    settings: OrdersSettings
-    database: Database
-    store: Store
-    gateway: GrpcGateway
-    holdings: Holdings
-    payments: Payments
-
-    def audit(self) -> OrdersAudit:
-        """The comparison."""
-        return OrdersAudit(self.database, self.store, self.holdings, self.settings.audit)
-
-    def reconciling(self) -> Reconciling:
-        """The comparison from the warehouse's side."""
-        return Reconciling(self.database, self.store, self.holdings, self.settings.audit.findings_max)
-
-    def repair(self) -> OrdersRepair:
-        """Its other half."""
-        settings = self.settings
-        saga = Saga(self.store, self.gateway, self.payments, saga_settings(settings))
-        relay = Relay(self.store, PendingSteps(self.database), saga, settings)
-        hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
-        return OrdersRepair(self.database, self.store, saga, relay, self.gateway, self.holdings, hold_seconds)
-
-
 @asynccontextmanager
-async def parts(settings: OrdersSettings) -> AsyncIterator[Parts]:
-    """Put together; hung up at the end."""
-    async with AsyncExitStack() as stack:
-        database = Database(settings.database_url, settings.database)
-        stack.push_async_callback(database.close)
-        client = await stack.enter_async_context(WarehouseClient(settings.client_settings()))
-        gateway = GrpcGateway(client)
-        stack.push_async_callback(gateway.close)
-        store = Store(database, StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds))
-        stack.push_async_callback(store.close)
-        taking = payments(settings)
-        stack.push_async_callback(taking.close)
-        yield Parts(settings, database, store, gateway, Holdings(client), taking)
+async def opened_core(settings: OrdersSettings) -> AsyncIterator[Core]:
+    """What the commands work with, put together; hung up at the end."""
+    async with database_of(settings) as database, opened(settings, database) as core:
+        yield core
 
 
 def add_to(cli: typer.Typer) -> None:
@@ -105,8 +55,8 @@ def audit(
 
 
 async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bool, dry_run: bool) -> Exit:
-    async with parts(settings) as with_:
-        report = await _audited(with_, since)
+    async with opened_core(settings) as core:
+        report = await _audited(core, since)
         _print_plan(report.findings, is_asked=repair or dry_run)
         _print_summary(report, settings)
         for _ in range(ROUNDS_MAX if repair and not dry_run else 0):
@@ -114,8 +64,8 @@ async def _audit(settings: OrdersSettings, since: datetime | None, *, repair: bo
             if not todo:
                 break
             typer.echo(f"Mending {len(todo)} orders ...")
-            await with_.repair().run(todo)
-            before, report = report, await _audited(with_, since)
+            await core.repair().run(todo)
+            before, report = report, await _audited(core, since)
             _print_plan(report.findings, is_asked=True)
             _print_summary(report, settings)
             if report.found >= before.found:
@@ -134,15 +84,15 @@ def reconcile(since: Since = "") -> None:
 
 
 async def _reconcile(settings: OrdersSettings, since: datetime | None) -> Exit:
-    async with parts(settings) as with_:
+    async with opened_core(settings) as core:
         progress = Progress("reservations seen")
         try:
-            found = await with_.reconciling().run(since, progress)
+            found = await core.reconciling().run(since, progress)
         finally:
             progress.end()
         for line in lines(found):
             typer.echo(line)
-        report = await _audited(with_, since)
+        report = await _audited(core, since)
         _print_plan(report.findings, is_asked=True)
         _print_summary(report, settings)
         if report.unasked:
@@ -159,10 +109,9 @@ def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The ord
 
 
 async def _why(settings: OrdersSettings, order_id: int) -> Exit:
-    async with parts(settings) as with_:
-        listing = Listing(with_.database, settings.list_counted_max)
+    async with opened_core(settings) as core:
         try:
-            explained = await Explaining(with_.audit(), with_.store, listing).explain(order_id)
+            explained = await core.explaining().explain(order_id)
         except OrderNotFound as error:
             typer.echo(f"{error}.", err=True)
             return Exit.FOUND
@@ -173,10 +122,10 @@ async def _why(settings: OrdersSettings, order_id: int) -> Exit:
     return Exit.FOUND if explained.disagreement else Exit.DONE
 
 
-async def _audited(with_: Parts, since: datetime | None) -> OrdersReport:
+async def _audited(core: Core, since: datetime | None) -> OrdersReport:
     progress = Progress("orders compared")
     try:
-        return await with_.audit().run(since, progress)
+        return await core.audit().run(since, progress)
     finally:
         progress.end()
 

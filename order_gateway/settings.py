@@ -1,5 +1,6 @@
 """What can be set from outside, each bound with its unit; read from ORDERS_... environment variables."""
 
+from enum import StrEnum
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
@@ -21,6 +22,17 @@ from warehouse.client import ClientSettings
 
 SESSIONS_PINNED = 3
 """Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""
+
+
+class Role(StrEnum):
+    """Work in the background that not every process of a fleet has to do; each is safe in any number of them."""
+
+    RELAY = "relay"
+    """Finishes steps that requests left undone, sends queued orders, cancels unpaid ones."""
+    RETENTION = "retention"
+    """Deletes what is only needed for a while."""
+    CATALOGUE = "catalogue"
+    """Keeps the last known prices up to date."""
 
 
 class RelaySettings(BaseModel, extra="forbid"):
@@ -83,6 +95,10 @@ class OrdersSettings(AccessSettings):
     server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
     database: DatabaseSettings = DatabaseSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    roles: frozenset[Role] = Field(
+        frozenset(Role),
+        description='background work of this process: ["relay", "retention", "catalogue"]; some process needs each',
+    )
     warehouse_target: str = "127.0.0.1:50051"
     warehouse_api_key: SecretStr = SecretStr("")
     warehouse: ClientSettings = ClientSettings()

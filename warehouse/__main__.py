@@ -10,6 +10,7 @@ import typer
 import uvloop
 from alembic.util.exc import CommandError
 
+from service_kit import quiet_grpc_core  # noqa: F401  # before anything that imports grpc
 from service_kit.database import migrating
 from service_kit.database.problems import database_explained
 from service_kit.database_url import name_of_setting

@@ -34,14 +34,14 @@ from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
 from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
 from warehouse.rpc.requests import RequestReader
-from warehouse.rpc.reservations import LevelBatcher, Reservations, StockBatcher
+from warehouse.rpc.reservations import Reservations
 from warehouse.rpc.steady_server import add_service, steady_server
 from warehouse.rpc.tls import server_credentials
 from warehouse.settings import WarehouseSettings
 from warehouse.starting import SERVICE
 from warehouse.writing.catalogue import Catalogue
 from warehouse.writing.expiry import Sweeper
-from warehouse.writing.store import LevelReader, StockStore
+from warehouse.writing.store import LevelBatcher, LevelReader, StockBatcher, StockStore
 
 log = structlog.get_logger(__name__)
 SERVICES = (

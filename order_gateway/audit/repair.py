@@ -28,7 +28,8 @@ from order_gateway.lifecycle import Event, Order, Reason, Status, Step, is_open
 from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga, StepFault
-from order_gateway.storage.store import Change, Store
+from order_gateway.storage.applying import Change
+from order_gateway.storage.store import Store
 from service_kit.database.database import Database
 
 log = structlog.get_logger(__name__)

@@ -75,12 +75,10 @@ class Outcome:
 
     Attributes:
         is_known: whether the warehouse has answered it; a refusal does not count, it has no effect.
-        is_fenced: whether it was cancelled before it came.
         holdings: what it was answered, as it is now.
     """
 
     is_known: bool
-    is_fenced: bool
     holdings: tuple[Holding, ...]
 
 
@@ -103,7 +101,6 @@ class Holdings:
         return [
             Outcome(
                 outcome.HasField("answered_at"),
-                outcome.fenced,
                 tuple(Holding(reservation) for reservation in outcome.reservations if reservation.lines),
             )
             for outcome in found

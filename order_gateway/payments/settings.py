@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field, SecretStr
 from service_kit.pem import check_certificates
 from service_kit.settings import LOOPBACK
 
-PROVIDERS = ("simulator", "external", "http")
 SECRET_LENGTH_MIN = 24
 _PREFIX = "ORDERS_PAYMENTS__"
 

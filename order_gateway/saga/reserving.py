@@ -30,7 +30,9 @@ from order_gateway.gateway.port import (
     WarehouseGateway,
 )
 from order_gateway.lifecycle import Event, Order, Step, is_open
-from order_gateway.storage.store import Applied, Change, Store
+from order_gateway.saga.refusals import refusal_record
+from order_gateway.storage.applying import Applied, Change
+from order_gateway.storage.store import Store
 
 
 class ReserveStep:
@@ -104,19 +106,6 @@ def _chosen(order: Order, places: ChosenWarehouses) -> Change:
 def _refused(order: Order, refusal: Refusal) -> Change:
     record = refusal_record(refusal)
     return Change(Event.RESERVE_REFUSED, note=refusal.code, refusal=record, about=chosen_warehouses(order.items))
-
-
-def refusal_record(refusal: Refusal) -> dict[str, object]:
-    """A refusal as it is kept with its order."""
-    return {
-        "code": refusal.code,
-        "message": refusal.message,
-        "details": [{name: _plain(value) for name, value in item.items()} for item in refusal.details],
-    }
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, int | None) else str(value)
 
 
 def _decided(order: Order) -> ChosenWarehouses:

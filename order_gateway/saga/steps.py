@@ -24,9 +24,11 @@ from order_gateway.gateway.port import (
 from order_gateway.lifecycle import Event, Illegal, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Bill, Charged, Payments, Pending, ProviderFault, Refunded
 from order_gateway.saga.hold_check import HoldCheck
-from order_gateway.saga.reserving import ReserveStep, refusal_record
+from order_gateway.saga.refusals import refusal_record
+from order_gateway.saga.reserving import ReserveStep
+from order_gateway.storage.applying import Applied, Change
 from order_gateway.storage.placing import KeyClaim
-from order_gateway.storage.store import Applied, Change, Store
+from order_gateway.storage.store import Store
 from service_kit.tracing import current_traceparent
 
 log = structlog.get_logger(__name__)

@@ -1,20 +1,18 @@
 """Carries out batches of changes to orders: lock and read, let the events happen, write, commit. Two round trips."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import structlog
 
-from order_gateway.gateway.port import Hold
-from order_gateway.lifecycle import Event, Illegal, Order, OrderNotFound, Step, Transition
+from order_gateway.lifecycle import Order, OrderNotFound
 from order_gateway.storage import statements
+from order_gateway.storage.applying import Applied, Change, Changes, apply_event
 from order_gateway.storage.rows import (
     encode,
-    hold_records,
     orders_of,
     read_versions,
-    to_microseconds,
 )
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
@@ -22,149 +20,53 @@ from service_kit.database.database import (
     SNAPSHOT,
     Database,
     DatabaseFault,
-    DriverSession,
     error_number,
 )
 from service_kit.database.json_table import bounded
 from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp, RowsLocked, StuckRows
 
 log = structlog.get_logger(__name__)
-ChangeT = TypeVar("ChangeT")
 WHY = "another session keeps this order locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again whose rows could not be written because of somebody else's locks."""
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
 
 
-class Applied(msgspec.Struct, frozen=True):
-    """An order after an event, and what the event did."""
+class Work(msgspec.Struct, frozen=True):
+    """A change to an order.
 
-    order: Order
-    result: Transition | Illegal
-
-
-class Work(msgspec.Struct, Generic[ChangeT], frozen=True):
-    """A change to an order; `known` is the order as the caller saw it last."""
+    Attributes:
+        traceparent: of whoever wished it.
+        known: the order as the caller saw it last.
+    """
 
     order_id: int
-    change: ChangeT
+    change: Change
+    traceparent: str
     known: Order | None = None
 
 
-class Changes:
-    """What one transaction writes: rows by kind, as `statements.WRITES` knows them."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[tuple[object, ...]]] = {}
-
-    def note(self, before: Order, after: Order) -> None:
-        """An order as it is after an event."""
-        state = after.state
-        self._add(
-            "moved",
-            after.id,
-            after.version,
-            state.status,
-            state.stock,
-            state.payment,
-            state.reason,
-            after.way,
-            to_microseconds(after.payment_deadline),
-            to_microseconds(after.updated_at),
-        )
-        methods = (after.payment_method, after.payment_reference, after.payment_provider)
-        if methods != (before.payment_method, before.payment_reference, before.payment_provider):
-            self._add("methods", after.id, *methods)
-        if after.refusal is not before.refusal:
-            self._add("refusals", after.id, encode(after.refusal).decode())
-        if after.actor != before.actor:
-            self._add("actors", after.id, after.actor)
-        if after.items is not before.items:
-            self._add("recounted", after.id, after.warehouse_changes)
-            for position, item in enumerate(after.items, 1):
-                self._add("placed", after.id, position, item.warehouse_id)
-
-    def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
-        """What happened."""
-        statuses = (before.state.status, after.state.status)
-        self._add("history", after.id, after.version, event, *statuses, note, actor, after.correlation_id, now)
-
-    def begin(self, order_id: int, step: Step, now: int, lease_seconds: float, traceparent: str) -> None:
-        """A step that is to be done, left to the caller for `lease_seconds`."""
-        self._add("intents", order_id, step, now + round(lease_seconds * 1e6), traceparent or None, now)
-
-    def end(self, order_id: int, step: Step) -> None:
-        """A step that is done."""
-        self._add("ended", order_id, step)
-
-    def make_due(self, order_id: int, step: Step, now: int) -> None:
-        """A step that the caller leaves to the relay."""
-        self._add("due", order_id, step, now)
-
-    def add_hold(self, order_id: int, hold: Hold) -> None:
-        """What the warehouse holds."""
-        for record in hold_records(order_id, hold):
-            self._add("reservations", *msgspec.structs.astuple(record))
-
-    def add_payment(self, order: Order, now: int) -> None:
-        """A payment that begins."""
-        amount = (order.total_amount, order.currency)
-        self._add(
-            "payments",
-            order.id,
-            *amount,
-            order.payment_provider,
-            order.payment_method,
-            order.payment_reference,
-            now,
-        )
-
-    def note_charge(self, order_id: int, now: int, provider_reference: str | None) -> None:
-        """The money is taken."""
-        self._add("charged", order_id, now, provider_reference)
-
-    def note_refund(self, order_id: int, now: int) -> None:
-        """The money is given back."""
-        self._add("refunded", order_id, now)
-
-    def request_refund(self, order: Order, now: int) -> None:
-        """Whoever took the money is to give it back."""
-        amount = (order.total_amount, order.currency)
-        how = (order.payment_method, order.payment_reference, order.state.reason)
-        self._add("refunds", order.id, *amount, *how, now)
-
-    def confirm_refund(self, order_id: int, now: int, actor: str, reference: str | None) -> None:
-        """They did."""
-        self._add("confirmed", order_id, now, actor, reference)
-        self.note_refund(order_id, now)
-
-    def _add(self, kind: str, *row: object) -> None:
-        self.rows.setdefault(kind, []).append(row)
-
-
 Result = Applied | Exception | SetAside
-Happen = Callable[[Order, ChangeT, Changes, int], Applied]
 
 
-class Changing(Generic[ChangeT]):
+class Changing:
     """Carries out changes and reads, one batch of each at a time, on two connections of its own.
 
     Args:
-        happen: given an order, a change and the time, adds to the changes what is to be written; returns what
-            came of it.
+        grace_seconds: how long a hold outlives its order's time to be paid.
     """
 
-    def __init__(self, database: Database, happen: Happen[ChangeT]) -> None:
+    def __init__(self, database: Database, grace_seconds: float) -> None:
         self._database = database
-        self._apply_event = happen
-        self._session = DriverSession(database)
-        self._reading = DriverSession(database)
+        self._grace_seconds = grace_seconds
+        self._session = database.session()
+        self._reading = database.session()
         self._stuck: StuckRows[int] = StuckRows(database.settings)
         patience = database.settings.lock_patience_seconds
         self._lock_versions = bounded(statements.LOCK_VERSIONS, patience)
         self._lock_orders = bounded(statements.LOCK_ORDERS, patience)
 
-    async def process(self, work: Sequence[Work[ChangeT]]) -> list[Result]:
+    async def process(self, work: Sequence[Work]) -> list[Result]:
         """Carry out changes in order, in one transaction if that can be done.
 
         SetAside stands in the place of a change to an order that somebody else keeps locked. Raises: DatabaseFault.
@@ -206,7 +108,7 @@ class Changing(Generic[ChangeT]):
         await self._session.close()
         await self._reading.close()
 
-    async def _together(self, work: Sequence[Work[ChangeT]], *, is_again: bool = False) -> list[Result]:
+    async def _together(self, work: Sequence[Work], *, is_again: bool = False) -> list[Result]:
         """One transaction; if it fails on its data, or on locks that last, halves, until the culprit stands alone."""
         tried: dict[int, Applied] = {}
         try:
@@ -226,9 +128,7 @@ class Changing(Generic[ChangeT]):
         middle = len(work) // 2
         return [*await self._together(work[:middle]), *await self._together(work[middle:])]
 
-    async def _attempt(
-        self, work: Sequence[Work[ChangeT]], tried: dict[int, Applied], *, waits: bool = True
-    ) -> list[Result]:
+    async def _attempt(self, work: Sequence[Work], tried: dict[int, Applied], *, waits: bool = True) -> list[Result]:
         """One try.
 
         Args:
@@ -263,7 +163,7 @@ class Changing(Generic[ChangeT]):
         return await self._attempt(work, tried, waits=False)
 
     def _apply(
-        self, work: Work[ChangeT], order: Order | None, tried: dict[int, Applied], changes: Changes, now: int
+        self, work: Work, order: Order | None, tried: dict[int, Applied], changes: Changes, now: int
     ) -> Applied | Exception:
         if order is None:
             return _missing(work.order_id)
@@ -271,10 +171,12 @@ class Changing(Generic[ChangeT]):
         # Written under the order's lock, so no other change has this instant: it is what the earlier try did.
         if before is not None and (before.order.version, before.order.updated_at) == (order.version, order.updated_at):
             return Applied(order, before.result)
-        return self._apply_event(order, work.change, changes, now)
+        return apply_event(
+            order, work.change, changes, now=now, grace_seconds=self._grace_seconds, traceparent=work.traceparent
+        )
 
     async def _lock_and_read(
-        self, work: Sequence[Work[ChangeT]], *, waits: bool
+        self, work: Sequence[Work], *, waits: bool
     ) -> tuple[dict[int, Order], int, dict[int, SetAside]]:
         if self._stuck or not waits:
             return await self._lock_what_is_free({one.order_id for one in work})

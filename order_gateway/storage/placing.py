@@ -12,7 +12,7 @@ from order_gateway.storage import statements
 from order_gateway.storage.rows import encode, from_microseconds, line_id, read_placed
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
-from service_kit.database.database import Database, DatabaseFault, DriverSession, error_number
+from service_kit.database.database import Database, DatabaseFault, error_number
 from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class Placing:
 
     def __init__(self, database: Database, payment_window_seconds: float) -> None:
         self._database = database
-        self._session = DriverSession(database)
+        self._session = database.session()
         self._window_microseconds = round(payment_window_seconds * 1e6)
         self._stuck: StuckRows[Key] = StuckRows(database.settings)
 

@@ -1,12 +1,12 @@
 """The one door to MySQL: engine, transactions, and which failures are worth another try.
 
 A transaction is retried as a whole, here and nowhere else, and only for failures that are no matter of its data: the
-table in `database_errors` says which. A function that runs inside must therefore have no effect outside its
+table in `errors` says which. A function that runs inside must therefore have no effect outside its
 transaction, and must find out by itself (by a request id) whether an earlier try of it was committed after all.
 
-The parts, all of which are used through here: `database_settings` (bounds), `database_errors` (the table of error
-numbers), `database_connection` (one connection and the set-up of its session), `database_trust` (which connections are
-still good), `database_engine` (the pool), `database_session` (connections held for long), `database_pulse` (health).
+The parts, all of which are used through here: `settings` (bounds), `errors` (the table of error numbers), `connection`
+(one connection and the set-up of its session), `trust` (which connections are still good), `engine` (the pool),
+`session` (connections held for long), `pulse` (health).
 """
 
 import asyncio
@@ -87,6 +87,11 @@ class Database:
             lambda: pool.checkedout() if isinstance(pool, QueuePool) else 0,
         )
         return [self._tries, self._retries, in_use]
+
+    def session(self) -> DriverSession:
+        """A connection that is held for good once it is used."""
+        self.sessions_pinned += 1
+        return DriverSession(self.connector, self.trust)
 
     async def run_in_transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in a READ COMMITTED transaction, commit, and return its result.

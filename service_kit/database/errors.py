@@ -76,7 +76,6 @@ MEANINGS: dict[int, Meaning] = {
     1205: Meaning(Kind.LOCK, "lock wait timeout"),
     1213: Meaning(Kind.LOCK, "deadlock; on Galera also a conflict with another node, even at COMMIT"),
     3101: Meaning(Kind.LOCK, "rolled back at COMMIT: conflict with another member (MySQL group replication)"),
-    3572: Meaning(Kind.LOCK, "a lock asked for with NOWAIT is taken (MySQL)"),
     1020: Meaning(Kind.LOCK, "the row has changed since the snapshot was taken (MariaDB)"),
     1317: Meaning(Kind.INTERRUPTED, "the query was killed"),
     1969: Meaning(Kind.INTERRUPTED, "max_statement_time is over (MariaDB)"),
@@ -137,7 +136,6 @@ MEANINGS: dict[int, Meaning] = {
 CONNECTION_FAILED = 2003
 SERVER_GONE = 2006
 SERVER_LOST = 2013
-TLS_FAILED = 2026
 OPTION_PREVENTS = 1290
 COMMIT_FAILED = 1180
 LOCK_WAIT_TIMEOUT = 1205

@@ -3,17 +3,16 @@
 import re
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pymysql
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.connection import Connection
+from service_kit.database.engine import Connector
 from service_kit.database.errors import LOCK_WAIT_TIMEOUT, NO_QUORUM, SERVER_LOST, error_number
-
-if TYPE_CHECKING:
-    from service_kit.database.database import Database
+from service_kit.database.trust import Trust
 
 log = structlog.get_logger(__name__)
 _COMMIT = re.compile(r"\bCOMMIT\b")
@@ -30,13 +29,12 @@ class DriverSession:
 
     SQLAlchemy has no notion of those, so the statements go to the driver, which still escapes every value.
     Not safe for concurrent use: one transaction at a time. A connection that is no good any more is replaced before a
-    transaction begins, never within one.
+    transaction begins, never within one. Made by `Database.session`.
     """
 
-    def __init__(self, database: "Database") -> None:
-        self._connector = database.connector
-        self._trust = database.trust
-        database.sessions_pinned += 1
+    def __init__(self, connector: Connector, trust: Trust) -> None:
+        self._connector = connector
+        self._trust = trust
         self._connection: AsyncConnection | None = None
         self._driver: Connection | None = None
         self._is_open = False

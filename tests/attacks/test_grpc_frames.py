@@ -29,6 +29,7 @@ from tests.fuzzing.grpc_requests import (
     packed,
 )
 from tests.kits.attacked import Attacked, resident_mib
+from tests.kits.secrets_used import secret
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised", "serving")]
 RESERVE = "/warehouse.v1.WarehouseService/Reserve"
@@ -95,6 +96,26 @@ def test_no_header_that_is_no_utf_8_ends_the_server(shop: Attacked, header: str,
         mark = "\0" * len(value)
         _say(shop, _call(_head({header: before + mark}).replace(mark.encode(), value, 1)))
     assert repr(odd)[1:-1] not in shop.logs()
+
+
+NEVER_TO_BE_LOGGED = secret("what-is-only-in-broken-frames")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        frame(GO_AWAY, 0, 0, b"\0\0\0\0\0\0\0\1" + NEVER_TO_BE_LOGGED.encode()),
+        frame(HEADERS, END_HEADERS, 1, packed({":path": RESERVE, f"x\nx-api-key {NEVER_TO_BE_LOGGED}": ""})),
+        frame(HEADERS, END_HEADERS, 1, packed({":method": NEVER_TO_BE_LOGGED, "grpc-encoding": NEVER_TO_BE_LOGGED})),
+    ],
+    ids=["goaway", "name", "value"],
+)
+def test_nothing_of_broken_frames_is_written_by_grpcs_core(shop: Attacked, broken: bytes) -> None:
+    before = len(shop.logs())
+    _say(shop, PREFACE + frame(SETTINGS, 0, 0, b"") + broken)
+    said = shop.logs()[before:]
+    assert NEVER_TO_BE_LOGGED not in said
+    assert all(line.startswith("{") for line in said.splitlines())
 
 
 PATHS = (
@@ -241,9 +262,11 @@ def test_a_compressed_bomb_is_not_unpacked(shop: Attacked) -> None:
     _say(shop, _call(_head({"grpc-encoding": "deflate"}), _message(twice, flag=1)))
 
 
-def test_streams_opened_and_reset_leave_nothing(shop: Attacked) -> None:
+@pytest.mark.parametrize("path", [RESERVE, "/no.such/Method"])
+def test_streams_opened_and_reset_leave_nothing(shop: Attacked, path: str) -> None:
+    """Also no line in the log, when an answer can't be sent any more."""
     said = PREFACE + frame(SETTINGS, 0, 0, b"")
-    head = _head()
+    head = _head({":path": path})
     for number in range(2000):
         stream = (2 * number + 1).to_bytes(4, "big")
         said += head[:5] + stream + head[9:] + frame(RESET, 0, 2 * number + 1, b"\0\0\0\x08")

@@ -76,7 +76,7 @@ async def open_session(open_database: OpenDatabase) -> AsyncIterator[OpenSession
     made: list[DriverSession] = []
 
     def open_one(url: str) -> DriverSession:
-        made.append(DriverSession(open_database(url)))
+        made.append(open_database(url).session())
         return made[-1]
 
     yield open_one

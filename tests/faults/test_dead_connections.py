@@ -39,7 +39,7 @@ class World:
 
     def __init__(self, url: str, settings: DatabaseSettings = SETTINGS) -> None:
         self.database = Database(url, settings)
-        self.sessions = [DriverSession(self.database) for _ in range(2)]
+        self.sessions = [self.database.session() for _ in range(2)]
         self.retries: list[BaseException | None] = []
         note = self.database._note_retry
 

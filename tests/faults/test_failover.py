@@ -15,7 +15,7 @@ from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from service_kit.database import migrating
-from service_kit.database.database import Database, DatabaseSettings, DriverSession
+from service_kit.database.database import Database, DatabaseSettings
 from tests.kits.database_proxy import proxied
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.plain_account import PLAIN, plain_url, read_only
@@ -97,7 +97,7 @@ async def test_a_proxy_that_spreads_connections_does_not_make_them_wander(
     old, new = two_urls(own_server, other_server, "warehouse")
     async with proxied(old) as (proxy, url):
         database = Database(url, DatabaseSettings(follow_seconds=0))
-        session = DriverSession(database)
+        session = database.session()
         [[(first,)]] = await session.execute("SELECT CONNECTION_ID()", {})
         for number in range(60):
             proxy.url = (old, new)[number % 2]

@@ -8,20 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from service_kit.progress import Progress
-from tests.kits.attacked import Attacked, resident_mib
+from tests.fuzzing.outcome import LONG, Judgement, Memory, Outcome, Window
+from tests.kits.attacked import Attacked, cpu_seconds, resident_mib
 from tests.kits.processes import ROOT
+from tests.kits.secrets_used import found_in
 
-SHARES = {"http": 0.4, "grpc": 0.45, "frames": 0.15}
-"""Of all requests, by kind."""
+SHARES = {"http": 0.35, "schemathesis": 0.05, "grpc": 0.45, "frames": 0.15}
+"""Of all requests, by kind. To make what schemathesis sends takes 8 ms of a processor each."""
 KINDS = tuple(SHARES)
-P99_FACTOR_MAX = 5.0
-MEMORY_GROWTH_MIB_MAX = 150.0
-"""Of either service, from a tenth of the time to the end."""
-CALM_SECONDS = 5.0
+CALM_SECONDS = 30.0
+"""Of each of the four windows without the attack: alone and beside the generator, before and after it."""
+WARM_UP_SECONDS = 1.0
+READY_SECONDS_MAX = 60
+LOOK_SECONDS = 0.2
 SURPRISES = (
     "unforeseen",
     "call_failed",
@@ -30,54 +32,10 @@ SURPRISES = (
     "never retrieved",
     "Unexpected ",
     "MemoryError",
+    "Traceback",
 )
-
-
-@dataclass
-class Outcome:
-    """What came of a campaign.
-
-    Attributes:
-        answers: how often each status came, by kind.
-        rate: that was wanted; 0: as fast as may be.
-        calm, beside_generator, beside: the polite caller's figures without anything else, while the same requests are
-            made and sent to a sink, and with the attack.
-        memory_mib: of each service, early and at the end.
-        findings: what must not be; empty if all is well.
-    """
-
-    rate: float = 0
-    seconds: float = 0
-    requests: int = 0
-    answers: dict[str, Counter[str]] = field(default_factory=dict)
-    calm: dict[str, Any] = field(default_factory=dict)
-    beside_generator: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Any] = field(default_factory=dict)
-    memory_mib: dict[str, tuple[float, float]] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
-
-    def text(self) -> str:
-        """For people."""
-        lines = [f"{self.requests:,} requests in {self.seconds:.0f} s ({self.requests / self.seconds:,.0f} a second)"]
-        for kind, answers in self.answers.items():
-            told = ", ".join(f"{answer}: {count:,}" for answer, count in answers.most_common())
-            lines.append(f"  {kind}: {told}")
-        figures = {
-            "alone": self.calm,
-            "beside the generator only": self.beside_generator,
-            "beside the attack": self.beside,
-        }
-        for when, found in figures.items():
-            if found:
-                lines.append(f"a polite caller {when}: p50 {found.get('p50_ms')} ms, p99 {found.get('p99_ms')} ms")
-        without = self.beside_generator or self.calm
-        if without.get("p99_ms") and self.beside.get("p99_ms"):
-            lines.append(
-                f"p99 beside the attack: {self.beside['p99_ms'] / without['p99_ms']:.1f} times that without it"
-            )
-        for name, (early, late) in self.memory_mib.items():
-            lines.append(f"memory of the {name}: {early:.0f} MiB early on, {late:.0f} MiB at the end")
-        return "\n".join(lines + [f"FOUND: {finding}" for finding in self.findings])
+EXPECTED = ('"code":"ABORTED"', '"code":"DEADLINE_EXCEEDED"')
+"""Contention and deadlines are no surprise: many senders want the same three products."""
 
 
 def campaign(
@@ -87,76 +45,94 @@ def campaign(
     seconds_max: float = float("inf"),
     requests_max: float = float("inf"),
     rate: float = 0,
-    judge_latency: bool = False,
+    calm_seconds: float = CALM_SECONDS,
+    has_sink: bool = True,
+    bounds: Judgement = LONG,
 ) -> Outcome:
     """Attack until one of the two is reached.
 
     Args:
-        rate: requests a second, of all kinds; 0: as fast as they are answered.
-        judge_latency: whether a polite caller who has to wait too long is a finding; this takes a rate.
+        rate: requests a second, of all kinds; 0: as fast as they are answered, and latency is not judged.
+        calm_seconds: of each window without the attack.
+        has_sink: whether there are windows beside the generator alone; each takes the start of all senders, too.
+        bounds: what is still well.
     """
     made = Outcome(rate=rate)
-    seconds_calm = min(CALM_SECONDS, seconds_max / 4)
-    with _polite(shop):
-        # What is done for the first time takes longer.
-        time.sleep(min(1.0, seconds_calm / 4))
-    with _polite(shop) as made.calm:
-        time.sleep(seconds_calm)
-    if judge_latency:
-        with _sink() as port, _senders(shop, seed, rate, port), _polite(shop) as made.beside_generator:
-            time.sleep(seconds_calm)
-    began = time.monotonic()
+    # What is done for the first time takes longer.
+    _calm(shop, WARM_UP_SECONDS)
+    made.alone.append(_calm(shop, calm_seconds))
+    if rate and has_sink:
+        made.beside_generator.append(_beside_generator(shop, seed, rate, calm_seconds))
     with _senders(shop, seed, rate) as senders, _polite(shop) as made.beside:
-        early = _watch(shop, made, senders, seconds_max, requests_max)
-    made.seconds = time.monotonic() - began
+        memory = _watch(shop, made, senders, seconds_max, requests_max, bounds.memory_from_share)
     for kind, sender in senders.items():
         made.answers[kind] = Counter(sender.last.get("answers", {}))
         made.findings += sender.last.get("bad", [f"the sender of {kind} ended without a word"])
         if sender.has_failed:
             made.findings.append(f"the sender of {kind} ended before its time")
-    _judge(shop, made, early, judge_latency=judge_latency)
+    if shop.gateway.pid and shop.warehouse.pid:
+        if rate and has_sink:
+            made.beside_generator.append(_beside_generator(shop, seed + 1, rate, calm_seconds))
+        made.alone.append(_calm(shop, calm_seconds))
+        memory.note(1, _memory_mib(shop))
+    made.memory_mib = memory.early_and_late()
+    made.findings += made.judge(bounds, latency=bool(rate))
+    made.findings += _found_in_processes(shop)
     return made
 
 
-def _judge(shop: Attacked, made: Outcome, early: dict[str, float], *, judge_latency: bool) -> None:
-    for name, pid in (("gateway", shop.gateway.pid), ("warehouse", shop.warehouse.pid)):
-        if pid is None:
-            made.findings.append(f"the {name} is dead")
-            continue
-        made.memory_mib[name] = (early[name], resident_mib(pid))
-        if made.memory_mib[name][1] - early[name] > MEMORY_GROWTH_MIB_MAX:
-            made.findings.append(f"the {name} has grown by more than {MEMORY_GROWTH_MIB_MAX:g} MiB")
-    surprised = [line for line in shop.logs().splitlines() if any(word in line for word in SURPRISES)]
-    # What can't be read as HTTP is told with a traceback by the library, in words that are known.
-    surprised = [line for line in surprised if "aiohttp.http_exceptions" not in line]
-    # Contention and deadlines are no surprise: many senders want the same three products.
-    surprised = [
-        line for line in surprised if '"code":"ABORTED"' not in line and '"code":"DEADLINE_EXCEEDED"' not in line
-    ]
-    made.findings += [f"in a log: {line[:3000]}" for line in surprised[:5]]
-    if not made.beside.get("calls") or made.beside["wrong"]:
-        made.findings.append(f"the polite caller was not served well: {made.beside}")
-    elif judge_latency and made.beside["p99_ms"] > P99_FACTOR_MAX * made.beside_generator["p99_ms"]:
-        made.findings.append(f"the polite caller's p99 was more than {P99_FACTOR_MAX:g} times that without the attack")
+def _calm(shop: Attacked, seconds: float) -> Window:
+    with _polite(shop) as window:
+        time.sleep(seconds)
+    return window
+
+
+def _beside_generator(shop: Attacked, seed: int, rate: float, seconds: float) -> Window:
+    with _sink() as port, _senders(shop, seed, rate, port) as senders:
+        window = _calm(shop, seconds)
+        assert not any(sender.has_failed for sender in senders.values()), "a sender to the sink ended before its time"
+    return window
+
+
+def _found_in_processes(shop: Attacked) -> Iterator[str]:
+    for name, process in (("gateway", shop.gateway), ("warehouse", shop.warehouse)):
+        if process.pid is None:
+            yield f"the {name} is dead"
+        yield from (f"a secret in a log: {where}" for where in found_in([process.log_path]))
+    lines = (line for line in shop.logs().splitlines() if any(word in line for word in SURPRISES))
+    surprised = [line for line in lines if not any(word in line for word in EXPECTED)]
+    yield from (f"in a log: {line[:3000]}" for line in surprised[:5])
 
 
 def _watch(
-    shop: Attacked, made: Outcome, senders: Mapping[str, "_Sender"], seconds_max: float, requests_max: float
-) -> dict[str, float]:
-    """Wait until it is over; what memory the services had after a tenth of it."""
-    began, early, progress = time.monotonic(), dict[str, float](), Progress("requests")
+    shop: Attacked,
+    made: Outcome,
+    senders: Mapping[str, "_Sender"],
+    seconds_max: float,
+    requests_max: float,
+    early_share: float,
+) -> Memory:
+    """Wait until it is over; what memory the services had meanwhile."""
+    began, progress, memory = time.monotonic(), Progress("requests"), Memory(early_share)
+    # Some kinds take longer to begin than others.
+    before = sum(sender.requests for sender in senders.values())
     while shop.gateway.pid and shop.warehouse.pid and not any(sender.has_failed for sender in senders.values()):
-        made.requests = sum(sender.last.get("requests", 0) for sender in senders.values())
-        share = max((time.monotonic() - began) / seconds_max, made.requests / requests_max)
-        memory = {"gateway": resident_mib(shop.gateway.pid), "warehouse": resident_mib(shop.warehouse.pid)}
-        if not early and share >= 0.1:
-            early = memory
-        progress.note(made.requests, share, ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items()))
+        made.seconds = time.monotonic() - began
+        made.requests = sum(sender.requests for sender in senders.values()) - before
+        share = max(made.seconds / seconds_max, made.requests / requests_max)
+        now = _memory_mib(shop)
+        memory.note(share, now)
+        progress.note(made.requests, share, ", ".join(f"{name} {mib:.0f} MiB" for name, mib in now.items()))
         if share >= 1:
             break
-        time.sleep(min(0.2, seconds_max / 20))
+        time.sleep(LOOK_SECONDS)
     progress.end()
-    return early or {"gateway": 0.0, "warehouse": 0.0}
+    return memory
+
+
+def _memory_mib(shop: Attacked) -> dict[str, float]:
+    processes = {"gateway": shop.gateway, "warehouse": shop.warehouse}
+    return {name: resident_mib(process.pid) for name, process in processes.items() if process.pid}
 
 
 class _Sender:
@@ -164,14 +140,24 @@ class _Sender:
 
     def __init__(self, kind: str, where: str, seed: int, rate: float, sink: int) -> None:
         self.last: dict[str, Any] = {}
+        self._has_begun = threading.Event()
         self._process = _start(kind, where, str(seed), str(rate), str(sink))
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
 
     @property
+    def requests(self) -> int:
+        """How many it has sent."""
+        return int(self.last.get("requests", 0))
+
+    @property
     def has_failed(self) -> bool:
         """It has ended by itself; one that was told to end has not."""
         return (self._process.poll() or 0) > 0
+
+    def await_begin(self) -> None:
+        """Wait until all is made that it takes, and it sends; or it has failed."""
+        self._has_begun.wait(READY_SECONDS_MAX)
 
     def end(self) -> None:
         """It is over."""
@@ -183,14 +169,18 @@ class _Sender:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.last = json.loads(line)
+            self._has_begun.set()
+        self._has_begun.set()
 
 
 @contextmanager
 def _senders(shop: Attacked, seed: int, rate: float, sink: int = 0) -> Iterator[dict[str, _Sender]]:
     """All kinds, for the time of the `with`; to a sink, if its port is given."""
-    targets = {"http": str(shop.port), "grpc": shop.target, "frames": shop.target}
+    targets = dict.fromkeys(("http", "schemathesis"), str(shop.port)) | dict.fromkeys(("grpc", "frames"), shop.target)
     senders = {kind: _Sender(kind, targets[kind], seed, rate * SHARES[kind], sink) for kind in KINDS}
     try:
+        for sender in senders.values():
+            sender.await_begin()
         yield senders
     finally:
         for sender in senders.values():
@@ -198,15 +188,25 @@ def _senders(shop: Attacked, seed: int, rate: float, sink: int = 0) -> Iterator[
 
 
 @contextmanager
-def _polite(shop: Attacked) -> Iterator[dict[str, Any]]:
-    """A polite caller for the time of the `with`; then its figures are in what this gives."""
-    figures: dict[str, Any] = {}
+def _polite(shop: Attacked) -> Iterator[Window]:
+    """A polite caller for the time of the `with`; then what it has seen is in the window that this gives."""
+    window = Window()
     with _start("caller", str(shop.port)) as process:
         try:
-            yield figures
-            figures.update(json.loads(process.communicate("", timeout=60)[0] or "{}"))
+            assert process.stdout is not None
+            process.stdout.readline()
+            before = _processor_seconds(shop)
+            yield window
+            window.processor_seconds = _processor_seconds(shop) - before
+            seen = json.loads(process.communicate("", timeout=60)[0] or "{}")
+            window.ms, window.wrong = seen.get("ms", []), Counter(seen.get("wrong", {}))
         finally:
             process.kill()
+
+
+def _processor_seconds(shop: Attacked) -> float:
+    """That both services have had; 0 of one that is dead."""
+    return sum(cpu_seconds(pid) for pid in (shop.gateway.pid, shop.warehouse.pid) if pid is not None)
 
 
 @contextmanager

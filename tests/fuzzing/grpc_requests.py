@@ -1,14 +1,19 @@
 """Calls of the warehouse: messages made from the descriptors, mutated bytes of those, and raw frames of HTTP/2."""
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from generated.warehouse.v1 import stock_pb2, warehouse_pb2
+from tests.fuzzing.door import shown
 from tests.fuzzing.odd import NUMBERS, TEXTS, mutated
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -22,6 +27,44 @@ CONTENT_TYPES = ("application/grpc",) * 6 + (
     "application/grpc-web",
 )
 ENCODINGS = ("gzip", "deflate", "identity", "snappy", "")
+OPEN_TO_ALL: Mapping[str, type[Message]] = {
+    "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest,
+    "/grpc.health.v1.Health/Watch": health_pb2.HealthCheckRequest,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest,
+}
+"""Methods that need no key."""
+_MUCH = 2**24
+_INITIAL_WINDOW_SIZE = 4
+WIDE = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _MUCH)
+"""Settings that let all answers come."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a method.
+
+    Attributes:
+        path: `/service/Method`.
+        metadata: keys among it.
+    """
+
+    path: str
+    data: bytes
+    metadata: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a broken or hostile client says on one connection.
+
+    Attributes:
+        calls: by stream.
+        is_mutated: so that who called what is uncertain.
+    """
+
+    data: bytes
+    calls: Mapping[int, Call]
+    is_mutated: bool
 
 
 def methods() -> Mapping[str, type[Message]]:
@@ -41,8 +84,8 @@ class GrpcRequests:
         self._random = Random(seed)
         self._methods = list(methods().items())
 
-    def next(self) -> tuple[str, bytes, tuple[tuple[str, str], ...]]:
-        """The path of a method, a message, metadata."""
+    def next(self) -> Call:
+        """One more; its answer is one message."""
         random = self._random
         path, kind = random.choice(self._methods)
         data = self._filled(kind, 0).SerializeToString()
@@ -50,43 +93,50 @@ class GrpcRequests:
             data = mutated(random, data)
         if random.random() < 0.02:
             data = random.choice((b"\x0a\x00", b"\x1a\x00", b"\x00", b"\xff")) * random.choice((10, 1000, 100_000))
-        metadata = []
+        metadata = [*shown(random)]
         if random.random() < 0.2:
             name = random.choice(("x-api-key", "x-correlation-id", "x-actor", "traceparent", "x-other"))
             metadata.append((name, "".join(one for one in random.choice(TEXTS)[:200] if " " <= one <= "~").strip()))
-        return path, data, tuple(metadata)
+        random.shuffle(metadata)
+        return Call(path, data, metadata)
 
-    def frames(self) -> bytes:
+    def frames(self) -> Said:
         """What a broken or hostile client says on a connection of its own."""
         random = self._random
-        parts = [PREFACE if random.random() < 0.97 else mutated(random, PREFACE)]
-        parts.append(
-            frame(SETTINGS, 0, 0, b"" if random.random() < 0.8 else random.randbytes(random.choice((6, 12, 5))))
-        )
-        for number in range(random.choice((1, 3, 10))):
-            parts.extend(self._stream(2 * number + 1))
+        preface = PREFACE if random.random() < 0.97 else mutated(random, PREFACE)
+        settings = WIDE if random.random() < 0.8 else random.randbytes(random.choice((6, 12, 5)))
+        parts = [preface, frame(SETTINGS, 0, 0, settings), frame(WINDOW, 0, 0, struct.pack(">I", _MUCH))]
+        calls = {2 * number + 1: self._any() for number in range(random.choice((1, 3, 10)))}
+        for stream, call in calls.items():
+            parts.extend(self._stream(stream, call))
         said = b"".join(parts)
-        return mutated(random, said) if random.random() < 0.2 else said
+        is_mutated = random.random() < 0.2
+        return Said(mutated(random, said) if is_mutated else said, calls, is_mutated or preface != PREFACE)
 
-    def _stream(self, stream: int) -> Iterator[bytes]:
-        random = self._random
-        path, data, metadata = self.next()
+    def _any(self) -> Call:
+        random, call = self._random, self.next()
+        if random.random() < 0.05:
+            path, kind = random.choice(list(OPEN_TO_ALL.items()))
+            return Call(path, self._filled(kind, 0).SerializeToString(), call.metadata)
+        if random.random() < 0.05:
+            return Call(random.choice(("/", "", "/a", "/warehouse.v1.WarehouseService/")), call.data, call.metadata)
+        return call
+
+    def _stream(self, stream: int, call: Call) -> Iterator[bytes]:
+        random, data = self._random, call.data
         headers = {
             ":method": "POST" if random.random() < 0.97 else random.choice(("GET", "PUT", "")),
             ":scheme": "http",
-            ":path": path
-            if random.random() < 0.95
-            else random.choice(("/", "", "/a", "/warehouse.v1.WarehouseService/")),
+            ":path": call.path,
             ":authority": "warehouse",
             "te": "trailers",
             "content-type": random.choice(CONTENT_TYPES),
-            **dict(metadata),
         }
         if random.random() < 0.3:
             headers["grpc-encoding"] = random.choice(ENCODINGS)
         if random.random() < 0.1:
             headers["grpc-timeout"] = random.choice(("1n", "0S", "99999999H", "-1S", "1", "", "1e9S", "100m"))
-        yield frame(HEADERS, END_HEADERS, stream, packed(headers))
+        yield frame(HEADERS, END_HEADERS, stream, packed(headers, call.metadata))
         length = len(data) if random.random() < 0.9 else random.choice((0, 1, len(data) + 1, 2**31, 2**32 - 1))
         prefix = bytes([random.choice((0, 0, 0, 0, 1, 2, 255))]) + length.to_bytes(4, "big")
         message = (prefix + data)[:16_384] if random.random() < 0.9 else (prefix + data)[: random.randrange(1, 6)]
@@ -145,9 +195,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-def packed(headers: Mapping[str, str]) -> bytes:
-    """Headers as literals that nobody has to remember (RFC 7541, 6.2.2)."""
-    return b"".join(b"\x00" + _text(name.encode()) + _text(value.encode()) for name, value in headers.items())
+def packed(headers: Mapping[str, str], more: Sequence[tuple[str, str]] = ()) -> bytes:
+    """Headers as literals that nobody has to remember (RFC 7541, 6.2.2); `more` may have a name several times."""
+    fields = (*headers.items(), *more)
+    return b"".join(b"\x00" + _text(name.encode()) + _text(value.encode()) for name, value in fields)
 
 
 def _text(data: bytes) -> bytes:

@@ -11,14 +11,18 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import uvloop
 
 from development.service_process import NO_PROXY
-from tests.fuzzing.grpc_requests import GrpcRequests
+from tests.fuzzing.door import may_be_answered, role_of
+from tests.fuzzing.frame_answers import SAID_BY_THE_CORE, FrameAnswers, Unreadable
+from tests.fuzzing.grpc_requests import Call, GrpcRequests, Said
 from tests.fuzzing.http_requests import HttpRequests, Sent
 from tests.kits.processes import DEVELOPMENT_API_KEY
 
@@ -26,16 +30,24 @@ NICE = 19
 HTTP_CONNECTIONS = 4
 BROKEN_CONNECTIONS = 6
 """For requests that may have no answer."""
+SCHEMA_CONNECTIONS = 4
+SCHEMA_AHEAD = 100
+"""Requests of schemathesis that are made before they are sent."""
+SCHEMA_AT_ONCE = 10
 GRPC_CALLS = 2
-FRAME_CONNECTIONS = 3
+FRAME_CONNECTIONS = 8
 ANSWER_SECONDS_MAX = 1.0
 """Long polls and event streams are given up then; so the server has clients that leave."""
 SILENCE_SECONDS = 0.1
 """After which a broken request is taken to have no answer."""
+FRAMES_SILENCE_SECONDS = 0.3
+"""After which no more answers to frames are waited for."""
 CALL_SECONDS_MAX = 5.0
 EXAMPLES_MAX = 5
 CALLER_PAUSE_SECONDS = 0.02
 RUSH_SECONDS = 0.05
+BAD_STATUSES = frozenset({"INTERNAL", "UNKNOWN"})
+_NAMES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 
 
 class Tally:
@@ -76,7 +88,7 @@ class Pace:
             await asyncio.sleep(self._next - now)
 
 
-async def _send_http(port: int, requests: HttpRequests, tally: Tally, pace: Pace, *, broken: bool) -> None:
+async def _send_http(port: int, wanted: Callable[[], Awaitable[Sent]], tally: Tally, pace: Pace) -> None:
     """For ever: one connection after the other."""
     while True:
         try:
@@ -88,8 +100,9 @@ async def _send_http(port: int, requests: HttpRequests, tally: Tally, pace: Pace
         try:
             is_open = True
             while is_open:
+                sent = await wanted()
                 await pace.turn()
-                is_open = await _ask(reader, writer, _wanted(requests, broken=broken), tally)
+                is_open = await _ask(reader, writer, sent, tally)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             tally.answers["hung up"] += 1
         finally:
@@ -98,10 +111,20 @@ async def _send_http(port: int, requests: HttpRequests, tally: Tally, pace: Pace
                 await writer.wait_closed()
 
 
-def _wanted(requests: HttpRequests, *, broken: bool) -> Sent:
-    while (sent := requests.next()).is_whole is broken:
-        pass
-    return sent
+def _wanted(requests: HttpRequests, *, broken: bool) -> Callable[[], Awaitable[Sent]]:
+    async def wanted() -> Sent:
+        while (sent := requests.next()).is_whole is broken:
+            pass
+        return sent
+
+    return wanted
+
+
+async def _make_ahead(requests: Iterator[bytes], ahead: "asyncio.Queue[Sent]") -> None:
+    """In a thread, so that those that are under way need not wait for those to come."""
+    while True:
+        for data in await asyncio.to_thread(lambda: list(islice(requests, SCHEMA_AT_ONCE))):
+            await ahead.put(Sent(data, is_whole=True))
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: Sent, tally: Tally) -> bool:
@@ -131,29 +154,37 @@ def _length(head: bytes) -> int | None:
 
 
 async def _send_grpc(target: str, requests: GrpcRequests, tally: Tally, pace: Pace) -> None:
-    codes_bad = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
     async with grpc.aio.insecure_channel(target, NO_PROXY) as channel:
         while True:
-            path, data, metadata = requests.next()
+            call = requests.next()
             await pace.turn()
             tally.requests += 1
-            call: Any = channel.unary_unary(path)
+            method: Any = channel.unary_unary(call.path)
+            status, said = "OK", ""
             try:
-                await call(data, metadata=metadata, timeout=CALL_SECONDS_MAX)
-                tally.answers["OK"] += 1
+                await method(call.data, metadata=call.metadata, timeout=CALL_SECONDS_MAX)
             except grpc.aio.AioRpcError as error:
-                request = path.encode() + b" " + data
-                is_bad = error.code() in codes_bad
-                tally.note(error.code().name, request, is_bad=is_bad, said=(error.details() or "").encode())
+                status, said = error.code().name, error.details() or ""
+            _note_call(tally, call, status, said.encode())
+
+
+def _note_call(
+    tally: Tally, call: Call, status: str, said: bytes, *, sent: bytes = b"", is_mutated: bool = False
+) -> None:
+    """One more answer to a call; whose it is can't be told where its bytes were mutated."""
+    is_bad, role = status in BAD_STATUSES, role_of(call.metadata)
+    if not is_mutated and not may_be_answered(call.path, role, status):
+        is_bad, said = True, f"(to somebody with the role {role}) ".encode() + said
+    shown = sent or b"%s %r %s" % (call.path.encode(), call.metadata, call.data)
+    tally.note(status, shown, is_bad=is_bad, said=said)
 
 
 async def _send_frames(target: str, requests: GrpcRequests, tally: Tally, pace: Pace) -> None:
     host, _, port = target.rpartition(":")
     while True:
         said = requests.frames()
-        count = said.count(b"\x00\x05:path")
-        await pace.turn(count)
-        tally.requests += count
+        await pace.turn(len(said.calls))
+        tally.requests += len(said.calls)
         try:
             reader, writer = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -161,17 +192,48 @@ async def _send_frames(target: str, requests: GrpcRequests, tally: Tally, pace: 
             await asyncio.sleep(0.1)
             continue
         try:
-            writer.write(said)
-            async with asyncio.timeout(SILENCE_SECONDS):
-                while await reader.read(65_536):
-                    pass
-            tally.answers["hung up"] += 1
-        except TimeoutError:
-            tally.answers["left"] += 1
+            writer.write(said.data)
+            tally.answers[await _hear(reader, said, tally)] += 1
         except OSError:
             tally.answers["reset"] += 1
         finally:
             writer.close()
+
+
+async def _hear(reader: asyncio.StreamReader, said: Said, tally: Tally) -> str:
+    """Take note of the answers to frames, until all calls have theirs, nothing comes, or too long; how it ended."""
+    answers, left = FrameAnswers(), set(said.calls)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            while left:
+                async with asyncio.timeout(FRAMES_SILENCE_SECONDS):
+                    data = await reader.read(65_536)
+                if not data:
+                    return "(hung up)"
+                for stream, headers in answers.feed(data):
+                    if _note_block(tally, said, stream, headers):
+                        left.discard(stream)
+    except TimeoutError:
+        return "(left)"
+    except Unreadable as error:
+        tally.note("unreadable", said.data, is_bad=True, said=str(error).encode())
+    return "(answered)"
+
+
+def _note_block(tally: Tally, said: Said, stream: int, headers: Mapping[str, str]) -> bool:
+    """Take note of the headers of an answer; whether they were its last."""
+    status, http = headers.get("grpc-status"), headers.get(":status", "200")
+    if status is None:
+        if http != "200":
+            tally.note(f"HTTP {http}", said.data, is_bad=http >= "500")
+        return http != "200"
+    call = said.calls.get(stream) or Call("", b"", ())
+    message, name = unquote(headers.get("grpc-message", "")), _NAMES.get(status, f"status {status}")
+    if name == "INTERNAL" and message.startswith(SAID_BY_THE_CORE):
+        tally.answers["INTERNAL (no gRPC)"] += 1
+    else:
+        _note_call(tally, call, name, message.encode(), sent=said.data, is_mutated=said.is_mutated)
+    return True
 
 
 async def _send_into_sink(port: int, make: Callable[[], tuple[bytes, int]], tally: Tally, pace: Pace) -> None:
@@ -193,6 +255,7 @@ async def _call_politely(port: int, latencies: list[float], wrong: Counter[str])
     asks = f"POST /api/v1/inventory/check-availability HTTP/1.1\r\n{head}Content-Type: application/json\r\n"
     calls = (looks, f"{asks}Content-Length: {len(wanted)}\r\n\r\n".encode() + wanted)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    print("begun", flush=True)
     while True:
         for call in calls:
             began = time.perf_counter()
@@ -206,9 +269,10 @@ async def _call_politely(port: int, latencies: list[float], wrong: Counter[str])
 
 
 async def _report(tally: Tally) -> None:
+    """At once, too: so it is known that the work has begun."""
     while True:
-        await asyncio.sleep(1)
         tally.show()
+        await asyncio.sleep(1)
 
 
 def _document(port: int) -> Any:
@@ -224,20 +288,36 @@ async def attack(kind: str, where: str, seed: int, rate: float, sink: int) -> No
         rate: requests a second; 0: as fast as they are answered.
         sink: the port of a sink, to which they are sent instead; 0: to the service.
     """
-    tally, work, pace = Tally(), list[Awaitable[None]](), Pace(rate)
+    tally, pace = Tally(), Pace(rate)
     if sink:
-        work.append(_send_into_sink(sink, await asyncio.to_thread(_maker, kind, where, seed), tally, pace))
-    elif kind == "http":
-        document = await asyncio.to_thread(_document, int(where))
-        for number in range(HTTP_CONNECTIONS + BROKEN_CONNECTIONS):
-            requests = HttpRequests(document, seed * 1000 + number)
-            work.append(_send_http(int(where), requests, tally, pace, broken=number >= HTTP_CONNECTIONS))
-    elif kind == "grpc":
-        work += [_send_grpc(where, GrpcRequests(seed * 1000 + number), tally, pace) for number in range(GRPC_CALLS)]
+        work = [_send_into_sink(sink, await asyncio.to_thread(_maker, kind, where, seed), tally, pace)]
     else:
-        of = [GrpcRequests(seed * 1000 - number) for number in range(FRAME_CONNECTIONS)]
-        work += [_send_frames(where, requests, tally, pace) for requests in of]
+        work = await asyncio.to_thread(_attackers, kind, where, seed, tally, pace)
     await asyncio.gather(*work, _report(tally))
+
+
+def _attackers(kind: str, where: str, seed: int, tally: Tally, pace: Pace) -> list[Coroutine[Any, Any, None]]:
+    if kind == "http":
+        document, count = _document(int(where)), HTTP_CONNECTIONS + BROKEN_CONNECTIONS
+        made = [HttpRequests(document, seed * 1000 + number) for number in range(count)]
+        wanted = [_wanted(one, broken=number >= HTTP_CONNECTIONS) for number, one in enumerate(made)]
+        return [_send_http(int(where), one, tally, pace) for one in wanted]
+    if kind == "schemathesis":
+        ahead = asyncio.Queue[Sent](SCHEMA_AHEAD)
+        sending = [_send_http(int(where), ahead.get, tally, pace) for _ in range(SCHEMA_CONNECTIONS)]
+        return [_make_ahead(_schema_requests(int(where), seed), ahead), *sending]
+    if kind == "grpc":
+        return [_send_grpc(where, GrpcRequests(seed * 1000 + number), tally, pace) for number in range(GRPC_CALLS)]
+    of = [GrpcRequests(seed * 1000 - number) for number in range(FRAME_CONNECTIONS)]
+    return [_send_frames(where, requests, tally, pace) for requests in of]
+
+
+def _schema_requests(port: int, seed: int) -> Iterator[bytes]:
+    # To import schemathesis takes as long as everything else here, and only one of the processes needs it.
+    from tests.fuzzing.schema_requests import schema_requests
+
+    requests = schema_requests(_document(port), seed)
+    return chain([next(requests)], requests)
 
 
 def _maker(kind: str, where: str, seed: int) -> Callable[[], tuple[bytes, int]]:
@@ -245,13 +325,16 @@ def _maker(kind: str, where: str, seed: int) -> Callable[[], tuple[bytes, int]]:
     if kind == "http":
         http = HttpRequests(_document(int(where)), seed)
         return lambda: (http.next().data, 1)
+    if kind == "schemathesis":
+        requests = _schema_requests(int(where), seed)
+        return lambda: (next(requests), 1)
     grpc_requests = GrpcRequests(seed)
     if kind == "grpc":
-        return lambda: (grpc_requests.next()[1], 1)
+        return lambda: (grpc_requests.next().data, 1)
 
     def frames() -> tuple[bytes, int]:
         said = grpc_requests.frames()
-        return said, said.count(b"\x00\x05:path")
+        return said.data, len(said.calls)
 
     return frames
 
@@ -277,9 +360,7 @@ async def call(port: int) -> None:
     if calling.done():
         calling.result()
     calling.cancel()
-    latencies.sort()
-    p50, p99 = (round(latencies[int(len(latencies) * share)] * 1000, 2) for share in (0.5, 0.99))
-    print(json.dumps({"calls": len(latencies), "p50_ms": p50, "p99_ms": p99, "wrong": wrong}), flush=True)
+    print(json.dumps({"ms": [round(seconds * 1000, 3) for seconds in latencies], "wrong": wrong}), flush=True)
 
 
 def main() -> None:

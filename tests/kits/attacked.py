@@ -73,18 +73,29 @@ class Attacked:
 
 @contextmanager
 def attacked(
-    processes: Processes, warehouse_url: str, orders_url: str, settings: Mapping[str, str] | None = None
+    processes: Processes,
+    warehouse_url: str,
+    orders_url: str,
+    settings: Mapping[str, str] | None = None,
+    *,
+    warehouse_settings: Mapping[str, str] | None = None,
+    warehouse_key: str = "",
 ) -> Iterator[Attacked]:
     """Both, running; stopped at the end.
 
     Args:
         settings: of the order gateway.
+        warehouse_settings: of the warehouse; without any, it has no keys.
+        warehouse_key: of an admin, for the demo and the order gateway.
     """
     metrics_port = free_port()
-    of_warehouse = {"WAREHOUSE_METRICS_LISTEN": f"127.0.0.1:{metrics_port}"}
+    of_warehouse = {"WAREHOUSE_METRICS_LISTEN": f"127.0.0.1:{metrics_port}", **(warehouse_settings or {})}
     warehouse, target = processes.warehouse(warehouse_url, settings=of_warehouse)
-    asyncio.run(load_demo(target, ""))
-    gateway, base_url = processes.order_gateway(orders_url, target, settings={**NOT_LIMITED, **(settings or {})})
+    asyncio.run(load_demo(target, warehouse_key))
+    shown = {"ORDERS_WAREHOUSE_API_KEY": warehouse_key} if warehouse_key else {}
+    gateway, base_url = processes.order_gateway(
+        orders_url, target, settings={**NOT_LIMITED, **shown, **(settings or {})}
+    )
     port = int(base_url.rpartition(":")[2].partition("/")[0])
     try:
         yield Attacked(gateway, warehouse, port, target, metrics_port)

@@ -39,13 +39,11 @@ class Wish:
     """One order that a customer wants, known by its shipping address.
 
     Attributes:
-        has_key: whether it is asked for under an Idempotency-Key.
         order_ids: the orders that the customer was told of.
         was_refused: whether the customer was told that there won't be one.
     """
 
     address: str
-    has_key: bool
     order_ids: set[int] = field(default_factory=set)
     was_refused: bool = False
 
@@ -96,7 +94,7 @@ class Customer:
 
     async def _buy(self, address: str) -> None:
         key = next(self._keys) if self._chance.random() < KEY_SHARE else None
-        wish = Wish(address, has_key=key is not None)
+        wish = Wish(address)
         self._memory.wishes.append(wish)
         answer = await self._ask("place", "/orders", self._order(address), key)
         if answer is None or answer.status not in (201, 202):

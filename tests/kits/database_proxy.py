@@ -72,11 +72,6 @@ class DatabaseProxy:
             if carried not in self._swallowing:
                 carried.answers.write(change(data))
 
-    @property
-    def open_connections(self) -> int:
-        """How many connections it carries."""
-        return len(self._open)
-
     def swallow(self) -> None:
         """From now on nothing passes on the connections that are open; new ones are as good as ever."""
         self._swallowing |= self._open

@@ -10,17 +10,16 @@ from sqlalchemy import text
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.audit.agreement import Problem
 from order_gateway.audit.checking import OrdersAudit
+from order_gateway.bootstrap import Core, saga_settings
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.lifecycle import NewItem, NewOrder, Order, Reason, Step, Way
-from order_gateway.operator_commands import Parts
 from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Refunded
 from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.storage.store import Store, StoreSettings
-from order_gateway.wiring import saga_settings
 from service_kit.database.database import Database
 from tests.kits.warehouse_kit import Calls, calling, sql
 from warehouse.client import ClientSettings, WarehouseClient
@@ -94,14 +93,14 @@ class Shop:
         await self.database.close()
 
     @property
-    def parts(self) -> Parts:
-        """As the commands have them, with this shop's till."""
-        return Parts(self.settings, self.database, self.store, self.gateway, self.holdings, self.payments)
+    def core(self) -> Core:
+        """As the commands have it, with this shop's till."""
+        return Core(self.settings, self.database, self.client, self.gateway, self.store, self.payments)
 
     @property
     def audit(self) -> OrdersAudit:
         """The comparison."""
-        return self.parts.audit()
+        return self.core.audit()
 
     async def problems(self) -> list[tuple[int, Problem]]:
         """What the audit finds."""
@@ -109,7 +108,7 @@ class Shop:
 
     async def mend(self) -> None:
         """Repair once."""
-        await self.parts.repair().run((await self.audit.run()).findings)
+        await self.core.repair().run((await self.audit.run()).findings)
 
     async def place(self, quantity: int = 2, way: Way = Way.GRPC, **item: Any) -> Order:
         """An order of one line."""

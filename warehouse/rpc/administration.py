@@ -7,7 +7,6 @@ from warehouse.reading.paging import Cursor, make_token, page_size, read_token
 from warehouse.reading.queries import StockQueries
 from warehouse.rpc import wire
 from warehouse.rpc.edge import Caller, Edge, rpc
-from warehouse.rpc.reservations import LevelBatcher, StockBatcher
 from warehouse.settings import Limits
 from warehouse.stock import refusals
 from warehouse.stock.commands import Answer, StockCommand
@@ -16,6 +15,7 @@ from warehouse.stock.refusals import Refusal
 from warehouse.stock.sizes import that_fit
 from warehouse.validation import ID_MAX, KEYS_MAX, Checks
 from warehouse.writing.catalogue import Catalogue, products_page
+from warehouse.writing.store import LevelBatcher, StockBatcher
 
 LEVELS_OF_PRODUCT_MAX = 1000
 SKIP_MAX = 1_000_000

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from generated.warehouse.v1 import warehouse_pb2 as pb
 from generated.warehouse.v1.warehouse_pb2_grpc import WarehouseServiceServicer
-from service_kit.batcher import Batcher
 from warehouse.auth import Role
 from warehouse.reading.paging import make_token, page_size, read_token
 from warehouse.reading.queries import StockQueries
@@ -14,7 +13,7 @@ from warehouse.rpc.edge import Caller, Edge, rpc
 from warehouse.rpc.requests import RequestReader
 from warehouse.rpc.status import status_of_error, status_of_refusal
 from warehouse.settings import Limits
-from warehouse.stock.commands import Answer, Command, Line
+from warehouse.stock.commands import Answer, Line
 from warehouse.stock.records import Level, LevelKey, State
 from warehouse.stock.refusals import Refusal, reservation_not_found
 from warehouse.stock.sizes import (
@@ -26,9 +25,8 @@ from warehouse.stock.sizes import (
 )
 from warehouse.validation import BATCH_MAX, CALL_LINES_MAX, ID_MAX, Checks
 from warehouse.writing.expiry import Sweeper
+from warehouse.writing.store import LevelBatcher, StockBatcher
 
-StockBatcher = Batcher[Command, Answer | Refusal]
-LevelBatcher = Batcher[tuple[LevelKey, ...], dict[LevelKey, Level]]
 Outcome = Answer | Refusal | Exception
 Begun = asyncio.Future[Answer | Refusal] | Exception
 """A request of a batch that is under way, or why it is not."""

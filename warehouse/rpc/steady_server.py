@@ -17,6 +17,8 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 _SAYS_WHAT_IT_COULD_NOT_DECODE = "Invalid encoding on"
+_NOT_SENT = 'Failed "execute_batch"'
+"""How the library's error begins when what was to be sent was well-formed, and the call was over."""
 UNKNOWN = ""
 """The path that calls of unknown methods are given; nothing is found by it, so they are UNIMPLEMENTED."""
 
@@ -48,12 +50,16 @@ def add_service(
     server.add_generic_rpc_handlers((handler or grpc.method_handlers_generic_handler(service, dict(methods)),))
 
 
-def _is_harmless(record: logging.LogRecord) -> bool:
-    return not record.msg.startswith(_SAYS_WHAT_IT_COULD_NOT_DECODE) if isinstance(record.msg, str) else True
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    if isinstance(record.msg, str) and record.msg.startswith(_SAYS_WHAT_IT_COULD_NOT_DECODE):
+        return False
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, cygrpc.ExecuteBatchError) and str(error).startswith(_NOT_SENT))
 
 
-# Otherwise any header with a byte that is no UTF-8 is written to the log as it is, a key, too, with a traceback.
-logging.getLogger("grpc._cython.cygrpc").addFilter(_is_harmless)
+# Otherwise any header with a byte that is no UTF-8 is written to the log as it is, a key, too, with a traceback; and
+# there is a traceback for everybody who takes a call back, or hangs up, while the answer is on its way.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 
 
 class _SteadyServer(cygrpc.AioServer):  # type: ignore[misc]

@@ -12,21 +12,21 @@ from typing import Any
 import msgspec
 import structlog
 
-from service_kit.batcher import SetAside
+from service_kit.batcher import Batcher, SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import (
     DUPLICATE_KEY,
     Database,
     DatabaseFault,
-    DriverSession,
     LockRetriesSpent,
     RaceLost,
     error_number,
 )
 from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
-from warehouse.stock.commands import Command, Outcome
+from warehouse.stock.commands import Answer, Command, Outcome
 from warehouse.stock.deciding import Decision, decide
 from warehouse.stock.records import Level, LevelKey, State
+from warehouse.stock.refusals import Refusal
 from warehouse.writing import statements
 from warehouse.writing.locking import StockLocking
 from warehouse.writing.plan import line_count, plan_of
@@ -43,6 +43,10 @@ class CommandFailed(Exception):
 
 
 Result = Outcome | Exception | SetAside
+StockBatcher = Batcher[Command, Answer | Refusal]
+"""The way to `StockStore`."""
+LevelBatcher = Batcher[tuple[LevelKey, ...], dict[LevelKey, Level]]
+"""The way to `LevelReader`."""
 
 
 class StockStore:
@@ -50,7 +54,7 @@ class StockStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._session = DriverSession(database)
+        self._session = database.session()
         self._locking = StockLocking(self._session, database.settings)
 
     @property
@@ -179,7 +183,7 @@ class LevelReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._session = DriverSession(database)
+        self._session = database.session()
 
     async def process(self, wanted: Sequence[Iterable[LevelKey]]) -> list[dict[LevelKey, Level]]:
         """For each caller the levels found; the same dictionary for all of them, with at least what was wanted.

@@ -153,9 +153,8 @@ def gone() -> web.Response:
     return web.Response(status=CLIENT_GONE)
 
 
-@web.middleware
-async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure leaves in the envelope; what nobody foresaw is logged and says only that it happened."""
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a handler answers, failures in the envelope; of what nobody foresaw it only says that it happened."""
     try:
         return await handler(request)
     except ApiError as error:
@@ -168,6 +167,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         if isinstance(error, ConnectionError | web.RequestPayloadError) and request.transport is None:
             return gone()
         return failure(request, _from_fault(error))
+
+
+error_middleware = web.middleware(answered)
 
 
 def _from_fault(error: Exception) -> ApiError:

@@ -144,7 +144,7 @@ async def test_the_repair_waits_for_what_a_running_service_has_taken_over(
     order = await at.place()
     [hold] = await at.holds_of(order)
     await at.calls.holds.Cancel(cancel(reservation_id=hold.reservation_id))
-    repair = at.parts.repair()
+    repair = at.core.repair()
     intents = repair._intents
     claim, are_open = intents.claim, intents.are_open
     taken: list[PendingStep] = []

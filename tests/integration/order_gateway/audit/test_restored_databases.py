@@ -103,7 +103,7 @@ async def test_a_number_that_is_used_again_gets_a_hold_and_a_charge_of_its_own(s
             assert system.till.kept == Decimal(60)
             assert len(system.till.charged) == 3
             assert await found(at) == []
-            report = await at.parts.reconciling().run()
+            report = await at.core.reconciling().run()
             lost = {(one.name.number, one.holding.state, one.is_number_used) for one in report.lost}
             assert lost == {(held.id, HoldState.RESERVED, True), (sold.id, HoldState.COMMITTED, True)}
     await assert_clean(system.warehouse_url)
@@ -119,14 +119,14 @@ async def test_what_the_warehouse_has_for_lost_orders_is_told_before_numbers_are
             await at.calls.hold((1, 1, 1), order_id="deadbeef-2-0123456789abcdef0123")
         backup.restore()
         async with system.running() as at:
-            report = await at.parts.reconciling().run()
+            report = await at.core.reconciling().run()
             assert {one.name.number for one in report.lost} == {held.id, sold.id}
             assert not any(one.is_number_used for one in report.lost)
             assert (report.lost_count, report.over, report.unclear, report.number_max) == (2, 1, 1, over.id)
             told = "\n".join(lines(report))
             assert f"ALTER TABLE orders AUTO_INCREMENT = {over.id + 1}" in told
             assert f"order {sold.id}, made " in told
-            soon = await at.parts.reconciling().run(datetime.now(UTC) + timedelta(hours=1))
+            soon = await at.core.reconciling().run(datetime.now(UTC) + timedelta(hours=1))
             assert soon.lost_count == soon.seen == 0
 
 

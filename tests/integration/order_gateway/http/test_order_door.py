@@ -1,7 +1,6 @@
 """The order service's door, attacked over real sockets: keys, tokens, headers, and what stays in its log."""
 
 import asyncio
-import hashlib
 import json
 import os
 import time
@@ -19,7 +18,7 @@ from tests.kits.attacked import KEYS as KEY_PAIRS
 from tests.kits.attacked import public_keys
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from tests.kits.raw_http import RawAnswer, exchange, request
-from tests.kits.secrets_used import secret
+from tests.kits.secrets_used import hashed, secret
 from tests.kits.shop_processes import order
 from warehouse.demo import load_demo
 
@@ -36,7 +35,7 @@ WANTED = {
 
 
 def key(name: str, value: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(value.encode()).hexdigest(), **more}
+    return {"name": name, "sha256": hashed(value), **more}
 
 
 KEYS = [
@@ -392,3 +391,48 @@ async def test_a_strangers_hold_and_none_are_one_answer(shop: Door) -> None:
 
         assert await look(theirs) == await look(absent)
         assert (await look(theirs))[0] == 404
+
+
+OF_ONE_ORDER: tuple[tuple[str, str, str, int], ...] = (
+    ("GET", "", "", 404),
+    ("GET", "?wait=1", "", 404),
+    ("GET", "/reservations", "", 404),
+    ("GET", "/events", "", 404),
+    ("HEAD", "/events", "", 404),
+    ("GET", "/why", "", 403),
+    ("POST", "/payment", "{}", 403),
+    ("POST", "/pay", '{"payment_reference": "taken"}', 403),
+    ("POST", "/cancel", "{}", 403),
+    *(("PATCH", "/status", json.dumps({"status": to}), 403) for to in ("paid", "cancelled", "shipped", "completed")),
+)
+"""What can be asked about one order, and what a customer hears about a stranger's and about none."""
+
+
+async def test_a_strangers_order_and_none_are_one_answer(shop: Door) -> None:
+    placed = await asyncio.to_thread(shop.ask, f"X-API-Key: {SHOP}", method="POST", body=json.dumps(order()))
+    theirs = json.loads(placed.body)["data"]["id"]
+    absent = theirs + 1
+    as_person = (f"X-API-Key: {SHOP}", f"Authorization: Bearer {token(sub='9')}", "X-Request-ID: same")
+
+    def look(method: str, path: str, body: str, order_id: int) -> tuple[int, str]:
+        answer = shop.ask(*as_person, method=method, path=f"{ORDERS}/{order_id}{path}", body=body)
+        return answer.status, answer.body.decode().replace(str(order_id), "ID")
+
+    for method, path, body, status in OF_ONE_ORDER:
+        heard = [await asyncio.to_thread(look, method, path, body, order_id) for order_id in (theirs, absent)]
+        assert heard[0] == heard[1], (method, path)
+        assert heard[0][0] == status, (method, path, heard)
+    untouched = await asyncio.to_thread(shop.ask, f"X-API-Key: {SHOP}", path=f"{ORDERS}/{theirs}")
+    assert json.loads(untouched.body)["data"]["status"] == "pending"
+
+
+async def test_every_operation_on_an_order_is_among_them(shop: Door) -> None:
+    described = json.loads((await asyncio.to_thread(shop.ask, path="/api/v1/openapi.json")).body)["paths"]
+    one = f"{ORDERS}/{{id}}"
+    known = {(method, path.partition("?")[0]) for method, path, _body, _status in OF_ONE_ORDER if method != "HEAD"}
+    assert known == {
+        (method.upper(), path.removeprefix(one))
+        for path, operations in described.items()
+        for method in operations
+        if path.startswith(one)
+    }

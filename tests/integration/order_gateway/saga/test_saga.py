@@ -27,7 +27,8 @@ from order_gateway.lifecycle import (
 from order_gateway.payments import Declined, ProviderFault
 from order_gateway.saga.steps import StepFault
 from order_gateway.storage import tables
-from order_gateway.storage.store import Change, Store, StoreSettings
+from order_gateway.storage.applying import Change
+from order_gateway.storage.store import Store, StoreSettings
 from tests.kits.order_states import REACHABLE
 from tests.kits.scripted_orders import AWAY, EXPIRED, SHORT, World
 

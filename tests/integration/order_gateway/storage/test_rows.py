@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from order_gateway.gateway.port import Hold, StockLine
 from order_gateway.lifecycle import Event, NewItem, NewOrder, Status
-from order_gateway.storage.store import Change, Store, StoreSettings
+from order_gateway.storage.applying import Change
+from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database
 
 pytestmark = pytest.mark.sql

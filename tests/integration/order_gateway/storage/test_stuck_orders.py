@@ -9,10 +9,10 @@ import pymysql
 import pytest
 
 from order_gateway.lifecycle import Event, NewItem, NewOrder, Order, Status
-from order_gateway.storage.changing import Applied, Work
+from order_gateway.storage.applying import Applied, Change
+from order_gateway.storage.changing import Work
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from order_gateway.storage.placing import ClaimLost, Placement
-from order_gateway.storage.store import Change
 from service_kit.batcher import SetAside
 from service_kit.database.database import Database, DatabaseSettings
 from service_kit.stuck_rows import RowsLocked
@@ -60,7 +60,7 @@ async def test_a_stuck_order_holds_up_its_own_changes_only(
 ) -> None:
     stuck, free, other = await orders(world, 3)
     await lock(rival, f"SELECT * FROM orders WHERE id = {stuck.id} FOR UPDATE")
-    changes = [Work(order.id, (CANCEL, ""), order if is_known else None) for order in (free, stuck, stuck)]
+    changes = [Work(order.id, CANCEL, "", order if is_known else None) for order in (free, stuck, stuck)]
     results = await world.store._changing.process(changes)
     assert kinds(results) == [Applied, SetAside, SetAside]
     pending = asyncio.ensure_future(world.store.apply(stuck.id, CANCEL))

@@ -30,7 +30,7 @@ async def session(url: str) -> AsyncIterator[DriverSession]:
     """A session with that database, whose table is empty."""
     sql(url, "DELETE FROM texts")
     database = Database(url)
-    made = DriverSession(database)
+    made = database.session()
     yield made
     await made.close()
     await database.close()
