@@ -87,7 +87,7 @@ check: .dev check-protos ## lint (security, too), format, types, imports, protos
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/long_functions.py warehouse order_gateway service_kit development benchmarks tools tests migrations
-	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt
+	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt package-lock.json
 
 .PHONY: format
 format: .dev ## put the code into the house format, and mend what can be mended

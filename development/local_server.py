@@ -25,12 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from development.private_files import append_private, make_private_folder, write_private
 from development.server_programs import Flavour, Report, ServerProgram, ensure_installed
 from service_kit import child_process
+from service_kit.database.migrating import Service
 
 USER = "stock"
-SERVICES_USER = "services"
-SERVICES_DATABASES = ("warehouse", "orders")
-SERVICES_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
-"""What the services, their audits and repairs need; only `migrate` makes and changes tables."""
+SERVICES: tuple[Service, ...] = get_args(Service)
+"""Each has a database and a user of its name."""
+SERVICE_RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
+"""What a service, its audit and its repair need, on its own database; only `migrate` makes and changes tables."""
+_FORMER_USER = "services"
+"""Once wrote both databases."""
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 20
 
@@ -88,10 +91,9 @@ class LocalServer:
         """`mysql://user:password@host:port`, without a database; its user may do everything, as `migrate` must."""
         return f"mysql://{USER}:{self._password()}@127.0.0.1:{self.port}"
 
-    @property
-    def services_url(self) -> str:
-        """The same for the services, whose user may read and write rows of their databases, and nothing else."""
-        return f"mysql://{SERVICES_USER}:{self._password(SERVICES_USER)}@127.0.0.1:{self.port}"
+    def service_url(self, service: Service) -> str:
+        """The same for one service, whose user may read and write rows of its own database, and nothing else."""
+        return f"mysql://{service}:{self._password(service)}@127.0.0.1:{self.port}"
 
     @property
     def error_log(self) -> Path:
@@ -255,13 +257,17 @@ class LocalServer:
 
     def _write_init_file(self, program: ServerProgram) -> None:
         account, password = f"'{USER}'@'127.0.0.1'", self._password()
-        services = f"'{SERVICES_USER}'@'127.0.0.1'"
         statements = [
             f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}';",
             f"GRANT ALL ON *.* TO {account} WITH GRANT OPTION;",
-            f"CREATE USER IF NOT EXISTS {services} IDENTIFIED BY '{self._password(SERVICES_USER)}';",
-            *(f"GRANT {SERVICES_RIGHTS} ON `{database}`.* TO {services};" for database in SERVICES_DATABASES),
+            f"DROP USER IF EXISTS '{_FORMER_USER}'@'127.0.0.1';",
         ]
+        for service in SERVICES:
+            user = f"'{service}'@'127.0.0.1'"
+            statements += [
+                f"CREATE USER IF NOT EXISTS {user} IDENTIFIED BY '{self._password(service)}';",
+                f"GRANT {SERVICE_RIGHTS} ON `{service}`.* TO {user};",
+            ]
         if not program.is_mariadb:  # there root has no password at first; here it is bound to the system's user
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';")
         write_private(self.folder / "init.sql", "\n".join(statements) + "\n")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,12 @@ PORT_WAIT_SECONDS = 5
 START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 30
 _WATCH_SECONDS = 0.1
+Module = Literal["warehouse", "order_gateway"]
+_DATABASES: Mapping[Module, tuple[str, Service]] = {
+    "warehouse": ("WAREHOUSE_DATABASE_URL", "warehouse"),
+    "order_gateway": ("ORDERS_DATABASE_URL", "orders"),
+}
+"""The setting that names a module's database, and what that is called."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 DataDir = Annotated[Path, typer.Option(help="folder of the private database server and of the logs")]
@@ -61,11 +67,13 @@ class DatabaseUrls(NamedTuple):
 
     Attributes:
         owner: for who makes and changes tables.
-        services: for the services, and their audits.
+        warehouse: for that service and its audit.
+        orders: likewise.
     """
 
     owner: str
-    services: str
+    warehouse: str
+    orders: str
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,16 @@ class Plan:
         """The HTTP address."""
         return f"http://{HOST}:{self.http_port}"
 
-    def environment(self, database_url: str) -> dict[str, str]:
-        """The environment of both services; what people have set about databases themselves stays."""
+    def environment(self, module: Module, urls: DatabaseUrls) -> dict[str, str]:
+        """The environment of a service; what people have set about its database themselves stays.
+
+        It knows of no other's database.
+        """
+        name, service = _DATABASES[module]
+        others = {other for other, _ in _DATABASES.values()} - {name}
         return {
-            "WAREHOUSE_DATABASE_URL": service_database_url(database_url, "warehouse"),
-            "ORDERS_DATABASE_URL": service_database_url(database_url, "orders"),
-            **os.environ,
+            name: service_database_url(urls.warehouse if service == "warehouse" else urls.orders, service),
+            **{name: value for name, value in os.environ.items() if name not in others},
             "PYTHONUNBUFFERED": "1",
             "WAREHOUSE_LISTEN": self.target,
             "WAREHOUSE_WORKERS": str(self.workers),
@@ -107,8 +119,8 @@ class Plan:
     def service(
         self,
         name: str,
-        module: str,
-        database_url: str,
+        module: Module,
+        urls: DatabaseUrls,
         is_healthy: Callable[[], bool],
         *,
         log: str | None = None,
@@ -118,7 +130,7 @@ class Plan:
             name,
             [sys.executable, "-m", module, "serve"],
             is_healthy=is_healthy,
-            environment=self.environment(database_url),
+            environment=self.environment(module, urls),
             log_path=self.data_dir / "logs" / f"{module if log is None else log}.log",
             directory=ROOT,
         )
@@ -163,16 +175,15 @@ def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
     """Check the invariants of both services; further arguments (--repair, --dry-run, --since) go to their audits."""
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as urls:
-        url = urls.services
         # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.
         plan = Plan(data_dir.resolve(), _free_port(), 1)
-        warehouse = plan.service("warehouse", "warehouse", url, lambda: grpc_is_serving(plan.target), log="audit")
+        warehouse = plan.service("warehouse", "warehouse", urls, lambda: grpc_is_serving(plan.target), log="audit")
         try:
             warehouse.launch()
             # The warehouse's own check has no notion of orders, and so none of when they were made.
-            outcomes = [_run_audit("warehouse", plan, url, _without_option(context.args, "--since"))]
+            outcomes = [_run_audit("warehouse", plan, urls, _without_option(context.args, "--since"))]
             warehouse.wait_until_healthy(START_TIMEOUT_SECONDS)
-            outcomes.append(_run_audit("order_gateway", plan, url, context.args))
+            outcomes.append(_run_audit("order_gateway", plan, urls, context.args))
         finally:
             warehouse.stop(STOP_TIMEOUT_SECONDS)
         raise SystemExit(max(outcomes))
@@ -189,9 +200,9 @@ def _without_option(arguments: list[str], name: str) -> list[str]:
     return kept
 
 
-def _run_audit(module: str, plan: Plan, url: str, arguments: list[str]) -> int:
+def _run_audit(module: Module, plan: Plan, urls: DatabaseUrls, arguments: list[str]) -> int:
     command = [sys.executable, "-m", module, "audit", *arguments]
-    return subprocess.run(command, env=plan.environment(url), cwd=ROOT, check=False).returncode
+    return subprocess.run(command, env=plan.environment(module, urls), cwd=ROOT, check=False).returncode
 
 
 def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
@@ -199,20 +210,19 @@ def _start_all(plan: Plan, cleanup: ExitStack) -> list[Supervised]:
     for port, name in ((plan.grpc_port, "GRPC_PORT"), (plan.http_port, "HTTP_PORT")):
         _wait_for_port(port, name)
     urls, watched = _start_database(plan, cleanup)
-    database_url = urls.services
     _say("migrating the databases")
     _migrate(plan, urls.owner)
 
-    warehouse = plan.service("warehouse", "warehouse", database_url, lambda: grpc_is_serving(plan.target))
+    warehouse = plan.service("warehouse", "warehouse", urls, lambda: grpc_is_serving(plan.target))
     health_url = f"{plan.base_url}/api/v1/health"
-    orders = plan.service("order gateway", "order_gateway", database_url, lambda: http_answers(health_url))
+    orders = plan.service("order gateway", "order_gateway", urls, lambda: http_answers(health_url))
     _say("starting the warehouse and the order gateway")
     for service in (warehouse, orders):
         cleanup.callback(service.stop, STOP_TIMEOUT_SECONDS)
         service.launch()
     warehouse.wait_until_healthy(START_TIMEOUT_SECONDS)
     _say("loading demo data")
-    _load_demo_data(plan, database_url)
+    _load_demo_data(plan, urls)
     orders.wait_until_healthy(START_TIMEOUT_SECONDS)
     _say(
         f"ready  grpc {plan.target}  http {plan.base_url}  api-key {DEVELOPMENT_API_KEY}  "
@@ -227,7 +237,7 @@ def _start_database(plan: Plan, cleanup: ExitStack) -> tuple[DatabaseUrls, list[
     if existing := os.environ.get("DATABASE_URL"):
         _say("using the database server of DATABASE_URL")
         _check_server(existing)
-        return DatabaseUrls(existing, existing), []
+        return DatabaseUrls(existing, existing, existing), []
     _say("starting the database server")
     server = LocalServer(plan.data_dir / "database", plan.flavour, report=_say)
     cleanup.callback(server.stop)
@@ -240,7 +250,7 @@ def _database(data_dir: Path, *, make_new: bool) -> Iterator[DatabaseUrls]:
     """The URLs of the server that `run` uses; a private one that is not running is started for a while."""
     if existing := os.environ.get("DATABASE_URL"):
         _check_server(existing)
-        yield DatabaseUrls(existing, existing)
+        yield DatabaseUrls(existing, existing, existing)
         return
     if running := _running_server(data_dir):
         yield running
@@ -254,7 +264,7 @@ def _database(data_dir: Path, *, make_new: bool) -> Iterator[DatabaseUrls]:
 
 
 def _running_server(data_dir: Path) -> DatabaseUrls | None:
-    published = [data_dir / name for name in ("database-url", "services-database-url")]
+    published = _published(data_dir)
     if not all(path.exists() for path in published):
         return None
     urls = DatabaseUrls(*(path.read_text().strip() for path in published))
@@ -267,10 +277,14 @@ def _running_server(data_dir: Path) -> DatabaseUrls | None:
 
 
 def _publish(data_dir: Path, server: LocalServer) -> DatabaseUrls:
-    urls = DatabaseUrls(server.url, server.services_url)
-    write_private(data_dir / "database-url", f"{urls.owner}\n")
-    write_private(data_dir / "services-database-url", f"{urls.services}\n")
+    urls = DatabaseUrls(server.url, server.service_url("warehouse"), server.service_url("orders"))
+    for path, url in zip(_published(data_dir), urls, strict=True):
+        write_private(path, f"{url}\n")
     return urls
+
+
+def _published(data_dir: Path) -> list[Path]:
+    return [data_dir / name for name in ("database-url", "warehouse-database-url", "orders-database-url")]
 
 
 def _check_server(url: str) -> None:
@@ -294,23 +308,22 @@ def _check_server(url: str) -> None:
 
 def _migrate(plan: Plan, database_url: str) -> None:
     # Not through the services' own commands, which do the same: each would spend seconds on its imports.
-    environment = plan.environment(database_url)
-    services: dict[str, Service] = {"WAREHOUSE_DATABASE_URL": "warehouse", "ORDERS_DATABASE_URL": "orders"}
-    for name, service in services.items():
+    urls = DatabaseUrls(database_url, database_url, database_url)
+    for module, (name, service) in _DATABASES.items():
         try:
-            upgrade(environment[name], service)
+            upgrade(plan.environment(module, urls)[name], service)
         except (BadDatabaseUrl, SQLAlchemyError, CommandError) as error:
             raise Failure(f"The database of {name} can't be brought to the newest schema: {error}") from error
 
 
-def _load_demo_data(plan: Plan, database_url: str) -> None:
+def _load_demo_data(plan: Plan, urls: DatabaseUrls) -> None:
     log_path = plan.data_dir / "logs" / "load-demo.log"
     log_path.unlink(missing_ok=True)
     with append_private(log_path) as log:
         process = start_tethered(
             [sys.executable, "-m", "warehouse", "load-demo", "--target", plan.target],
             output=log,
-            environment=plan.environment(database_url),
+            environment=plan.environment("warehouse", urls),
             directory=ROOT,
         )
         try:

@@ -19,12 +19,16 @@ from development.server_programs import Flavour
 from service_kit.database import migrating
 from service_kit.database.migrating import Service
 from tests.kits.processes import Processes, free_port
+from tests.kits.secrets_used import note_settings
 from tests.kits.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
 SERVER_SETTINGS = LocalServerSettings(buffer_pool_mib=256, redo_log_mib=128)
 _PROCESSES = pytest.StashKey[Processes]()
 _KEPT_TABLES = frozenset({"alembic_version", "migration_lock"})
+
+
+pytest_plugins = ["tests.kits.secrets_watch"]
 
 
 def pytest_configure() -> None:
@@ -46,11 +50,13 @@ def database_flavour() -> Flavour:
 def database_server(database_flavour: Flavour) -> Iterator[str]:
     """The URL of a database server, without a database."""
     if existing := os.environ.get("TEST_DATABASE_URL"):
+        note_settings({"DATABASE_URL": existing})
         yield existing
         return
     with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
         server = LocalServer(Path(folder), database_flavour, settings=SERVER_SETTINGS)
         with server:
+            note_settings({"DATABASE_URL": server.url})
             yield server.url
 
 
@@ -62,6 +68,7 @@ def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
         tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
         LocalServer(Path(folder), database_flavour, settings=settings) as server,
     ):
+        note_settings({"DATABASE_URL": server.url})
         yield server
 
 

@@ -26,6 +26,7 @@ from service_kit.database import migrating
 from tests.attacks.attackers import WAREHOUSE_ATTACKS, gateway_attacks
 from tests.attacks.http import PREFIX, as_person, key_only
 from tests.kits.processes import ROOT, Processes
+from tests.kits.secrets_used import key_of
 from warehouse.demo import load_demo
 
 SECONDS = 4.0
@@ -130,7 +131,7 @@ async def on_warehouse(target: str, process: ServiceProcess) -> list[Result]:
         stub: warehouse_pb2_grpc.WarehouseServiceAsyncStub = warehouse_pb2_grpc.WarehouseServiceStub(channel)
 
         async def ask() -> None:
-            await stub.CheckStock(question, metadata=(("x-api-key", "shop"),), timeout=PATIENCE_SECONDS)
+            await stub.CheckStock(question, metadata=(("x-api-key", key_of("shop")),), timeout=PATIENCE_SECONDS)
 
         return await beside(WAREHOUSE_ATTACKS, int(target.rpartition(":")[2]), ask, process)
 
@@ -162,8 +163,8 @@ def main() -> int:
         try:
             keys = {"WAREHOUSE_API_KEYS": key_only("shop")}
             warehouse, target = processes.warehouse(f"{server.url}/warehouse", settings=keys)
-            asyncio.run(load_demo(target, "shop"))
-            of_gateway = {"ORDERS_WAREHOUSE_API_KEY": "shop"}
+            asyncio.run(load_demo(target, key_of("shop")))
+            of_gateway = {"ORDERS_WAREHOUSE_API_KEY": key_of("shop")}
             gateway, base_url = processes.order_gateway(f"{server.url}/orders", target, settings=of_gateway)
             are_good = [
                 show("Warehouse", asyncio.run(on_warehouse(target, warehouse))),

@@ -1,15 +1,20 @@
 """The services under attack, one pair per module of tests, and what must be so after each test."""
 
+import asyncio
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
+import aiohttp
 import pytest
+from sqlalchemy.engine import make_url
 
+from tests.attacks.gateways import Gateway, Start
 from tests.conftest import MakeDatabase
 from tests.kits.attacked import Attacked, attacked, public_keys
 from tests.kits.processes import Processes
+from warehouse.demo import load_demo
 
 SURPRISE = re.compile(r'unforeseen|Traceback|call_failed|failed_outside|Unhandled|never retrieved|"status":500')
 
@@ -34,3 +39,28 @@ def unsurprised(shop: Attacked) -> Iterator[None]:
         assert answer.status == 200
     surprises = [line for line in shop.logs()[before:].splitlines() if SURPRISE.search(line)]
     assert not surprises, surprises[0][-3000:]
+
+
+@pytest.fixture
+async def start(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Start]:
+    """Starts an order service with these settings; `is_queued`: whose orders wait for a warehouse that is away."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def run(*, is_queued: bool = False, **settings: object) -> Gateway:
+            given = {f"ORDERS_{name.upper()}": str(value) for name, value in settings.items()}
+            given["ORDERS_METRICS__REFRESH_SECONDS"] = "0"
+            if is_queued:
+                given["ORDERS_GATEWAY"] = "queued"
+            warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
+            await load_demo(target, "")
+            _process, base_url = await asyncio.to_thread(
+                lambda: processes.order_gateway(orders_database_url, target, settings=given)
+            )
+            gateway = Gateway(make_url(base_url).port or 0, session)
+            if is_queued:
+                # So that its products are known.
+                await gateway.place("1")
+                await asyncio.to_thread(warehouse.stop)
+            return gateway
+
+        yield run

@@ -1,6 +1,5 @@
 """What attackers of the order gateway send, and who they say they are."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ import jwt
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from tests.kits.processes import DEVELOPMENT_API_KEY
+from tests.kits.secrets_used import hashed, key_of
 
 KEY = {"X-API-Key": DEVELOPMENT_API_KEY}
 PREFIX = "/api/v1"
@@ -32,5 +32,5 @@ def half_order(headers: Mapping[str, str]) -> bytes:
 
 
 def key_only(name: str) -> str:
-    """A warehouse's keys: one, whose name is its secret, and which may do everything."""
-    return json.dumps([{"name": name, "role": "admin", "sha256": hashlib.sha256(name.encode()).hexdigest()}])
+    """A warehouse's keys: one, which may do everything."""
+    return json.dumps([{"name": name, "role": "admin", "sha256": hashed(key_of(name))}])

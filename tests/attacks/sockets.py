@@ -9,12 +9,18 @@ SECONDS_MAX = 20.0
 """What any of these waits for at most."""
 
 
-def connect(port: int, receive_buffer: int | None = None) -> socket.socket:
-    """A connection; `receive_buffer` bytes at most are taken unasked."""
+def connect(port: int, receive_buffer: int | None = None, source: str = "") -> socket.socket:
+    """A connection; `receive_buffer` bytes at most are taken unasked.
+
+    Args:
+        source: the address that it comes from.
+    """
     made = socket.socket()
     if receive_buffer is not None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     made.settimeout(SECONDS_MAX)
+    if source:
+        made.bind((source, 0))
     made.connect(("127.0.0.1", port))
     return made
 

@@ -1,105 +1,33 @@
 """One caller, or a stranger, wants everything of the order gateway; the others must not notice."""
 
 import asyncio
+import hashlib
+import json
+import select
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 import pytest
-from sqlalchemy.engine import make_url
 
+from tests.attacks.gateways import Start
 from tests.attacks.http import GET_HEALTH, HEADER_HALF, KEY, LOGIN_HALF, PREFIX, as_person, half_order
 from tests.attacks.sockets import (
+    SECONDS_MAX,
     answer,
     connect,
     connections,
     head_of,
-    is_ended,
     seconds_until_ended,
     status_of,
 )
-from tests.kits.processes import Processes
-from warehouse.demo import load_demo
+from tests.kits.processes import DEVELOPMENT_API_KEY
+from tests.kits.secrets_used import secret
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
-ORDER = {
-    "shipping_address": "Street 1",
-    "payment_method": "card",
-    "items": [{"product_id": 1, "warehouse_id": 1, "quantity": 1}],
-}
 SOON_SECONDS = 5
-
-
-@dataclass
-class Gateway:
-    """A running order service, and a client of it."""
-
-    port: int
-    session: aiohttp.ClientSession
-
-    async def status(self, path: str, headers: dict[str, str] = KEY) -> tuple[int, str | None]:
-        """The status and Retry-After of a GET."""
-        async with self.session.get(f"http://127.0.0.1:{self.port}{path}", headers=headers) as response:
-            await response.read()
-            return response.status, response.headers.get("Retry-After")
-
-    async def orders(self, headers: dict[str, str] = KEY) -> int:
-        """The status of a list of orders."""
-        return (await self.status(f"{PREFIX}/orders", headers))[0]
-
-    async def place(self, user_id: str) -> int:
-        """The id of a new order."""
-        url = f"http://127.0.0.1:{self.port}{PREFIX}/orders"
-        async with self.session.post(url, json={**ORDER, "user_id": user_id}, headers=KEY) as response:
-            return int((await response.json())["data"]["id"])
-
-    async def metric(self, sample: str) -> float:
-        """A number of /metrics; 0 if it is not there."""
-        async with self.session.get(f"http://127.0.0.1:{self.port}/metrics") as response:
-            lines = (await response.text()).splitlines()
-        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0)
-
-    async def limited(self, bound: str) -> float:
-        """How often a bound has refused or ended something."""
-        return await self.metric(f'order_gateway_limited_total{{bound="{bound}"}}')
-
-    async def until(self, is_so: Callable[[float], bool], sample: str) -> float:
-        """How long it takes until a number of /metrics is as it should be."""
-        started = time.monotonic()
-        async with asyncio.timeout(20):
-            while not is_so(await self.metric(sample)):  # noqa: ASYNC110 - another process makes it so
-                await asyncio.sleep(0.05)
-        return time.monotonic() - started
-
-
-Start = Callable[..., Awaitable[Gateway]]
-
-
-@pytest.fixture
-async def start(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Start]:
-    """Starts an order service with these settings; `is_queued`: whose orders wait for a warehouse that is away."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def run(*, is_queued: bool = False, **settings: object) -> Gateway:
-            given = {f"ORDERS_{name.upper()}": str(value) for name, value in settings.items()}
-            given["ORDERS_METRICS__REFRESH_SECONDS"] = "0"
-            if is_queued:
-                given["ORDERS_GATEWAY"] = "queued"
-            warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
-            await load_demo(target, "")
-            _process, base_url = await asyncio.to_thread(
-                lambda: processes.order_gateway(orders_database_url, target, settings=given)
-            )
-            gateway = Gateway(make_url(base_url).port or 0, session)
-            if is_queued:
-                # So that its products are known.
-                await gateway.place("1")
-                await asyncio.to_thread(warehouse.stop)
-            return gateway
-
-        yield run
+BATCH = secret(f"batch-{'x' * 30}")
 
 
 async def test_bodies_that_never_end_take_only_what_is_open(start: Start) -> None:
@@ -183,34 +111,6 @@ async def test_what_is_idle_does_not_stay(start: Start) -> None:
             assert 0.5 < await asyncio.to_thread(seconds_until_ended, opened) < SOON_SECONDS
 
 
-async def test_connections_without_end_push_out_each_other_only(
-    start: Start,
-) -> None:
-    gateway = await start(connections_max=20, connections_per_address_max=12)
-    assert await gateway.orders() == 200
-    with connections(gateway.port, 60) as opened:
-        bound = 'order_gateway_limited_total{bound="connections_per_address"}'
-        await gateway.until(lambda count: count >= 48, bound)
-        assert await asyncio.to_thread(lambda: sum(map(is_ended, opened))) >= 48
-        # Both on a connection that was there before, and on a new one.
-        assert await gateway.orders() == 200
-        async with aiohttp.ClientSession() as fresh:
-            assert await replace(gateway, session=fresh).orders() == 200
-        assert await gateway.metric("order_gateway_http_connections") <= 12
-
-
-async def test_a_proxy_may_have_as_many_connections_as_there_are(
-    start: Start,
-) -> None:
-    gateway = await start(connections_max=20, connections_per_address_max=5, trusted_proxies='["127.0.0.0/8"]')
-    with connections(gateway.port, 15) as opened:
-        assert await gateway.orders() == 200
-        assert sum(map(is_ended, opened)) == 0
-        with connections(gateway.port, 15):
-            assert await gateway.orders() == 200
-        assert await gateway.limited("connections") > 0
-
-
 async def test_who_takes_nothing_of_an_answer_is_hung_up_on(start: Start) -> None:
     gateway = await start(send_seconds_max=1)
     with connect(gateway.port, receive_buffer=4096) as slow:
@@ -268,6 +168,53 @@ async def test_waits_and_streams_of_one_customer_are_their_own(
         # All have hung up: nothing is held for them any more, though the wait was one of half a minute.
         sample = f'order_gateway_slots_taken{{kind="{kind}"}}'
         assert await gateway.until(lambda taken: taken == 0, sample) < SOON_SECONDS
+
+
+async def test_requests_waits_and_streams_of_one_key_are_its_own(start: Start) -> None:
+    keys = {"development": DEVELOPMENT_API_KEY, "batch": BATCH}
+    services = [{"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()} for name, key in keys.items()]
+    gateway = await start(
+        is_queued=True,
+        api_keys=json.dumps(services),
+        key_share_max=0.5,
+        requests_in_flight_max=60,
+        order_waits_max=20,
+        event_streams_max=20,
+        body_seconds_max=60,
+        event_heartbeat_seconds=60,
+    )
+    path, batch = f"{PREFIX}/orders/{await gateway.place('7')}", {"X-API-Key": BATCH}
+    for kind, begin, count, most in (
+        ("in_flight", half_order(batch), 40, 30),
+        ("order_waits", whole_get(f"{path}?wait=30", batch), 25, 10),
+        ("event_streams", whole_get(f"{path}/events", batch), 25, 10),
+    ):
+        with connections(gateway.port, count, begin) as opened:
+            await asyncio.to_thread(until_refused, opened, count - most)
+            # The other key goes on meanwhile, also with what the first one wants too much of.
+            assert await gateway.orders() == 200
+            assert (await gateway.status(f"{path}?wait=1"))[0] == 200
+            async with gateway.session.get(f"http://127.0.0.1:{gateway.port}{path}/events", headers=KEY) as stream:
+                assert (await stream.content.readline()).startswith(b"id: ")
+            assert await gateway.limited(f"{kind}_of_key") == count - most
+            assert await gateway.metric(f'order_gateway_slots_taken{{kind="{kind}"}}') in (most, most + 1)
+        await gateway.until(lambda taken: taken == 0, f'order_gateway_slots_taken{{kind="{kind}"}}')
+
+
+def whole_get(path: str, headers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode()
+
+
+def until_refused(opened: Sequence[socket.socket], count: int) -> None:
+    """Wait until so many are refused, and no longer than anything here may take."""
+    refused, waiting, until = 0, list(opened), time.monotonic() + SECONDS_MAX
+    while refused < count:
+        answered, _, _ = select.select(waiting, [], [], max(until - time.monotonic(), 0))
+        assert answered, f"{refused} of {len(opened)} are refused"
+        for one in answered:
+            waiting.remove(one)
+            refused += status_of(head_of(one)) == 429
 
 
 async def test_one_customer_who_asks_too_fast_slows_down_nobody_else(

@@ -12,7 +12,9 @@ from google.type.money_pb2 import Money
 
 from generated.warehouse.v1.stock_pb2 import CreateProductRequest
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
-from tests.kits.attacked import ORDERS, WISH, Attacked, http, statuses
+from tests.conftest import MakeDatabase
+from tests.kits.attacked import NOT_LIMITED, ORDERS, WISH, Attacked, attacked, http, statuses
+from tests.kits.processes import Processes
 from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]
@@ -124,3 +126,52 @@ def test_a_service_names_the_price_of_what_has_none(shop: Attacked, mode: str) -
     assert (status in (201, 202), told["total_amount"]) == (True, 3.5)
     assert _place(shop, {}, {"product_id": UNPRICED}) == (400, "INVALID_ARGUMENT")
     assert _place(shop, {}, {"product_id": PRICED, "unit_price": 0}) == (409, "PRICE_MISMATCH")
+
+
+UNKNOWN = 999
+
+
+@pytest.fixture(scope="module", params=["queued", "auto"])
+def recalling(
+    make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Attacked]:
+    """A gateway that has just begun, while the warehouse is away: what it knows of prices is in its database."""
+    processes, orders_url = Processes(tmp_path_factory.mktemp("recalling")), make_database("orders")
+    settings = {**NOT_LIMITED, "ORDERS_GATEWAY": request.param}
+    with attacked(processes, make_database("warehouse"), orders_url, settings) as before:
+        asyncio.run(_make_products(before.target))
+        for product_id in (PRICED, UNPRICED, FREE, IN_YEN):
+            looked = _place(before, {}, {"product_id": product_id, "unit_price": 9999})
+            assert looked[0] in (201, 202) if product_id == UNPRICED else looked == (409, "PRICE_MISMATCH")
+        before.gateway.stop()
+        before.warehouse.stop()
+        gateway, _ = processes.order_gateway(orders_url, before.target, port=before.port, settings=settings)
+        yield Attacked(gateway, before.warehouse, before.port, before.target, before.metrics_port)
+
+
+@pytest.mark.parametrize("role", ["customer", "admin"])
+def test_a_person_names_no_price_while_prices_are_only_recalled(recalling: Attacked, role: str) -> None:
+    shop, person = recalling, _person(role)
+    for named in ({}, {"unit_price": 0}, {"unit_price": "0.00"}, {"unit_price": 0.01}, {"unit_price": None}):
+        for fields in ({}, {"currency": "USD"}):
+            told = _place(shop, person, {"product_id": UNPRICED, **named}, **fields)
+            assert told == (409, "PRICE_UNKNOWN"), (named, fields)
+        lines = ({"product_id": FREE}, {"product_id": UNPRICED, **named})
+        assert _place(shop, person, *lines) == (409, "PRICE_UNKNOWN")
+        status, told = _place(shop, person, {"product_id": PRICED, **named})
+        if named.get("unit_price") is None:
+            assert (status, told["total_amount"], told["currency"]) == (202, 19.99, "USD")
+        else:
+            assert (status, told) == (409, "PRICE_MISMATCH"), named
+    assert _place(shop, person, {"product_id": PRICED}, currency="JPY") == (409, "CURRENCY_MISMATCH")
+    status, told = _place(shop, person, {"product_id": IN_YEN})
+    assert (status, told["total_amount"], told["currency"]) == (202, 500, "JPY")
+
+
+def test_what_nobody_recalls_is_not_sold_at_any_price(recalling: Attacked) -> None:
+    for named in ({}, {"unit_price": 0}, {"unit_price": 19.99}):
+        for headers in ({}, _person(), _person("admin")):
+            status, told = _place(recalling, headers, {"product_id": UNKNOWN, **named})
+            assert status == 503, told
+    status, told = _place(recalling, {}, {"product_id": UNPRICED, "unit_price": 3.5}, currency="USD")
+    assert (status, told["total_amount"]) == (202, 3.5)

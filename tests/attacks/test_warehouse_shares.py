@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -36,6 +35,7 @@ from tests.attacks.frames import (
 )
 from tests.attacks.sockets import connections, is_ended, seconds_until_ended
 from tests.kits.attacked import resident_mib
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
 from tests.kits.warehouse_kit import calling as calling_without_key
 from warehouse.auth import ApiKey, Role
@@ -57,7 +57,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "window updates of a call": (frame(WINDOW_UPDATE, 0, 1, _ONE), call(1, RESERVE)),
     "priorities": (frame(PRIORITY, 0, 1, bytes(5)), b""),
     "unknown frames": (frame(0x42, 0, 0), b""),
-    "empty data": (frame(DATA, 0, 1), call(1, RESERVE, {"x-api-key": "shop"})),
+    "empty data": (frame(DATA, 0, 1), call(1, RESERVE, {"x-api-key": key_of("shop")})),
     "empty continuations": (frame(CONTINUATION, 0, 1), call(1, RESERVE, is_whole=False)),
     "continuations": (frame(CONTINUATION, 0, 1, field("a", "b" * 100)), call(1, RESERVE, is_whole=False)),
 }
@@ -65,13 +65,13 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 
 
 def key(name: str, role: Role = Role.ORDER) -> ApiKey:
-    """A key whose name is its secret."""
-    return ApiKey(name=name, role=role, sha256=hashlib.sha256(name.encode()).hexdigest())
+    """A key with a name."""
+    return ApiKey(name=name, role=role, sha256=hashed(key_of(name)))
 
 
 def by(name: str) -> Sequence[tuple[str, str]]:
     """The metadata of a caller with a key."""
-    return (("x-api-key", name),)
+    return (("x-api-key", key_of(name)),)
 
 
 KEYS = (key("shop"), key("till"), key("office", Role.ADMIN))

@@ -72,14 +72,18 @@ def serves_again(run: Run) -> bool:
 
 
 def test_it_leaves_nothing_open_to_others(steady: Run) -> None:
-    """Folders and logs are their owner's, and the services log in as a user who can't change tables."""
+    """Folders and logs are their owner's, and each service logs in as a user of its own, who can't change tables."""
     private = [steady.data_dir, *steady.data_dir.glob("logs/**"), *steady.data_dir.glob("*database-url")]
-    assert len(private) >= 4
+    assert len(private) >= 5
     for path in (*private, *steady.data_dir.glob("logs/*"), steady.data_dir / "database"):
         assert path.stat().st_mode & 0o077 == 0, path
     url = (steady.data_dir / "database-url").read_text().strip()
-    users = {row[1] for row in sql(url, "SHOW PROCESSLIST") if row[3] in ("warehouse", "orders")}
-    assert users == {"services"}
+    users = {(row[1], row[3]) for row in sql(url, "SHOW PROCESSLIST") if row[3] in ("warehouse", "orders")}
+    assert users == {("warehouse", "warehouse"), ("orders", "orders")}
+    for child, own in (("warehouse", b"WAREHOUSE_"), ("order gateway", b"ORDERS_")):
+        environment = Path(f"/proc/{steady.children()[child]}/environ").read_bytes().split(b"\0")
+        known = [line.partition(b"=")[0] for line in environment if b"DATABASE_URL=" in line]
+        assert known == [own + b"DATABASE_URL"]
 
 
 def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[], Run]) -> None:

@@ -1,7 +1,6 @@
 """Gateways far from their warehouse, with a dead connection, with a key that is not enough, with a wrong clock."""
 
 import asyncio
-import hashlib
 import json
 import os
 import time
@@ -15,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.shop_processes import order, until
 from tests.kits.tcp_proxy import proxied
 from tests.kits.warehouse_kit import scalar, sql
@@ -28,7 +28,7 @@ TOGETHER = 10
 PLACED_SHARE_MIN = 0.99
 RECOVERY_SECONDS_MAX = 10
 CLOCK_OFF_SECONDS = 360
-ADMIN_KEY = "admin key"
+ADMIN_KEY = key_of("admin")
 
 
 class Gateway:
@@ -132,18 +132,13 @@ async def test_a_dead_connection_is_replaced(place: Place) -> None:
 
 def keys() -> str:
     roles = {"looker": "reader", "shop": "order", "boss": "admin"}
-    return json.dumps(
-        [
-            {"name": name, "role": role, "sha256": hashlib.sha256(f"{role} key".encode()).hexdigest()}
-            for name, role in roles.items()
-        ]
-    )
+    return json.dumps([{"name": name, "role": role, "sha256": hashed(key_of(role))} for name, role in roles.items()])
 
 
 async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
     """From stock to paid, and back; what it is not enough for stops nobody's order."""
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())
-    gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY="order key")
+    gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY=key_of("order"))
     placed = [(await gateway.place(2, None))[1]["id"] for _ in range(2)]
     for number in placed:
         assert (await gateway.call("POST", f"/orders/{number}/payment", {}))[0] == 200
@@ -166,7 +161,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("wrong", "does not know this service's key"), ("reader key", "'looker' of this service has the role reader")],
+    [("wrong", "does not know this service's key"), (key_of("reader"), "'looker' of this service has the role reader")],
 )
 async def test_a_key_that_is_not_enough_is_named(place: Place, key: str, words: str) -> None:
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())
@@ -189,13 +184,13 @@ async def test_a_key_that_is_not_enough_is_named(place: Place, key: str, words: 
 
 async def test_a_key_that_becomes_good_is_enough_without_a_restart(place: Place) -> None:
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())
-    gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY="next key")
+    gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY=key_of("next"))
     assert (await gateway.place())[1]["code"] == "WAREHOUSE_DENIED"
     warehouse, port = place.processes.started[0], int(place.target.rpartition(":")[2])
     await asyncio.to_thread(warehouse.stop)
     more = [
         *json.loads(keys()),
-        {"name": "next", "role": "order", "sha256": hashlib.sha256(b"next key").hexdigest()},
+        {"name": "next", "role": "order", "sha256": hashed(key_of("next"))},
     ]
     settings = {"WAREHOUSE_API_KEYS": json.dumps(more)}
     start = place.processes.warehouse

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from development.service_process import ServiceProcess
-from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from warehouse.demo import load_demo
 
 ORDERS, ORDER = "/api/v1/orders", "/api/v1/orders/1"
@@ -50,6 +50,8 @@ class Attacked:
     warehouse: ServiceProcess
     port: int
     target: str
+    metrics_port: int
+    """The warehouse's."""
 
     @property
     def base_url(self) -> str:
@@ -66,18 +68,7 @@ class Attacked:
         Args:
             half_close: let the other side know that no more will come, so that it does not wait for it.
         """
-        with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS_MAX) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                for part in parts:
-                    connection.sendall(part)
-                if half_close:
-                    # The gateway takes it for a hanging up, so it may say first what it has to say.
-                    select.select([connection], [], [], SAY_SECONDS)
-                    connection.shutdown(socket.SHUT_WR)
-                return read_all(connection)
-            except (ConnectionResetError, BrokenPipeError):
-                return b""
+        return sent(self.port, *parts, half_close=half_close)
 
 
 @contextmanager
@@ -97,7 +88,9 @@ def attacked(
         warehouse_settings: of the warehouse; without any, it has no keys.
         warehouse_key: of an admin, for the demo and the order gateway.
     """
-    warehouse, target = processes.warehouse(warehouse_url, settings=warehouse_settings)
+    metrics_port = free_port()
+    of_warehouse = {"WAREHOUSE_METRICS_LISTEN": f"127.0.0.1:{metrics_port}", **(warehouse_settings or {})}
+    warehouse, target = processes.warehouse(warehouse_url, settings=of_warehouse)
     asyncio.run(load_demo(target, warehouse_key))
     shown = {"ORDERS_WAREHOUSE_API_KEY": warehouse_key} if warehouse_key else {}
     gateway, base_url = processes.order_gateway(
@@ -105,9 +98,25 @@ def attacked(
     )
     port = int(base_url.rpartition(":")[2].partition("/")[0])
     try:
-        yield Attacked(gateway, warehouse, port, target)
+        yield Attacked(gateway, warehouse, port, target, metrics_port)
     finally:
         processes.stop_all()
+
+
+def sent(port: int, *parts: bytes, half_close: bool = False) -> bytes:
+    """See Attacked.send; to any port of this machine."""
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            for part in parts:
+                connection.sendall(part)
+            if half_close:
+                # The gateway takes it for a hanging up, so it may say first what it has to say.
+                select.select([connection], [], [], SAY_SECONDS)
+                connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
 
 
 def read_all(connection: socket.socket | ssl.SSLSocket) -> bytes:

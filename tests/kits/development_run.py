@@ -13,7 +13,7 @@ from pathlib import Path
 
 from development.server_programs import Flavour
 from tests.kits.processes import ROOT, clean_environment
-from tests.kits.secrets_used import found_in, note_settings
+from tests.kits.secrets_used import found_in, lines_with_secrets, note_settings
 
 PATIENCE_SECONDS = 90
 
@@ -84,9 +84,10 @@ class Run:
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
-        published = self.data_dir / "database-url"
-        note_settings({"DATABASE_URL": published.read_text().strip()} if published.exists() else {})
+        for published in self.data_dir.glob("*database-url"):
+            note_settings({"DATABASE_URL": published.read_text().strip()})
         assert found_in([*self.data_dir.glob("logs/*"), self.data_dir / "database" / "error.log"]) == []
+        assert lines_with_secrets("".join(self.lines).encode()) == []
         return status
 
     def _read(self) -> None:

@@ -1,16 +1,16 @@
 """Settings of an order gateway, for tests of its parts that start no process."""
 
-import hashlib
 from typing import Any
 
 from order_gateway.settings import OrdersSettings
+from tests.kits.secrets_used import hashed
 
 SECRET = "s" * 32
 KEY = "a-long-secret"
 
 
 def entry(key: str = KEY, name: str = "shop", roles: tuple[str, ...] = ("service",)) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": list(roles)}
+    return {"name": name, "sha256": hashed(key), "roles": list(roles)}
 
 
 def settings(**changes: Any) -> OrdersSettings:

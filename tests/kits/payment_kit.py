@@ -15,9 +15,10 @@ import yaml
 
 from development.service_process import ServiceProcess, http_answers
 from tests.kits.processes import ROOT, Processes, clean_environment, free_port
+from tests.kits.secrets_used import secret
 
-PROVIDER_KEY = "the-key-of-this-shop"
-CALLBACK_SECRET = "a-secret-of-these-two-tests"
+PROVIDER_KEY = secret("the-key-of-this-shop")
+CALLBACK_SECRET = secret("a-secret-of-these-two-tests")
 CONTRACT = ROOT / "order_gateway" / "payments" / "provider_openapi.yaml"
 
 

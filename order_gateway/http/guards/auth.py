@@ -137,7 +137,7 @@ def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxi
         authorization = _only(request, "Authorization")
         request[CALLER] = caller = door.caller(key, authorization)
         request[PASS] = Pass(door, presented, authorization, caller)
-        know_connection(request)
+        know_connection(request, key.name, None if caller.person is None else caller.person.user_id)
         note_call(caller=caller.actor)
 
     return check

@@ -1,6 +1,7 @@
 """The header Idempotency-Key: the same key and request give the same answer, however often they come."""
 
 import hashlib
+import json
 import re
 from collections.abc import Awaitable
 
@@ -45,7 +46,7 @@ def idempotency_middleware(answers: IdempotencyStore) -> Middleware:
     async def once(request: web.Request, handler: Handler, key: str) -> web.StreamResponse:
         if not _KEY.fullmatch(key):
             raise invalid("Idempotency-Key", f"must be 1 to {KEY_LENGTH_MAX} printable ASCII characters without spaces")
-        owner = _owner(request[CALLER])
+        owner = owner_of(request[CALLER])
         found = await answers.begin(owner, key, await _hash(request))
         match found:
             case StoredResponse():
@@ -94,12 +95,22 @@ def _again(answer: StoredResponse) -> web.Response:
     )
 
 
-def _owner(caller: Caller) -> str:
-    """Whose key it is: persons don't see each other's answers, nor does who has lost a role what it had shown."""
-    name = caller.key.name if caller.person is None else f"{caller.key.name}/{caller.person.user_id}"
-    roles = sorted(caller.key.roles) if caller.person is None else [caller.person.role]
-    if roles not in (["service"], ["customer"]):
-        name = f"{name} ({', '.join(roles)})"
+def owner_of(caller: Caller) -> str:
+    """Whose key it is: persons don't see each other's answers, nor does who has lost a role what it had shown.
+
+    No two callers share one. A key's name has neither a slash nor a space in it, but a person's subject may have
+    both: only one without a bracket can't be mistaken for a subject with a role behind it. All others are a digest.
+    """
+    key, person = caller.key, caller.person
+    if person is None:
+        roles = sorted(key.roles)
+        name = key.name if roles == ["service"] else f"{key.name} ({', '.join(roles)})"
+    elif person.role == "customer" and "(" not in person.user_id:
+        name = f"{key.name}/{person.user_id}"
+    else:
+        # Begins as no name does, so that the digest of a name that is too long is another one.
+        name = "\0" + json.dumps([key.name, person.user_id, person.role])
+        return hashlib.sha256(name.encode()).hexdigest()
     return name if len(name) < OWNER_LENGTH_MAX else hashlib.sha256(name.encode()).hexdigest()
 
 

@@ -205,5 +205,7 @@ def connection_limits(settings: AccessSettings) -> ConnectionLimits:
         per_address_max=settings.connections_per_address_max,
         header_seconds_max=settings.header_seconds_max,
         send_seconds_max=settings.send_seconds_max,
+        key_share_max=settings.key_share_max,
+        person_share_max=settings.person_share_max,
         trusted_proxies=settings.trusted_proxies,
     )

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from development.local_server import LocalServer, LocalServerSettings, ServerDidNotStart
 from development.private_files import make_private_folder
 from development.server_programs import Flavour
+from service_kit.database.migrating import Service
 from tests.conftest import SERVER_SETTINGS
 from tests.kits.processes import ROOT
 
@@ -105,31 +106,45 @@ def test_only_the_owner_of_the_folder_knows_the_password(server: LocalServer) ->
             pymysql.connect(host="127.0.0.1", port=server.port, user=user, password="")
 
 
-def test_the_services_may_write_rows_and_nothing_else(server: LocalServer) -> None:
-    query(server, "CREATE DATABASE orders", "CREATE TABLE orders.row_ (id INT PRIMARY KEY)", "CREATE DATABASE other")
-    rights = query(server, "SHOW GRANTS FOR 'services'@'127.0.0.1'")
+OTHER: Mapping[Service, Service] = {"warehouse": "orders", "orders": "warehouse"}
+
+
+@pytest.mark.parametrize("service", OTHER)
+def test_a_service_may_write_rows_of_its_own_database_and_nothing_else(server: LocalServer, service: Service) -> None:
+    other = OTHER[service]
+    for name in (service, other, "strange"):
+        query(server, f"CREATE DATABASE {name}", f"CREATE TABLE {name}.row_ (id INT PRIMARY KEY)")
+    rights = query(server, f"SHOW GRANTS FOR '{service}'@'127.0.0.1'")
     assert sorted(line.partition(" TO ")[0] for (line,) in rights) == [
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON `orders`.*",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON `warehouse`.*",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{service}`.*",
         "GRANT USAGE ON *.*",
     ]
-    place = make_url(server.services_url)
+    place = make_url(server.service_url(service))
     with (
         closing(
             pymysql.connect(host="127.0.0.1", port=server.port, user=place.username or "", password=str(place.password))
         ) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute("INSERT INTO orders.row_ VALUES (1)")
+        cursor.execute(f"INSERT INTO {service}.row_ VALUES (1)")
         for forbidden in (
-            *("DROP TABLE orders.row_", "TRUNCATE orders.row_", "CREATE TABLE orders.new_ (id INT)"),
-            *("ALTER TABLE orders.row_ ADD x INT", "DROP DATABASE orders", "CREATE DATABASE another", "USE other"),
-            *("SELECT * FROM mysql.user", "CREATE USER x", "GRANT ALL ON *.* TO 'services'@'127.0.0.1'"),
+            *(f"DROP TABLE {service}.row_", f"TRUNCATE {service}.row_", f"CREATE TABLE {service}.new_ (id INT)"),
+            *(f"ALTER TABLE {service}.row_ ADD x INT", f"DROP DATABASE {service}", "CREATE DATABASE another"),
+            *(f"SELECT * FROM {other}.row_", f"INSERT INTO {other}.row_ VALUES (1)", f"UPDATE {other}.row_ SET id = 2"),
+            *(f"DELETE FROM {other}.row_", f"USE {other}", "USE strange"),
+            *("SELECT * FROM mysql.user", "CREATE USER x", f"GRANT ALL ON *.* TO '{service}'@'127.0.0.1'"),
             *("SET GLOBAL max_connections = 1", "SELECT 1 INTO OUTFILE '/tmp/x'", "SHUTDOWN"),
         ):
             with pytest.raises(pymysql.err.MySQLError) as caught:
                 cursor.execute(forbidden)
             assert caught.value.args[0] in (1044, 1045, 1142, 1227, 1410), forbidden
+
+
+def test_the_user_who_once_wrote_both_databases_is_gone(server: LocalServer) -> None:
+    query(server, "CREATE USER services@127.0.0.1 IDENTIFIED BY 'known'", "GRANT ALL ON *.* TO services@127.0.0.1")
+    server.stop()
+    server.start()
+    assert query(server, "SELECT COUNT(*) FROM mysql.user WHERE user = 'services'") == ((0,),)
 
 
 def test_its_folder_and_log_are_its_owners(server: LocalServer, tmp_path: Path) -> None:

@@ -1,16 +1,15 @@
 """What the order service refuses to start with, and what it makes of its environment."""
 
-import hashlib
-
 import pytest
 
 from order_gateway.access import DEVELOPMENT_KEY
 from order_gateway.http.guards.auth import find_key
 from order_gateway.settings import OrdersSettings
 from service_kit.settings import InvalidSettings, load_settings
+from tests.kits.secrets_used import hashed
 
 SECRET = "a-long-secret"
-KEYS = f'[{{"name": "shop", "sha256": "{hashlib.sha256(SECRET.encode()).hexdigest()}"}}]'
+KEYS = f'[{{"name": "shop", "sha256": "{hashed(SECRET)}"}}]'
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def test_production_needs_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_production_refuses_the_development_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = hashlib.sha256(DEVELOPMENT_KEY.encode()).hexdigest()
+    digest = hashed(DEVELOPMENT_KEY)
     monkeypatch.setenv("ORDERS_API_KEYS", f'[{{"name": "shop", "sha256": "{digest}"}}]')
     with pytest.raises(InvalidSettings, match="development key"):
         load_settings(OrdersSettings)

@@ -1,6 +1,5 @@
 """What is refused of an environment: unknown names, unknown parts, what is not safe; all at once, each in a line."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ from service_kit.settings import (
     load_settings,
     nested_models,
 )
+from tests.kits.secrets_used import hashed
 from warehouse.settings import WarehouseSettings
 
 URL = "mysql://u:p@127.0.0.1:3306/shop"
@@ -24,7 +24,7 @@ Environment = pytest.MonkeyPatch
 
 
 def key(secret: str) -> str:
-    digest = hashlib.sha256(secret.encode()).hexdigest()
+    digest = hashed(secret)
     return json.dumps([{"name": "shop", "role": "order", "sha256": digest}])
 
 

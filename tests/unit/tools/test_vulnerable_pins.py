@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.kits.processes import ROOT, free_port
-from tools.vulnerable_pins import accepted_ids, pins_of
+from tools.vulnerable_pins import accepted_ids, pins_of, pins_of_lock
 
 PINS = "good==1.0 \\\n    --hash=sha256:00\nBad_one[extra]==2.1.0 ; python_version < '4' \\\n    --hash=sha256:11\n"
-VULNERABLE = {("bad_one", "2.1.0"): ["GHSA-xxxx", "PYSEC-1"]}
+VULNERABLE = {("PyPI", "bad_one", "2.1.0"): ["GHSA-xxxx", "PYSEC-1"], ("npm", "@scope/Bad", "3.0.0"): ["GHSA-yyyy"]}
+LOCK = {
+    "packages": {
+        "": {"name": "ours", "version": "1.0.0"},
+        "node_modules/@scope/Bad": {"version": "3.0.0"},
+        "node_modules/good/node_modules/bad_one": {"version": "2.1.0"},
+        "node_modules/renamed": {"name": "good", "version": "1.0.0"},
+        "node_modules/ours": {"link": True, "resolved": "."},
+    }
+}
 
 
 class _Source(BaseHTTPRequestHandler):
@@ -25,7 +34,8 @@ class _Source(BaseHTTPRequestHandler):
         queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
         results = []
         for query in queries:
-            ids = VULNERABLE.get((query["package"]["name"], query["version"]), [])
+            package = query["package"]
+            ids = VULNERABLE.get((package["ecosystem"], package["name"], query["version"]), [])
             results.append({"vulns": [{"id": one} for one in ids]} if ids else {})
         self.send_response(200)
         self.end_headers()
@@ -44,9 +54,11 @@ def source(answer: bytes = b"") -> Iterator[str]:
         server.shutdown()
 
 
-def check(pins: str, folder: Path, url: str) -> tuple[int, str]:
+def check(pins: str, folder: Path, url: str, lock: str = "") -> tuple[int, str]:
     (folder / "pins.txt").write_text(pins)
+    (folder / "package-lock.json").write_text(lock)
     command = [sys.executable, "tools/vulnerable_pins.py", str(folder / "pins.txt")]
+    command += [str(folder / "package-lock.json")] if lock else []
     ended = subprocess.run(
         command, cwd=ROOT, env={"VULNERABILITIES_URL": url}, capture_output=True, text=True, timeout=60, check=False
     )
@@ -54,10 +66,37 @@ def check(pins: str, folder: Path, url: str) -> tuple[int, str]:
 
 
 def test_it_reads_pins_with_hashes_extras_and_markers() -> None:
-    assert pins_of([PINS, PINS]) == [("bad_one", "2.1.0"), ("good", "1.0")]
+    assert pins_of([PINS, PINS]) == [("PyPI", "bad_one", "2.1.0"), ("PyPI", "good", "1.0")]
     ours = pins_of((ROOT / "requirements" / name).read_text() for name in ("runtime.txt", "dev.txt"))
     assert len(ours) > 50
-    assert "aiohttp" in dict(ours)
+    assert "aiohttp" in {pin.name for pin in ours}
+
+
+def test_it_reads_what_npm_has_pinned() -> None:
+    assert pins_of_lock(json.dumps(LOCK)) == [
+        ("npm", "@scope/Bad", "3.0.0"),
+        ("npm", "bad_one", "2.1.0"),
+        ("npm", "good", "1.0.0"),
+    ]
+    assert "@bufbuild/buf" in {pin.name for pin in pins_of_lock((ROOT / "package-lock.json").read_text())}
+
+
+def test_what_npm_has_pinned_is_asked_about_as_npms(tmp_path: Path) -> None:
+    with source() as url:
+        status, said = check("good==1.0\n", tmp_path, url, json.dumps(LOCK))
+    assert status == 1
+    assert "@scope/Bad@3.0.0 is vulnerable: GHSA-yyyy. Take a newer one (package.json)" in said
+    assert "bad_one" not in said  # npm's package of that name is another one
+
+
+@pytest.mark.parametrize("lock", ["{", "{}", "[]", '{"packages": []}', '{"packages": {"node_modules/a": {}}}'])
+def test_a_lock_that_is_none_is_no_success(tmp_path: Path, lock: str) -> None:
+    assert check("good==1.0\n", tmp_path, "", lock)[0] == 2
+
+
+def test_make_check_asks_about_all_that_is_pinned() -> None:
+    [line] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "tools/vulnerable_pins.py" in line]
+    assert line.split()[-3:] == ["requirements/runtime.txt", "requirements/dev.txt", "package-lock.json"]
 
 
 def test_a_vulnerable_pin_fails_and_is_named(tmp_path: Path) -> None:

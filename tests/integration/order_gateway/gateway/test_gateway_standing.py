@@ -1,7 +1,6 @@
 """How the gateway stands with its warehouse: its key, and how far the two databases' clocks are apart."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,15 +12,14 @@ from order_gateway.gateway.port import Call, Hold, StockLine
 from order_gateway.gateway.standing import Standing, database_clock
 from service_kit.database.database import Database
 from tests.kits.processes import free_port
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import Calls, serving
 from warehouse.auth import ApiKey, Role
 from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = pytest.mark.sql
 CALL = Call("r-1", "c-1")
-KEYS = tuple(
-    ApiKey(name=f"the {role}", role=role, sha256=hashlib.sha256(f"{role} key".encode()).hexdigest()) for role in Role
-)
+KEYS = tuple(ApiKey(name=f"the {role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 OFF = timedelta(minutes=6)
 NEAR = timedelta(seconds=5)
 Clock = Callable[[], Awaitable[datetime]]
@@ -44,9 +42,9 @@ async def clock(orders_database_url: str) -> AsyncIterator[Clock]:
 @pytest.mark.parametrize(
     ("key", "role", "problem"),
     [
-        ("admin key", "admin", None),
-        ("order key", "order", None),
-        ("reader key", "reader", "the key 'the reader' of this service has the role reader in the warehouse"),
+        (key_of("admin"), "admin", None),
+        (key_of("order"), "order", None),
+        (key_of("reader"), "reader", "the key 'the reader' of this service has the role reader in the warehouse"),
         ("no such key", None, "the warehouse does not know this service's key: set ORDERS_WAREHOUSE_API_KEY"),
         ("", None, "does not know this service's key"),
     ],

@@ -1,7 +1,6 @@
 """Stock, holds, products and order lists over HTTP, against a real warehouse; and who may do what."""
 
 import asyncio
-import hashlib
 import itertools
 import json
 import time
@@ -20,12 +19,13 @@ from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from service_kit.database.database import Database
 from tests.conftest import MakeDatabase
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import sql
 from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
-SERVICE_KEY = "a key of a shop without the role admin"
+SERVICE_KEY = key_of("a shop without the role admin")
 PATIENCE_SECONDS = 10
 KEY = {"X-API-Key": DEVELOPMENT_API_KEY}
 SHOP = {"X-API-Key": SERVICE_KEY}
@@ -35,7 +35,7 @@ JWKS_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def key_entry(key: str, name: str, *roles: str) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "roles": roles}
+    return {"name": name, "sha256": hashed(key), "roles": roles}
 
 
 @pytest.fixture(scope="module")
@@ -369,9 +369,9 @@ async def test_tokens(api: Api) -> None:
 
 
 async def test_keys_are_rotated_without_a_restart(api: Api, keys_file: Path) -> None:
-    new, old = {"X-API-Key": "another key"}, key_entry(SERVICE_KEY, "shop", "service")
+    new, old = {"X-API-Key": key_of("another")}, key_entry(SERVICE_KEY, "shop", "service")
     await api.call("GET", "/orders", status=401, headers=new)
-    await asyncio.to_thread(keys_file.write_text, json.dumps([key_entry("another key", "shop-2", "service"), old]))
+    await asyncio.to_thread(keys_file.write_text, json.dumps([key_entry(key_of("another"), "shop-2", "service"), old]))
     await api.until("GET", "/orders", 200, new)
     await api.call("GET", "/orders", headers=SHOP)
     await asyncio.to_thread(keys_file.write_text, json.dumps([old]))

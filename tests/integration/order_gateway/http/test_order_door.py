@@ -1,7 +1,6 @@
 """The order service's door, attacked over real sockets: keys, tokens, headers, and what stays in its log."""
 
 import asyncio
-import hashlib
 import json
 import os
 import time
@@ -15,9 +14,11 @@ import pytest
 
 from development.service_process import ServiceProcess
 from order_gateway.access import DEVELOPMENT_BROWSER_KEY
+from tests.kits.attacked import KEYS as KEY_PAIRS
+from tests.kits.attacked import public_keys
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
 from tests.kits.raw_http import RawAnswer, exchange, request
-from tests.kits.secrets_used import secret
+from tests.kits.secrets_used import hashed, secret
 from tests.kits.shop_processes import order
 from warehouse.demo import load_demo
 
@@ -34,7 +35,7 @@ WANTED = {
 
 
 def key(name: str, value: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "sha256": hashlib.sha256(value.encode()).hexdigest(), **more}
+    return {"name": name, "sha256": hashed(value), **more}
 
 
 KEYS = [
@@ -153,6 +154,22 @@ def test_every_answer_has_its_headers(start_door: StartDoor) -> None:
         door.ask(f"X-API-Key: {SHOP}", method="POST", body='{"user_id": 1'),
     ):
         assert_secured(answer)
+
+
+def test_a_path_that_is_too_deep_is_not_there(start_door: StartDoor) -> None:
+    """It is not looked for, and is answered like any other that is not there."""
+    door = start_door()
+    shop = f"X-API-Key: {SHOP}"
+    for path in (f"{ORDERS}{'/a' * 3_000}", f"/api/v1/nothing{'/' * 3_000}", f"/swagger{'/a' * 9}", "/api/v1/nothing"):
+        answer = door.ask(shop, path=path)
+        assert_secured(answer)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (404, "NOT_FOUND")
+        assert answer.all("x-request-id") == [error["request_id"]]
+    assert door.status(path=f"{ORDERS}{'/a' * 3_000}") == 401
+    # The deepest there are.
+    for path in (f"{ORDERS}/1/reservations", "/api/v1/inventory/1/1"):
+        assert json.loads(door.ask(shop, path=path).body)["error"]["code"] != "NOT_FOUND", path
 
 
 def test_the_development_profile_answers_to_no_strange_name(start_door: StartDoor) -> None:
@@ -285,6 +302,42 @@ async def test_a_stream_ends_with_its_token(shop: Door) -> None:
             assert stream.status == 401
 
 
+async def test_a_stream_ends_with_the_public_key_of_its_token(
+    processes: Processes, warehouse_database_url: str, start_door: StartDoor, tmp_path: Path
+) -> None:
+    jwks = tmp_path / "jwks.json"
+    keys = public_keys()["keys"]
+    await asyncio.to_thread(jwks.write_text, json.dumps({"keys": keys}))
+    _process, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
+    await load_demo(target, "")
+    door = await asyncio.to_thread(lambda: start_door(target, ORDERS_JWT_JWKS_FILE=str(jwks)))
+    claims = {"sub": "7", "iss": "order-service", "aud": "order-service", "exp": time.time() + 600}
+    gone, stays = (
+        {
+            "X-API-Key": SHOP,
+            "Authorization": f"Bearer {secret(jwt.encode(claims, KEY_PAIRS[kid], 'RS256', {'kid': kid}))}",
+        }
+        for kid in ("rsa", "other")
+    )
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{door.base_url}/orders", json=order(), headers=gone) as placed:
+            events = f"{door.base_url}{placed.headers['Location'].removeprefix('/api/v1')}/events"
+        async with (
+            session.get(events, headers=gone) as ending,
+            session.get(events, headers=stays) as staying,
+            asyncio.timeout(10),
+        ):
+            for stream in (ending, staying):
+                assert (await stream.content.readline()).startswith(b"id:")
+            left = [key for key in keys if key["kid"] != "rsa"]
+            await asyncio.to_thread(jwks.write_text, json.dumps({"keys": left}))
+            assert b"not valid any more" in await ending.content.read()
+            for headers, status in ((gone, 401), (stays, 200)):
+                async with session.get(events, headers=headers) as again:
+                    assert again.status == status
+            assert not staying.content.at_eof()
+
+
 async def test_a_wait_that_outlives_its_token_shows_nothing(
     processes: Processes, warehouse_database_url: str, start_door: StartDoor
 ) -> None:
@@ -338,3 +391,48 @@ async def test_a_strangers_hold_and_none_are_one_answer(shop: Door) -> None:
 
         assert await look(theirs) == await look(absent)
         assert (await look(theirs))[0] == 404
+
+
+OF_ONE_ORDER: tuple[tuple[str, str, str, int], ...] = (
+    ("GET", "", "", 404),
+    ("GET", "?wait=1", "", 404),
+    ("GET", "/reservations", "", 404),
+    ("GET", "/events", "", 404),
+    ("HEAD", "/events", "", 404),
+    ("GET", "/why", "", 403),
+    ("POST", "/payment", "{}", 403),
+    ("POST", "/pay", '{"payment_reference": "taken"}', 403),
+    ("POST", "/cancel", "{}", 403),
+    *(("PATCH", "/status", json.dumps({"status": to}), 403) for to in ("paid", "cancelled", "shipped", "completed")),
+)
+"""What can be asked about one order, and what a customer hears about a stranger's and about none."""
+
+
+async def test_a_strangers_order_and_none_are_one_answer(shop: Door) -> None:
+    placed = await asyncio.to_thread(shop.ask, f"X-API-Key: {SHOP}", method="POST", body=json.dumps(order()))
+    theirs = json.loads(placed.body)["data"]["id"]
+    absent = theirs + 1
+    as_person = (f"X-API-Key: {SHOP}", f"Authorization: Bearer {token(sub='9')}", "X-Request-ID: same")
+
+    def look(method: str, path: str, body: str, order_id: int) -> tuple[int, str]:
+        answer = shop.ask(*as_person, method=method, path=f"{ORDERS}/{order_id}{path}", body=body)
+        return answer.status, answer.body.decode().replace(str(order_id), "ID")
+
+    for method, path, body, status in OF_ONE_ORDER:
+        heard = [await asyncio.to_thread(look, method, path, body, order_id) for order_id in (theirs, absent)]
+        assert heard[0] == heard[1], (method, path)
+        assert heard[0][0] == status, (method, path, heard)
+    untouched = await asyncio.to_thread(shop.ask, f"X-API-Key: {SHOP}", path=f"{ORDERS}/{theirs}")
+    assert json.loads(untouched.body)["data"]["status"] == "pending"
+
+
+async def test_every_operation_on_an_order_is_among_them(shop: Door) -> None:
+    described = json.loads((await asyncio.to_thread(shop.ask, path="/api/v1/openapi.json")).body)["paths"]
+    one = f"{ORDERS}/{{id}}"
+    known = {(method, path.partition("?")[0]) for method, path, _body, _status in OF_ONE_ORDER if method != "HEAD"}
+    assert known == {
+        (method.upper(), path.removeprefix(one))
+        for path, operations in described.items()
+        for method in operations
+        if path.startswith(one)
+    }

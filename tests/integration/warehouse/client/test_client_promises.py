@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import inspect
 import re
 import textwrap
@@ -14,6 +13,7 @@ from generated.warehouse.v1 import stock_pb2 as stock
 from service_kit.database.database import DatabaseSettings
 from tests.conftest import MakeDatabase
 from tests.kits.processes import ROOT, free_port
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import connection, make_overdue, plain_logs, scalar, sql
 from warehouse import client
 from warehouse.auth import ApiKey, Role
@@ -23,10 +23,7 @@ from warehouse.server import running
 from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
-KEYS = tuple(
-    ApiKey(name=role, role=role, sha256=hashlib.sha256(f"{role} key".encode()).hexdigest())
-    for role in (Role.READER, Role.ADMIN)
-)
+KEYS = tuple(ApiKey(name=role, role=role, sha256=hashed(key_of(role))) for role in (Role.READER, Role.ADMIN))
 GROUPS = {client.WarehouseError, client.WarehouseFault, client.NotFound}
 """Only their subclasses are raised. (Refused itself stands for reasons of servers to come.)"""
 OF_SIZES = {client.AnswerTooLarge, client.MessageTooLarge}
@@ -119,10 +116,10 @@ async def test_every_exception_is_raised_by_a_real_server(
     promised = {one for one in vars(client).values() if isinstance(one, type) and issubclass(one, WarehouseError)}
     seen: set[type[WarehouseError]] = set()
     async with warehouse_at(warehouse_database_url, api_keys=KEYS) as target:
-        await load_demo(target, "admin key")
-        async with WarehouseClient(ClientSettings(target=target, api_key="admin key")) as warehouse:
+        await load_demo(target, key_of("admin"))
+        async with WarehouseClient(ClientSettings(target=target, api_key=key_of("admin"))) as warehouse:
             seen |= {await raised(call) for call in await refusals(warehouse, warehouse_database_url)}
-        for key in ("wrong", "reader key"):
+        for key in ("wrong", key_of("reader")):
             async with WarehouseClient(ClientSettings(target=target, api_key=key)) as warehouse:
                 seen.add(await raised(warehouse.reserve("o", [line(1, 1, 1)], request_id="r")))
     async with WarehouseClient(ClientSettings(target=f"127.0.0.1:{free_port()}", absent_seconds=0.1)) as warehouse:

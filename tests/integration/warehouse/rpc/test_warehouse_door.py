@@ -1,7 +1,6 @@
 """The warehouse's door, attacked over real sockets: keys that are several, doubled or none, and what its log keeps."""
 
 import contextlib
-import hashlib
 import json
 import socket
 import time
@@ -22,7 +21,7 @@ from service_kit.starting import Exit
 from tests.attacks.frames import HEADERS, call, frames, open_connection
 from tests.attacks.sockets import connections, is_ended
 from tests.kits.processes import Processes, free_port
-from tests.kits.secrets_used import secret
+from tests.kits.secrets_used import hashed, secret
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]
 READER, ADMIN = secret("reader-key-" + "r" * 20), secret("admin-key-" + "a" * 20)
@@ -30,7 +29,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def key(name: str, role: str, value: str) -> dict[str, str]:
-    return {"name": name, "role": role, "sha256": hashlib.sha256(value.encode()).hexdigest()}
+    return {"name": name, "role": role, "sha256": hashed(value)}
 
 
 def with_keys(*keys: dict[str, str]) -> dict[str, str]:

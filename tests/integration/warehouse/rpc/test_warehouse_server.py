@@ -1,7 +1,6 @@
 """The server around the calls: who may, over which wire, until when, how many, and how it stops."""
 
 import asyncio
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from service_kit.batcher import BatcherSettings
 from service_kit.database import migrating
 from tests.kits.certificates import Authority
 from tests.kits.processes import Processes
+from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import (
     Calls,
     No,
@@ -44,9 +44,7 @@ from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
-KEYS = tuple(
-    ApiKey(name=f"the {role}", role=role, sha256=hashlib.sha256(f"{role} key".encode()).hexdigest()) for role in Role
-)
+KEYS = tuple(ApiKey(name=f"the {role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 
 
 def methods() -> dict[str, tuple[str, type[Message]]]:
@@ -70,7 +68,7 @@ async def test_each_method_asks_for_its_role(warehouse_database_url: str) -> Non
                 no = await refused(call(request(), metadata=metadata))
                 assert (no.code, no.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED"), name
             for role in LADDER:
-                ended = await outcome(call(request(), metadata=(("x-api-key", f"{role} key"),)))
+                ended = await outcome(call(request(), metadata=(("x-api-key", key_of(role)),)))
                 denied = isinstance(ended, No) and ended.code == "PERMISSION_DENIED"
                 assert denied is (LADDER.index(role) < LADDER.index(needed[name])), (name, role)
         assert await calls.status() == health_pb2.HealthCheckResponse.SERVING
@@ -81,7 +79,7 @@ async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(wareh
         await calls.keep({(1, 1): 10})
     request = stock.AddStockRequest(request_id="back", product_id=1, warehouse_id=1, quantity=1)
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
-        shown = (("x-api-key", "order key"),)
+        shown = (("x-api-key", key_of("order")),)
         no = await refused(calls.stock.AddStock(request, metadata=shown))
         assert (no.code, dict(no.metadata)) == (
             "PERMISSION_DENIED",
@@ -89,13 +87,13 @@ async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(wareh
         )
         request.type = stock.MOVEMENT_TYPE_RETURNED
         assert (await calls.stock.AddStock(request, metadata=shown)).stock_level.on_hand == 11
-        no = await refused(calls.stock.AddStock(request, metadata=(("x-api-key", "reader key"),)))
+        no = await refused(calls.stock.AddStock(request, metadata=(("x-api-key", key_of("reader")),)))
         assert dict(no.metadata)["needed"] == "order"
 
 
 async def test_a_caller_is_told_who_it_is_and_what_time_it_is(warehouse_database_url: str) -> None:
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
-        found = await calls.holds.GetCaller(pb.GetCallerRequest(), metadata=(("x-api-key", "order key"),))
+        found = await calls.holds.GetCaller(pb.GetCallerRequest(), metadata=(("x-api-key", key_of("order")),))
         assert (found.name, found.role) == ("the order", "order")
         off = scalar(warehouse_database_url, "SELECT UTC_TIMESTAMP(6)") - found.now.ToDatetime()
         assert abs(off.total_seconds()) < 5
@@ -108,7 +106,7 @@ async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehou
     async with serving(warehouse_database_url) as calls:
         await calls.keep({(1, 1): 10})
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
-        key = ("x-api-key", "order key")
+        key = ("x-api-key", key_of("order"))
         await calls.holds.Reserve(reserve((1, 1, 1)), metadata=(key,))
         people = [reserve((1, 1, 1), actor="Zoë"), reserve((1, 1, 1)), reserve((1, 1, 1), actor="x" * 63 + "y")]
         await calls.holds.BatchReserve(pb.BatchReserveRequest(requests=people), metadata=(key, ("x-actor", "shop")))

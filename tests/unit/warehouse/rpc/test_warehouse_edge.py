@@ -1,6 +1,5 @@
 """Checks of what comes in: texts, numbers, page tokens, keys, settings."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service_kit.settings import InvalidSettings, load_settings
+from tests.kits.secrets_used import hashed
 from warehouse.auth import ANONYMOUS, ApiKey, Keyring, PermissionDenied, Role, Unauthenticated, must_allow
 from warehouse.reading.paging import make_token, page_size, read_token
 from warehouse.settings import WarehouseSettings
@@ -66,7 +66,7 @@ def test_page_sizes_are_bounded() -> None:
 
 def key(name: str, secret: str, role: Role) -> ApiKey:
     """A configured key."""
-    return ApiKey(name=name, role=role, sha256=hashlib.sha256(secret.encode()).hexdigest())
+    return ApiKey(name=name, role=role, sha256=hashed(secret))
 
 
 def test_keys_allow_what_their_role_includes() -> None:

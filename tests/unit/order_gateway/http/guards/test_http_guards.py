@@ -89,6 +89,53 @@ def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert keyring.find("second")
 
 
+@pytest.mark.parametrize(
+    ("configured", "in_file"),
+    [
+        ([entry(), entry(name="other")], []),
+        ([], [entry(), entry(name="other")]),
+        ([entry()], [entry(name="other")]),
+        ([entry()], [entry(roles=("admin",), name="other")]),
+    ],
+    ids=["in the settings", "in the file", "in both", "with other roles"],
+)
+def test_a_key_that_is_there_twice_is_refused(
+    tmp_path: Path, configured: list[dict[str, Any]], in_file: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps(in_file))
+    [reason] = settings(api_keys=configured, api_keys_file=path).reasons_not_to_serve()
+    assert "the same sha256 twice, as 'shop' and 'other'" in reason
+
+
+def test_a_keys_file_with_a_key_twice_or_without_roles_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps([entry("first", "one")]))
+    keyring = Keyring(settings(api_keys_file=path))
+    assert keyring.file is not None
+    second = entry("second", "two")
+    for unusable in (
+        [second, {**second, "name": "three"}],
+        [second, entry(name="other")],
+        [second, entry("third", "three", roles=())],
+    ):
+        path.write_text(json.dumps(unusable))
+        assert not keyring.file.look()
+        assert [bool(keyring.find(key)) for key in (KEY, "first", "second", "third")] == [True, True, False, False]
+
+
+def test_a_key_without_roles_is_refused(tmp_path: Path) -> None:
+    """Otherwise it would be for somebody to guess whether none are meant, or those that there are by default."""
+    with pytest.raises(ValidationError, match="roles"):
+        settings(api_keys=[entry(roles=())])
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps([entry(), entry("other", "other", roles=())]))
+    [reason] = settings(api_keys=[], api_keys_file=path).reasons_not_to_serve()
+    assert f"{path} can't be used" in reason
+    with pytest.raises(ValueError, match="can't be used"):
+        Keyring(settings(api_keys_file=path))
+
+
 async def test_a_keys_file_is_read_again_at_a_sighup(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     await asyncio.to_thread(path.write_text, json.dumps([entry("first", "one")]))
