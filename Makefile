@@ -43,7 +43,7 @@ help: ## show this list
 	@echo "  TEST_PROCESSES=2                 how many processes share the tests; 0: this one alone runs them"
 	@echo "  FUZZ_SECONDS=120 FUZZ_REQUESTS=  how long make fuzz goes on, or until how many requests"
 	@echo "  FUZZ_RATE=600 FUZZ_SEED=         how many a second (0: as fast as may be); a seed to repeat a run"
-	@echo "  ARGS=                            more arguments for test, test-mysql, test-galera, e2e, audit and bench"
+	@echo "  ARGS=                            more arguments for test, test-mysql, test-galera, e2e, attacks, audit and bench"
 
 .PHONY: run
 run: .runtime ## set everything up, start it all, and print a line beginning with 'ready'; Ctrl-C stops it
@@ -79,6 +79,10 @@ e2e: .dev .programs ## run the whole flow against real processes, in every mode;
 fuzz: .dev .programs ## send random and mutated requests to both services; fails on what surprises them
 	@FUZZ_SECONDS="$(FUZZ_SECONDS)" FUZZ_REQUESTS="$(FUZZ_REQUESTS)" FUZZ_RATE="$(FUZZ_RATE)" \
 		FUZZ_SEED="$(FUZZ_SEED)" $(BIN)/python -m tests.fuzzing
+
+.PHONY: attacks
+attacks: .dev .programs ## measure what a well-behaved caller notices of each attack; ARGS=WORD for those with it in their names
+	@$(BIN)/python -m tests.attacks $(ARGS)
 
 .PHONY: check
 check: .dev check-protos ## lint (security, too), format, types, imports, protos, known vulnerabilities: all but the tests

@@ -1,4 +1,4 @@
-"""`python -m tests.attacks [WORD]`: what a well-behaved caller notices of each attack, and what it costs the attacked.
+"""`make attacks [ARGS=WORD]`: what a well-behaved caller notices of each attack, and what it costs the attacked.
 
 For each attack: the 99th percentile of the well-behaved caller's latency without and beside it, and the processor time
 of the attacked process. It takes about two minutes, against 127.0.0.1 only; with a word, only

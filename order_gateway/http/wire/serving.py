@@ -41,6 +41,11 @@ class EnvelopeRunner(ConnectionRunner):
 class _Handler(Connection):
     __slots__ = ()
 
+    def log_exception(self, *arguments: Any, **more: Any) -> None:
+        """As the library does, but for a body that can't be unpacked: it has its 400, and is read on after that."""
+        if not isinstance(more.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*arguments, **more)
+
     def handle_error(
         self,
         request: web.BaseRequest,
