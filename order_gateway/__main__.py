@@ -138,7 +138,7 @@ async def _listen(
         address=settings.listen,
         profile=settings.profile,
         warehouse=settings.warehouse_target,
-        roles=sorted(settings.roles),
+        background_roles=sorted(settings.background_roles),
     )
 
 

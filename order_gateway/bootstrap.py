@@ -44,7 +44,6 @@ from order_gateway.metrics import (
     mode_gauges,
     observed_calls,
     observed_steps,
-    role_gauge,
     slots_gauge,
     standing_gauges,
 )
@@ -57,14 +56,14 @@ from order_gateway.pricing.price_catalogue import PriceCatalogue
 from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
 from order_gateway.saga.steps import Saga, SagaSettings
-from order_gateway.settings import OrdersSettings, Role
+from order_gateway.settings import BackgroundRole, OrdersSettings
 from order_gateway.storage.idempotency import IdempotencyStore
 from order_gateway.storage.reading import Listing
 from order_gateway.storage.refunds import RefundList
 from order_gateway.storage.retention import Retention
 from order_gateway.storage.store import Store, StoreSettings
 from order_gateway.storage.watching import Watching
-from service_kit.background import Background, Kept, end
+from service_kit.background import Background, Kept, end, role_gauge
 from service_kit.database.database import Database
 from service_kit.tracing import Tracing
 from warehouse.client import WarehouseClient
@@ -204,7 +203,7 @@ class Service:
             *self._core.payments.measures,
             *standing_gauges(self._standing),
             *self.background.measures(PREFIX_OF_METRICS),
-            role_gauge(self._core.settings.roles),
+            role_gauge(PREFIX_OF_METRICS, BackgroundRole, self._core.settings.background_roles),
             slots_gauge(self._slots.taken),
         )
 
@@ -280,9 +279,9 @@ class Service:
 
         What every process needs for its own sake always does; of the roles, those that the settings give it.
         """
-        roles: dict[Role, Callable[[], Awaitable[None]]] = {
-            Role.CATALOGUE: self._catalogue_sync().run,
-            Role.RETENTION: Retention(self._core.database, self._core.settings.retention).run,
+        roles: dict[BackgroundRole, Callable[[], Awaitable[None]]] = {
+            BackgroundRole.CATALOGUE: self._catalogue_sync().run,
+            BackgroundRole.RETENTION: Retention(self._core.database, self._core.settings.retention).run,
         }
         always = {
             "breaker": self._gateway.watch,
@@ -290,11 +289,11 @@ class Service:
             "mode": self._modes.run,
             "standing": self._standing.run,
         }
-        chosen = {role.value: work for role, work in roles.items() if role in self._core.settings.roles}
+        chosen = {role.value: work for role, work in roles.items() if role in self._core.settings.background_roles}
         async with AsyncExitStack() as stack:
             for name, work in {**always, **chosen}.items():
                 stack.push_async_callback(end, self.background.keep(name, work))
-            if Role.RELAY in self._core.settings.roles:
+            if BackgroundRole.RELAY in self._core.settings.background_roles:
                 self._saga.nudge = self._relay.nudge
                 relaying = self.background.keep("relay", self._relay.run, lambda: self._relay.is_stopping)
                 stack.push_async_callback(_end_of_relay, self._relay, relaying)

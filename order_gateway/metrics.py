@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from order_gateway.gateway.port import Mode
 from order_gateway.gateway.standing import Standing
 from order_gateway.lifecycle import Status, Step
 from order_gateway.saga.pending_steps import PendingStep
-from order_gateway.settings import MetricsSettings, Role
+from order_gateway.settings import MetricsSettings
 from service_kit.database.database import Database, DatabaseFault
 from service_kit.logging import note_call
 from service_kit.metrics import Gauge, Histogram, Labels, Metrics, Tally
@@ -210,16 +210,6 @@ def standing_gauges(standing: Standing) -> list[Gauge]:
             lambda: standing.connections_replaced,
         ),
     ]
-
-
-def role_gauge(roles: Collection[Role]) -> Gauge:
-    """Which background roles this process has."""
-    return Gauge(
-        f"{PREFIX}_background_role",
-        "1 for each background role that this process has.",
-        lambda: {(role,): float(role in roles) for role in Role},
-        ("role",),
-    )
 
 
 def observed_calls(metrics: GatewayMetrics, tracing: Tracing) -> ObserveCalls:

@@ -25,7 +25,7 @@ SESSIONS_PINNED = 3
 """Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""
 
 
-class Role(StrEnum):
+class BackgroundRole(StrEnum):
     """Work in the background that not every process of a fleet has to do; each is safe in any number of them."""
 
     RELAY = "relay"
@@ -96,8 +96,8 @@ class OrdersSettings(AccessSettings):
     server_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"), repr=False)
     database: DatabaseSettings = DatabaseSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    roles: frozenset[Role] = Field(
-        frozenset(Role),
+    background_roles: frozenset[BackgroundRole] = Field(
+        frozenset(BackgroundRole),
         description='background work of this process: ["relay", "retention", "catalogue"]; some process needs each',
     )
     warehouse_target: str = "127.0.0.1:50051"

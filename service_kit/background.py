@@ -6,7 +6,7 @@ meanwhile named by `Background.ill`, which health and metrics read.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextvars import Context
 from typing import Protocol
 
@@ -134,6 +134,18 @@ def is_foreign_cancellation() -> bool:
 def _is_told_to_end() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def role_gauge(prefix: str, every: Iterable[str], chosen: Collection[str]) -> Measure:
+    """Which roles a process has: work in the background that other processes may do in its place.
+
+    Args:
+        every: all roles that there are.
+        chosen: those of this process.
+    """
+    values: dict[Labels, float] = {(role,): float(role in chosen) for role in every}
+    name = f"{prefix}_background_role"
+    return Gauge(name, "1 for each background role that this process has.", lambda: values, ("role",))
 
 
 class Watched(Protocol):

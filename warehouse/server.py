@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
-from service_kit.background import Background, end
+from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
 from service_kit.database.character_sets import report_wrong_columns
 from service_kit.database.database import Database, DatabaseAway
@@ -39,7 +39,7 @@ from warehouse.rpc.reservations import Reservations
 from warehouse.rpc.steady_server import add_service, steady_server
 from warehouse.rpc.strangers import Strangers
 from warehouse.rpc.tls import server_credentials
-from warehouse.settings import WarehouseSettings
+from warehouse.settings import BackgroundRole, WarehouseSettings
 from warehouse.starting import SERVICE
 from warehouse.writing.catalogue import Catalogue
 from warehouse.writing.expiry import Sweeper
@@ -129,12 +129,13 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     tasks = [
         background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
         background.keep("database", database.watch),
-        background.keep("sweeper", sweeper.run),
+        *([background.keep("sweeper", sweeper.run)] if BackgroundRole.SWEEPER in settings.background_roles else []),
     ]
     if are_watched:
         tasks.append(background.keep("connections", partial(connections.watch, port)))
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
     metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher), open_gauge(opened))
+    metrics.add(role_gauge("warehouse", BackgroundRole, settings.background_roles))
     if are_watched:
         metrics.add(connections_gauge(connections))
     try:

@@ -1,6 +1,7 @@
 """The settings of the warehouse, read from environment variables that begin with WAREHOUSE_."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,13 @@ from warehouse.stock.sizes import MESSAGE_BYTES_LEAST
 
 SESSIONS_PINNED = 2
 """Connections of the pool that a server keeps for itself: that of the store, and that of the reader of levels."""
+
+
+class BackgroundRole(StrEnum):
+    """Work in the background that not every process of a fleet has to do; it is safe in any number of them."""
+
+    SWEEPER = "sweeper"
+    """Ends holds whose time is over."""
 
 
 class Limits(BaseModel, extra="forbid"):
@@ -80,6 +88,9 @@ class WarehouseSettings(ServiceSettings):
         description="mysql://user:password@host:port/database; else DATABASE_URL and the database `warehouse`",
     )
     listen: str = Field("127.0.0.1:50051", pattern=r"^.+:\d+$", description="address and port; port 0: any free one")
+    background_roles: frozenset[BackgroundRole] = Field(
+        frozenset(BackgroundRole), description='background work of this process: ["sweeper"]; some process needs it'
+    )
     workers: int = Field(1, ge=1, le=64, description="processes that share the port")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     refusal_lines_per_second_max: int = Field(

@@ -17,7 +17,7 @@ DECIDED_SECONDS = 20
 
 async def gateway(processes: Processes, url: str, target: str, roles: str) -> str:
     """The base URL of a process with these roles."""
-    settings = {"ORDERS_ROLES": roles, "ORDERS_GATEWAY": "queued"}
+    settings = {"ORDERS_BACKGROUND_ROLES": roles, "ORDERS_GATEWAY": "queued"}
     _process, base_url = await asyncio.to_thread(processes.order_gateway, url, target, settings=settings)
     return base_url
 
@@ -61,9 +61,9 @@ async def test_what_one_process_does_not_do_another_one_does(
 
 async def test_a_role_that_is_none_is_refused_at_the_start(processes: Processes) -> None:
     process = processes.launch(
-        "order_gateway", {"ORDERS_DATABASE_URL": "mysql://u@127.0.0.1:1/x", "ORDERS_ROLES": '["relais"]'}
+        "order_gateway", {"ORDERS_DATABASE_URL": "mysql://u@127.0.0.1:1/x", "ORDERS_BACKGROUND_ROLES": '["relais"]'}
     )
     await asyncio.to_thread(lambda: process._process and process._process.wait(30))
     assert process.exit_status == 2
-    assert "ORDERS_ROLES" in process.log_tail()
+    assert "ORDERS_BACKGROUND_ROLES" in process.log_tail()
     assert "relay" in process.log_tail()
