@@ -162,6 +162,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [("wrong", "does not know this service's key"), (key_of("reader"), "'looker' of this service has the role reader")],
+    ids=["wrong", "reader"],
 )
 async def test_a_key_that_is_not_enough_is_named(place: Place, key: str, words: str) -> None:
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())

@@ -19,7 +19,7 @@ from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = pytest.mark.sql
 CALL = Call("r-1", "c-1")
-KEYS = tuple(ApiKey(name=f"the {role}", role=role, sha256=hashed(key_of(role))) for role in Role)
+KEYS = tuple(ApiKey(name=f"the-{role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 OFF = timedelta(minutes=6)
 NEAR = timedelta(seconds=5)
 Clock = Callable[[], Awaitable[datetime]]
@@ -44,10 +44,11 @@ async def clock(orders_database_url: str) -> AsyncIterator[Clock]:
     [
         (key_of("admin"), "admin", None),
         (key_of("order"), "order", None),
-        (key_of("reader"), "reader", "the key 'the reader' of this service has the role reader in the warehouse"),
+        (key_of("reader"), "reader", "the key 'the-reader' of this service has the role reader in the warehouse"),
         ("no such key", None, "the warehouse does not know this service's key: set ORDERS_WAREHOUSE_API_KEY"),
         ("", None, "does not know this service's key"),
     ],
+    ids=["admin", "order", "reader", "unknown", "none"],
 )
 async def test_what_is_wrong_with_a_key_is_said(
     warehouse_database_url: str, clock: Clock, key: str, role: str | None, problem: str | None

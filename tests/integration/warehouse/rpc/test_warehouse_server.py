@@ -44,7 +44,7 @@ from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
-KEYS = tuple(ApiKey(name=f"the {role}", role=role, sha256=hashed(key_of(role))) for role in Role)
+KEYS = tuple(ApiKey(name=f"the-{role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 
 
 def methods() -> dict[str, tuple[str, type[Message]]]:
@@ -83,7 +83,7 @@ async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(wareh
         no = await refused(calls.stock.AddStock(request, metadata=shown))
         assert (no.code, dict(no.metadata)) == (
             "PERMISSION_DENIED",
-            {"key": "the order", "role": "order", "needed": "admin"},
+            {"key": "the-order", "role": "order", "needed": "admin"},
         )
         request.type = stock.MOVEMENT_TYPE_RETURNED
         assert (await calls.stock.AddStock(request, metadata=shown)).stock_level.on_hand == 11
@@ -94,7 +94,7 @@ async def test_an_order_key_gives_back_what_was_sold_and_adds_nothing_else(wareh
 async def test_a_caller_is_told_who_it_is_and_what_time_it_is(warehouse_database_url: str) -> None:
     async with serving(warehouse_database_url, api_keys=KEYS) as calls:
         found = await calls.holds.GetCaller(pb.GetCallerRequest(), metadata=(("x-api-key", key_of("order")),))
-        assert (found.name, found.role) == ("the order", "order")
+        assert (found.name, found.role) == ("the-order", "order")
         off = scalar(warehouse_database_url, "SELECT UTC_TIMESTAMP(6)") - found.now.ToDatetime()
         assert abs(off.total_seconds()) < 5
     async with serving(warehouse_database_url) as calls:
@@ -115,8 +115,8 @@ async def test_the_name_of_the_key_and_on_whose_behalf_are_in_the_ledger(warehou
     query = "SELECT actor FROM movements WHERE type = 'RESERVED' ORDER BY sequence"
     actors = [actor for (actor,) in sql(warehouse_database_url, query)]
     # Names that are too long and begin alike stay different.
-    long = [actor_of("the order", "x" * 63 + last) for last in "yz"]
-    assert actors == ["the order", "the order/Zoë", "the order/shop", long[0]]
+    long = [actor_of("the-order", "x" * 63 + last) for last in "yz"]
+    assert actors == ["the-order", "the-order/Zoë", "the-order/shop", long[0]]
     assert long[0] != long[1]
 
 
