@@ -40,7 +40,7 @@ def fuzzed(
     """Both services, running, the warehouse with keys."""
     keys = {GATEWAY_KEY: Role.ADMIN, **KEYS}
     entries = [
-        {"name": f"holder {number}", "role": role, "sha256": hashlib.sha256(secret(key).encode()).hexdigest()}
+        {"name": f"holder-{number}", "role": role, "sha256": hashlib.sha256(secret(key).encode()).hexdigest()}
         for number, (key, role) in enumerate(keys.items())
     ]
     locked = {

@@ -106,6 +106,8 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
         "ORDERS_API_KEYS": json.dumps(keys),
         "ORDERS_JWT_SECRET": JWT_SECRET,
         "ORDERS_WRONG_KEYS_PER_MINUTE_MAX": "1000",
+        "ORDERS_REQUESTS_PER_SECOND_PER_PERSON_MAX": "100000",
+        "ORDERS_OPEN_REQUESTS_PER_SECOND_MAX": "100000",
     }
     _, base_url = await asyncio.to_thread(
         lambda: processes.order_gateway(orders_database_url, target, settings=settings)
