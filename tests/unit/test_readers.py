@@ -130,6 +130,7 @@ def test_a_quantity_in_json(text: str, quantity: int | None) -> None:
 @example("2026-11-20T23:59:60Z")
 @example("2026-11-20T24:00:00Z")
 @example("2026-11-20T12:00:00+24:00")
+@example("0001-01-01T00:00:00-00:60")
 @example(wide("2026-11-20T12:00:00Z"))
 @example("2026-11-20T12:00:00Z\n")
 def test_an_instant(text: str) -> None:
