@@ -53,27 +53,17 @@ def test_one_that_is_lifted_never_passes() -> None:
     in_virtual_time(scenario())
 
 
-def test_who_is_cancelled_by_others_is_not_told_that_time_is_over() -> None:
-    async def scenario() -> None:
-        deadlines = Deadlines(SECONDS)
-        task = asyncio.create_task(work(deadlines, 0, 2 * SECONDS))
-        await asyncio.sleep(1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    in_virtual_time(scenario())
-
-
-def test_who_is_cancelled_when_time_is_over_is_told_of_the_cancellation() -> None:
+@pytest.mark.parametrize("is_over", [False, True], ids=["in time", "when time is over"])
+def test_who_is_cancelled_by_others_is_not_told_that_time_is_over(is_over: bool) -> None:
     """As `asyncio.timeout` does: otherwise whoever ends a service would wait for what goes on as if nothing was."""
 
     async def scenario() -> None:
         deadlines = Deadlines(SECONDS)
         task = asyncio.create_task(work(deadlines, 0, 2 * SECONDS))
         await asyncio.sleep(1)
-        [limit] = deadlines._open
-        limit.pass_()
+        if is_over:
+            [limit] = deadlines._open
+            limit.pass_()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

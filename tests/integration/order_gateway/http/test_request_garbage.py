@@ -46,9 +46,7 @@ def requests_left() -> int:
 
 @pytest.mark.usefixtures("_collected_by_hand")
 @pytest.mark.parametrize("kind", REQUESTS)
-@pytest.mark.parametrize(
-    "headers", [KEY, {**KEY, "Idempotency-Key": "once"}, {}], ids=["key", "idempotent", "stranger"]
-)
+@pytest.mark.parametrize("headers", WHO.values(), ids=WHO)
 async def test_a_request_is_gone_once_it_is_answered(
     kind: str, headers: dict[str, str], orders_database_url: str
 ) -> None:
