@@ -11,7 +11,7 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.serving import Context, Method, serve
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 _NOW = Timestamp(seconds=1_800_000_000)
 _ID = str(uuid.uuid4())

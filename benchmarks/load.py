@@ -29,7 +29,7 @@ from benchmarks.rounds import (
     WorkName,
 )
 from development.service_process import NO_PROXY
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 

@@ -22,7 +22,7 @@ import uvloop
 from sqlalchemy.engine import make_url
 
 from benchmarks.serving import Context, serve
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 
 class SoldOut(Exception):

@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from benchmarks.rounds import WorkName
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 HOT_PRODUCT_ID = 1
 HOLDS_PRODUCT_ID = 2

@@ -66,7 +66,7 @@ from order_gateway.storage.watching import Watching
 from service_kit.background import Background, Kept, end, role_gauge
 from service_kit.database.database import Database
 from service_kit.tracing import Tracing
-from warehouse.client import WarehouseClient
+from stockwarden_client import WarehouseClient
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from service_kit.database.database import DatabaseSettings, service_database_url
 from service_kit.database_url import BadDatabaseUrl, read_database_url
 from service_kit.pem import check_certificates, check_pair
 from service_kit.settings import is_loopback
-from warehouse.client import ClientSettings
+from stockwarden_client import ClientSettings
 
 SESSIONS_PINNED = 3
 """Connections of the pool that the store keeps for itself: for new orders, for changes, and for reads."""

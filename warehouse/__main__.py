@@ -18,9 +18,9 @@ from service_kit.logging import configure_logging
 from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit, log_risks
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted, explained
+from stockwarden_client import WarehouseError
 from warehouse import workers as worker_processes
 from warehouse.audit.checking import AuditReport, Check, audit, drifted_levels, repair
-from warehouse.client import WarehouseError
 from warehouse.demo import load_demo
 from warehouse.server import serve as serve_one
 from warehouse.settings import WarehouseSettings

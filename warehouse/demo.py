@@ -2,8 +2,8 @@
 
 from google.type.money_pb2 import Money
 
-from generated.warehouse.v1.stock_pb2 import CreateProductRequest, CreateWarehouseRequest
-from warehouse.client import ClientSettings, WarehouseClient
+from stockwarden_client import ClientSettings, WarehouseClient
+from stockwarden_client.v1.stock_pb2 import CreateProductRequest, CreateWarehouseRequest
 
 UNITS = 100
 PRODUCTS = (

@@ -13,7 +13,6 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from generated.warehouse.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
 from service_kit.database.character_sets import report_wrong_columns
@@ -25,6 +24,7 @@ from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
 from service_kit.tracing import Tracing, configure_tracing
+from stockwarden_client.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from warehouse.auth import Keyring
 from warehouse.metrics import BatchMetrics, CallMetrics, connections_gauge, open_gauge, stuck_gauges, warehouse_metrics
 from warehouse.reading.queries import StockQueries

@@ -1,4 +1,4 @@
 """The warehouse as the order service sees it: a port, and the one room that calls its client library.
 
-Imports the core, `service_kit` and `warehouse.client`; no other room.
+Imports the core, `service_kit` and `stockwarden_client`; no other room.
 """

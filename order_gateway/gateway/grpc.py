@@ -21,7 +21,7 @@ from order_gateway.gateway.shared_reserves import SharedReserves
 from order_gateway.gateway.translation import call_options, effect_options, holding_state, or_refusal, translating
 from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
-from warehouse.client import MessageTooLarge, ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
+from stockwarden_client import MessageTooLarge, ProductNotFound, ReservationNotFound, WarehouseClient, stock_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000

@@ -12,7 +12,7 @@ from typing import TypeVar
 from order_gateway.gateway.inventory import Guard
 from order_gateway.gateway.port import Call, Done, HoldState, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, holding_state, or_refusal, translating
-from warehouse.client import CallOptions, WarehouseClient, warehouse_pb2
+from stockwarden_client import CallOptions, WarehouseClient, warehouse_pb2
 
 T = TypeVar("T")
 PAGE_SIZE = 1000

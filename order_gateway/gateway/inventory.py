@@ -11,7 +11,7 @@ from order_gateway.gateway.grpc import price_of
 from order_gateway.gateway.port import Call, GatewayFault, Refusal, StockLine
 from order_gateway.gateway.translation import call_options, or_refusal
 from order_gateway.lifecycle import Instant
-from warehouse.client import (
+from stockwarden_client import (
     CallOptions,
     EffectOptions,
     ReservationState,

@@ -8,7 +8,7 @@ import msgspec
 from order_gateway.gateway.port import Call, GatewayFault, StockLine
 from order_gateway.gateway.translation import effect_options, printable
 from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings, BatchFailed
-from warehouse.client import CallOptions, WarehouseBusy, WarehouseClient, WarehouseError, line, warehouse_pb2
+from stockwarden_client import CallOptions, WarehouseBusy, WarehouseClient, WarehouseError, line, warehouse_pb2
 
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchReserve."""

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.translation import denial
 from service_kit.database.database import Database, Fault
-from warehouse.client import PermissionDenied, Unauthenticated, WarehouseClient, WarehouseError, warehouse_pb2
+from stockwarden_client import PermissionDenied, Unauthenticated, WarehouseClient, WarehouseError, warehouse_pb2
 
 log = structlog.get_logger(__name__)
 ENOUGH = frozenset({"order", "admin"})

@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from order_gateway.gateway.port import Call, GatewayFault, HoldState, Refusal
-from warehouse.client import (
+from stockwarden_client import (
     CallOptions,
     DeadlineExceeded,
     EffectOptions,

@@ -20,9 +20,9 @@ import grpc
 
 from development.local_server import LocalServer
 from development.service_process import ServiceProcess
-from generated.warehouse.v1 import warehouse_pb2 as pb
-from generated.warehouse.v1 import warehouse_pb2_grpc
 from service_kit.database import migrating
+from stockwarden_client.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2_grpc
 from tests.attacks.attackers import WAREHOUSE_ATTACKS, gateway_attacks
 from tests.attacks.http import PREFIX, as_person, key_only
 from tests.kits.processes import ROOT, Processes

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from development.service_process import NO_PROXY
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import stock_pb2_grpc
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import stock_pb2_grpc
 from tests.fuzzing.grpc_requests import (
     CONTINUATION,
     DATA,

@@ -14,9 +14,9 @@ import grpc
 import pytest
 
 from development.service_process import NO_PROXY, ServiceProcess
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.payments.signing import sign
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.conftest import MakeDatabase
 from tests.kits.attacked import ORDERS, WISH, Attacked, attacked, cpu_seconds, http, sent, statuses
 from tests.kits.processes import Processes

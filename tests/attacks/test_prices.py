@@ -10,12 +10,12 @@ import jwt
 import pytest
 from google.type.money_pb2 import Money
 
-from generated.warehouse.v1.stock_pb2 import CreateProductRequest
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
+from stockwarden_client import ClientSettings, WarehouseClient
+from stockwarden_client.v1.stock_pb2 import CreateProductRequest
 from tests.conftest import MakeDatabase
 from tests.kits.attacked import NOT_LIMITED, ORDERS, WISH, Attacked, attacked, http, statuses
 from tests.kits.processes import Processes
-from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e, pytest.mark.usefixtures("unsurprised")]
 PRICED, UNPRICED, FREE, IN_YEN = 1, 101, 102, 103

@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
-from generated.warehouse.v1 import warehouse_pb2_grpc
+from stockwarden_client.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2_grpc
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import No, outcome
 from warehouse.auth import ApiKey, Role

@@ -30,9 +30,9 @@ from order_gateway.saga.steps import Saga, SagaSettings, StepFault
 from order_gateway.settings import OrdersSettings, PaymentSettings, SimulatorSettings
 from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database
+from stockwarden_client import ClientSettings, WarehouseClient, stock_pb2
 from tests.kits.processes import Processes
 from tests.kits.shop_processes import until
-from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.shop_processes import order, until
 from tests.kits.tcp_proxy import proxied
 from tests.kits.warehouse_kit import scalar, sql
-from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

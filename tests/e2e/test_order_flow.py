@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from stockwarden_client import ReservationState, line
 from tests.kits.processes import Processes
 from tests.kits.shop_processes import Shop, order, until, until_instant
-from warehouse.client import ReservationState, line
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

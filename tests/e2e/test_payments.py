@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from order_gateway.payments.signing import sign
+from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.payment_kit import CALLBACK_SECRET, ReferenceProvider, violations
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
-from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -13,8 +13,9 @@ import pytest
 
 from development.local_server import LocalServer
 from development.service_process import ServiceProcess
-from generated.warehouse.v1 import stock_pb2 as stock
 from service_kit.database import migrating
+from stockwarden_client import ClientSettings, InsufficientStock, WarehouseClient, line
+from stockwarden_client.v1 import stock_pb2 as stock
 from tests.kits.processes import Processes
 from tests.kits.warehouse_kit import (
     No,
@@ -26,7 +27,6 @@ from tests.kits.warehouse_kit import (
     scalar,
     sql,
 )
-from warehouse.client import ClientSettings, InsufficientStock, WarehouseClient, line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 

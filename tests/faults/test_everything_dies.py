@@ -21,12 +21,12 @@ import pytest
 from development.server_programs import Flavour
 from order_gateway.payments import Bill, Charged, PaymentSimulator
 from order_gateway.settings import SimulatorSettings
+from stockwarden_client import ClientSettings, WarehouseClient, new_request_id
 from tests.kits.cluster_system import ClusterKiller, ClusterSystem
 from tests.kits.customers import Customer, Memory
 from tests.kits.processes import Processes
 from tests.kits.warehouse_kit import scalar, sql
 from tests.kits.whole_system import Killer, WholeSystem
-from warehouse.client import ClientSettings, WarehouseClient, new_request_id
 from warehouse.demo import UNITS, load_demo
 
 pytestmark = pytest.mark.sql

@@ -11,11 +11,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database import connection as database_connection
 from service_kit.database.connection import literal
 from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.database_proxy import proxied
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.warehouse_kit import (

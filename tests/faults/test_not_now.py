@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestClient
 from grpc_health.v1 import health_pb2
 
 from development.local_server import LocalServer
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database.database import Database, DatabaseAway, DatabaseSettings
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.plain_account import PLAIN, plain_url, read_only
 from tests.kits.warehouse_kit import (

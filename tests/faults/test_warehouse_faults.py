@@ -13,11 +13,11 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
 from development.local_server import LocalServer
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.batcher import BatcherSettings
 from service_kit.database import migrating
 from service_kit.database.database import Database, DatabaseSettings, DriverSession, error_number
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.database_proxy import proxied
 from tests.kits.warehouse_kit import (
     COMMITTED,

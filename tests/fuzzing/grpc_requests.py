@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from generated.warehouse.v1 import stock_pb2, warehouse_pb2
+from stockwarden_client.v1 import stock_pb2, warehouse_pb2
 from tests.fuzzing.door import shown
 from tests.fuzzing.odd import NUMBERS, TEXTS, mutated
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import text
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.audit.agreement import Problem
 from order_gateway.audit.checking import OrdersAudit
 from order_gateway.bootstrap import Core, saga_settings
@@ -21,8 +20,9 @@ from order_gateway.saga.steps import Saga
 from order_gateway.settings import OrdersSettings
 from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database
+from stockwarden_client import ClientSettings, WarehouseClient
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import Calls, calling, sql
-from warehouse.client import ClientSettings, WarehouseClient
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
 

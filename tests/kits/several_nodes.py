@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.batcher import SetAside
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import Calls, assert_clean, serving, sql
 from warehouse.stock.commands import Answer
 from warehouse.stock.records import State

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
+from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
-from warehouse.client import ClientSettings, WarehouseClient
 
 PATIENCE_SECONDS = 20
 QUICK = {

@@ -17,9 +17,9 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.engine import make_url
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import stock_pb2_grpc, warehouse_pb2_grpc
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.audit.checking import audit
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings

@@ -1,7 +1,7 @@
 """The gRPC servicer of catalogue, stock levels and ledger."""
 
-from generated.warehouse.v1 import stock_pb2 as pb
-from generated.warehouse.v1.stock_pb2_grpc import StockServiceServicer
+from stockwarden_client.v1 import stock_pb2 as pb
+from stockwarden_client.v1.stock_pb2_grpc import StockServiceServicer
 from warehouse.auth import Role
 from warehouse.reading.paging import Cursor, make_token, page_size, read_token
 from warehouse.reading.queries import StockQueries

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database.database import Database
 from service_kit.database.json_table import Columns, join, microseconds, row, text, unpack
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.rpc import wire
 from warehouse.stock.records import HeldLine, Reservation
 from warehouse.writing.statements import LINE, RESERVATION

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
-from generated.warehouse.v1.warehouse_pb2_grpc import WarehouseServiceServicer
+from stockwarden_client.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1.warehouse_pb2_grpc import WarehouseServiceServicer
 from warehouse.auth import Role
 from warehouse.reading.paging import make_token, page_size, read_token
 from warehouse.reading.queries import StockQueries

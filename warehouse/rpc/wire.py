@@ -10,11 +10,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.actors import ACTOR_LENGTH_MAX
 from service_kit.currencies import WITHOUT_CENTS
 from service_kit.tracing import valid_traceparent
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.rpc.edge import Caller
 from warehouse.settings import Limits
 from warehouse.stock.commands import (

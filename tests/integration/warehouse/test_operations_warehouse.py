@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.database.database import Database, RaceLost
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.processes import Processes
 from tests.kits.warehouse_kit import calling, make_overdue, refused, reserve, serving, sql
 

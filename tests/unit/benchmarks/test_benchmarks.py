@@ -8,7 +8,7 @@ from benchmarks.load import Tally, percentile
 from benchmarks.requests import LINES_OF_SPREAD_RESERVE, REQUESTS_PER_BATCH, WORKS
 from benchmarks.rounds import RoundResult
 from benchmarks.workloads import GROUPS, Leg, Server, Summary, Target, chosen_groups, judge, summarize
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 LEG = Leg(Server.WAREHOUSE, "reserve-hot", (256,))
 RESERVATION_ID = "01234567-89ab-7def-8123-456789abcdef"

@@ -6,16 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.checking import Finding, OrdersAudit
 from order_gateway.gateway.holdings import Holdings
 from order_gateway.lifecycle import Payment, Reason, Status, Step, Stock, Way
 from order_gateway.saga.pending_steps import PendingStep
+from stockwarden_client import ClientSettings, WarehouseClient
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.orders_kit import Shop, shop
 from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
-from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = pytest.mark.sql
 

@@ -11,11 +11,11 @@ from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.port import Call, Hold, StockLine
 from order_gateway.gateway.standing import Standing, database_clock
 from service_kit.database.database import Database
+from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.processes import free_port
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import Calls, serving
 from warehouse.auth import ApiKey, Role
-from warehouse.client import ClientSettings, WarehouseClient
 
 pytestmark = pytest.mark.sql
 CALL = Call("r-1", "c-1")

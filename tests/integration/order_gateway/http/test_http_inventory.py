@@ -17,11 +17,11 @@ from sqlalchemy import text
 
 from order_gateway.access import DEVELOPMENT_JWT_SECRET
 from service_kit.database.database import Database
+from stockwarden_client import ClientSettings, WarehouseClient, stock_pb2
 from tests.conftest import MakeDatabase
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import sql
-from warehouse.client import ClientSettings, WarehouseClient, stock_pb2
 from warehouse.demo import load_demo
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]

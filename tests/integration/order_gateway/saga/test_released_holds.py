@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.gateway.port import GatewayFault, HoldState
 from order_gateway.lifecycle import Illegal, Order, Payment, Reason, Status, Stock
 from order_gateway.payments import Bill, Charged, ProviderFault
 from order_gateway.saga.steps import StepFault
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.orders_kit import Shop, shop
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
 

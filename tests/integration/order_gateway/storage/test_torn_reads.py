@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.lifecycle import Status
 from order_gateway.storage import changing, statements
 from order_gateway.storage.reading import Filter, Listing
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import COMMITTED, RESERVED, Calls, commit, fresh, serving
 

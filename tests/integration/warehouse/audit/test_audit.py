@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from generated.warehouse.v1.stock_pb2 import AddStockRequest, CreateProductRequest, CreateWarehouseRequest
 from service_kit.database.database import Database
+from stockwarden_client.v1.stock_pb2 import AddStockRequest, CreateProductRequest, CreateWarehouseRequest
 from tests.kits.processes import ROOT, clean_environment
 from tests.kits.warehouse_kit import (
     Calls,

@@ -10,9 +10,10 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.gateway.grpc import GrpcGateway
+from stockwarden_client import ClientSettings, MessageTooLarge, WarehouseClient
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.conftest import MakeDatabase
 from tests.kits.warehouse_kit import (
     Calls,
@@ -28,7 +29,6 @@ from tests.kits.warehouse_kit import (
     serving,
     sql,
 )
-from warehouse.client import ClientSettings, MessageTooLarge, WarehouseClient
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
 from warehouse.stock.sizes import MESSAGE_BYTES_LEAST

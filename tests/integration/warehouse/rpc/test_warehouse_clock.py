@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import (
     assert_clean,
     fresh,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import (
     CANCELLED,
     COMMITTED,

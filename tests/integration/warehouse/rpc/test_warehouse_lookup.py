@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import (
     CANCELLED,
     COMMITTED,

@@ -16,8 +16,8 @@ from google.type.money_pb2 import Money
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import (
     Calls,
     No,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import Calls, serving
 
 pytestmark = pytest.mark.sql

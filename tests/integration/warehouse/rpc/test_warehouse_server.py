@@ -15,11 +15,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from development.local_server import LocalServer
-from generated.warehouse.v1 import stock_pb2 as stock
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.actors import actor_of
 from service_kit.batcher import BatcherSettings
 from service_kit.database import migrating
+from stockwarden_client.v1 import stock_pb2 as stock
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.certificates import Authority
 from tests.kits.processes import Processes
 from tests.kits.secrets_used import hashed, key_of

@@ -14,10 +14,10 @@ import pymysql
 import pytest
 import pytest_asyncio
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from service_kit.batcher import Batcher, BatcherSettings, SetAside
 from service_kit.database.database import Database, DatabaseSettings
 from service_kit.stuck_rows import RowsLocked
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.warehouse_kit import (
     Calls,
     No,

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+import stockwarden_client as client
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.port import Call, GatewayFault, WarehouseGateway
 from order_gateway.gateway.translation import translated
-from warehouse import client
 
 CALL = Call("", "c-1")
 LONG_SECONDS = 0.01

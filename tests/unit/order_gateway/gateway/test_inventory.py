@@ -7,7 +7,7 @@ import pytest
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
 from order_gateway.gateway.inventory import Inventory, LevelKey
 from order_gateway.gateway.port import Call, GatewayFault, WarehouseGateway
-from warehouse.client import ProductNotFound, WarehouseClient, WarehouseUnavailable
+from stockwarden_client import ProductNotFound, WarehouseClient, WarehouseUnavailable
 
 CALL = Call("", "c-1")
 

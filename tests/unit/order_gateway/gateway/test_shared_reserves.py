@@ -10,11 +10,11 @@ import pytest
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.port import Call, GatewayFault, Hold, StockLine
 from service_kit.batcher import BatcherSettings
-from warehouse.client import ClientSettings, WarehouseClient, WarehouseUnavailable, line
+from stockwarden_client import ClientSettings, WarehouseClient, WarehouseUnavailable, line
+from stockwarden_client.v1 import warehouse_pb2 as pb
 
 STUCK = pb.BatchReserveResult(error=Status(code=code_pb2.ABORTED, message="locked"))
 

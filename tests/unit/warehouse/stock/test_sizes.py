@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generated.warehouse.v1 import warehouse_pb2 as pb
-from warehouse.client.holds import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
+from stockwarden_client.holds import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
+from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.rpc import wire
 from warehouse.rpc.status import status_of_error, status_of_refusal
 from warehouse.stock.records import HeldLine, Reservation, State

@@ -8,9 +8,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from stockwarden_client import ClientSettings, WarehouseClient, connection
+from stockwarden_client.connection import client_tls
 from tests.kits.certificates import Authority
-from warehouse.client import ClientSettings, WarehouseClient, connection
-from warehouse.client.connection import client_tls
 
 SERVICE = "warehouse.v1.WarehouseService"
 

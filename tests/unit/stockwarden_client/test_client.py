@@ -13,9 +13,9 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from generated.warehouse.v1 import warehouse_pb2
-from warehouse import client
-from warehouse.client import ClientSettings, WarehouseClient, line, new_request_id
+import stockwarden_client as client
+from stockwarden_client import ClientSettings, WarehouseClient, line, new_request_id
+from stockwarden_client.v1 import warehouse_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[warehouse_pb2.ReserveRequest, warehouse_pb2.ReserveResponse]"
 Act = Callable[[Context], Awaitable[None]]

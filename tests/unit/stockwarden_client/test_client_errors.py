@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from warehouse import client
-from warehouse.client.errors import REFUSAL_STATUSES, REFUSALS, RETRIED, STATUSES, from_rpc_error, from_status
+import stockwarden_client as client
+from stockwarden_client.errors import REFUSAL_STATUSES, REFUSALS, RETRIED, STATUSES, from_rpc_error, from_status
 from warehouse.rpc.status import trailing_refusal
 from warehouse.stock.refusals import Reason, Refusal
 

@@ -16,11 +16,9 @@ What would have its effect twice if it were made twice (`reserve`, `add_stock`, 
 which the caller keeps with what it is for: a program that runs again, after it died or by mistake, changes nothing.
 """
 
-from generated.warehouse.v1 import stock_pb2, warehouse_pb2
-from generated.warehouse.v1.warehouse_pb2 import Line, ReservationState
-from warehouse.client.calling import CallContext, CallOptions, EffectOptions, new_request_id
-from warehouse.client.connection import ClientSettings
-from warehouse.client.errors import (
+from stockwarden_client.calling import CallContext, CallOptions, EffectOptions, new_request_id
+from stockwarden_client.connection import ClientSettings
+from stockwarden_client.errors import (
     AnswerTooLarge,
     DeadlineExceeded,
     InsufficientStock,
@@ -51,8 +49,10 @@ from warehouse.client.errors import (
     WarehouseOverloaded,
     WarehouseUnavailable,
 )
-from warehouse.client.holds import HoldCalls, line
-from warehouse.client.stock import StockCalls
+from stockwarden_client.holds import HoldCalls, line
+from stockwarden_client.stock import StockCalls
+from stockwarden_client.v1 import stock_pb2, warehouse_pb2
+from stockwarden_client.v1.warehouse_pb2 import Line, ReservationState
 
 
 class WarehouseClient(HoldCalls, StockCalls):

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from generated.warehouse.v1 import stock_pb2 as stock
+import stockwarden_client as client
 from service_kit.database.database import DatabaseSettings
+from stockwarden_client import ClientSettings, WarehouseClient, WarehouseError, line
+from stockwarden_client.v1 import stock_pb2 as stock
 from tests.conftest import MakeDatabase
 from tests.kits.processes import ROOT, free_port
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import connection, make_overdue, plain_logs, scalar, sql
-from warehouse import client
 from warehouse.auth import ApiKey, Role
-from warehouse.client import ClientSettings, WarehouseClient, WarehouseError, line
 from warehouse.demo import load_demo
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
@@ -37,7 +37,7 @@ def examples(target: str) -> list[Example]:
     of_library = re.search(r"\n\n((?:    .*\n|\n)+)", inspect.getdoc(client) or "")
     assert of_library is not None
     found: list[Example] = []
-    for code in (of_readme, f"from warehouse.client import *\n{textwrap.dedent(of_library[1])}"):
+    for code in (of_readme, f"from stockwarden_client import *\n{textwrap.dedent(of_library[1])}"):
         assert "127.0.0.1:50051" in code
         imports, _, body = code.replace("127.0.0.1:50051", target).partition("\nasync with")
         names: dict[str, object] = {}
@@ -112,7 +112,7 @@ async def test_every_exception_is_raised_by_a_real_server(
     warehouse_database_url: str, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The pauses between repetitions are as long as they may be: what a call ends with is its first answer.
-    monkeypatch.setattr("warehouse.client.calling.random.random", lambda: 1.0)
+    monkeypatch.setattr("stockwarden_client.calling.random.random", lambda: 1.0)
     promised = {one for one in vars(client).values() if isinstance(one, type) and issubclass(one, WarehouseError)}
     seen: set[type[WarehouseError]] = set()
     async with warehouse_at(warehouse_database_url, api_keys=KEYS) as target:

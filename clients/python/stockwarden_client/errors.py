@@ -1,4 +1,4 @@
-"""How calls to the warehouse fail, as exceptions; callers find all of them in warehouse.client.
+"""How calls to the warehouse fail, as exceptions; callers find all of them in stockwarden_client.
 
 WarehouseError
 +-- Refused                       the warehouse said no; nothing happened

@@ -15,8 +15,8 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from generated.warehouse.v1 import stock_pb2_grpc, warehouse_pb2_grpc
-from warehouse.client.connection import ClientSettings, client_tls, open_channel
+from stockwarden_client.connection import ClientSettings, client_tls, open_channel
+from stockwarden_client.v1 import stock_pb2_grpc, warehouse_pb2_grpc
 
 log = structlog.get_logger(__name__)
 Metadata = list[tuple[str, str]]

@@ -9,9 +9,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from generated.warehouse.v1 import warehouse_pb2
+from stockwarden_client import ClientSettings, DeadlineExceeded, WarehouseClient, WarehouseError, line, new_request_id
+from stockwarden_client.v1 import warehouse_pb2
 from tests.kits.tcp_proxy import TcpProxy, proxied
-from warehouse.client import ClientSettings, DeadlineExceeded, WarehouseClient, WarehouseError, line, new_request_id
 
 LINES = [line(1, 1, 2)]
 SETTINGS = ClientSettings(

@@ -7,10 +7,10 @@ from typing import Any, Unpack
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from generated.warehouse.v1 import warehouse_pb2
-from generated.warehouse.v1.warehouse_pb2 import IfExpired, Line, Reservation
-from warehouse.client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
-from warehouse.client.errors import WarehouseError, WarehouseUnavailable, from_status
+from stockwarden_client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
+from stockwarden_client.errors import WarehouseError, WarehouseUnavailable, from_status
+from stockwarden_client.v1 import warehouse_pb2
+from stockwarden_client.v1.warehouse_pb2 import IfExpired, Line, Reservation
 
 REQUESTS_MAX = 1000
 """What the contract allows in one BatchGetRequests."""

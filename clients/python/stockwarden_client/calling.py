@@ -13,9 +13,9 @@ import tenacity
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-from warehouse.client.connection import ClientSettings
-from warehouse.client.connections import Connection, Connections, is_silence
-from warehouse.client.errors import RETRIED, WarehouseError, WarehouseUnavailable, from_rpc_error
+from stockwarden_client.connection import ClientSettings
+from stockwarden_client.connections import Connection, Connections, is_silence
+from stockwarden_client.errors import RETRIED, WarehouseError, WarehouseUnavailable, from_rpc_error
 
 ResponseT = TypeVar("ResponseT")
 Observe = Callable[[str, list[tuple[str, str]]], AbstractContextManager[object]]

@@ -4,9 +4,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Unpack
 
-from generated.warehouse.v1 import stock_pb2
-from generated.warehouse.v1.stock_pb2 import MovementType, StockLevel
-from warehouse.client.calling import CallContext, Calling, CallOptions, EffectOptions, kept_request_id, with_request_id
+from stockwarden_client.calling import (
+    CallContext,
+    Calling,
+    CallOptions,
+    EffectOptions,
+    kept_request_id,
+    with_request_id,
+)
+from stockwarden_client.v1 import stock_pb2
+from stockwarden_client.v1.stock_pb2 import MovementType, StockLevel
 
 
 class StockCalls(Calling):
