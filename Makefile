@@ -23,7 +23,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$(SITE_PACKAGES)"
+# A compiler of its own, older than the one that would fit the services' protobuf: see requirements/protoc.in.
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" .local/protoc/bin/python -m grpc_tools.protoc -Iprotos -I"$(SITE_PACKAGES)"
 # Each process has servers and databases of its own; a module's tests stay together. The slowest ones are named.
 PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations=15 --durations-min=1
 DEVELOPMENT := -m development.runner
@@ -91,7 +92,7 @@ check: .dev check-protos ## lint (security, too), format, types, imports, protos
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/long_functions.py warehouse order_gateway service_kit development benchmarks tools tests migrations
-	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt package-lock.json
+	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt requirements/protoc.txt package-lock.json
 
 .PHONY: format
 format: .dev ## put the code into the house format, and mend what can be mended
@@ -99,23 +100,25 @@ format: .dev ## put the code into the house format, and mend what can be mended
 	@$(BIN)/ruff check --fix .
 
 .PHONY: protos
-protos: .dev ## make generated/ from protos/
+protos: .dev .protoc ## make generated/ from protos/
 	@find generated -name '*_pb2*' -delete
-	@$(call generate,.)
+	@$(call generate,generated)
 
 .PHONY: check-protos
-check-protos: .dev node_modules/.installed
+check-protos: .dev .protoc node_modules/.installed
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call generate,$$fresh); \
-	diff -r --brief --exclude=__init__.py --exclude=__pycache__ "$$fresh/generated" generated \
+	diff -r --brief --exclude=__init__.py --exclude=__pycache__ "$$fresh" generated \
 		|| { echo "generated/ is not what protos/ says: run 'make protos' and commit the outcome"; exit 1; }; \
-	(cd protos && PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I. -I"$(SITE_PACKAGES)" \
-		--include_imports --include_source_info -o "$$fresh/image.binpb" $(PROTOS:protos/%=%)); \
+	$(PROTOC) --include_imports --include_source_info -o "$$fresh/image.binpb" $(PROTOS); \
 	node_modules/.bin/buf lint "$$fresh/image.binpb" --config buf.yaml
 
-# $(call generate,FOLDER): the Python code of all protos, in FOLDER/generated
-generate = $(PROTOC) -Igenerated=protos --python_out="$(1)" --grpc_python_out="$(1)" \
-	--mypy_out=quiet:"$(1)" --mypy_grpc_out=quiet:"$(1)" $(PROTOS:protos/%=generated/%)
+# $(call generate,FOLDER): the Python code of all protos, in FOLDER. The files are registered under the names that they have
+# in protos/, as in any other language; only what the code imports is made relative, so that it may stand in any package.
+generate = $(PROTOC) --python_out="$(1)" --grpc_python_out="$(1)" \
+	--mypy_out=quiet:"$(1)" --mypy_grpc_out=quiet:"$(1)" $(PROTOS); \
+	find "$(1)" -name '*_pb2*.py*' -exec sed -i -E -e 's/^from warehouse\.v[0-9]+ import/from . import/' \
+		-e "s/^(_builder\.BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[a-z0-9_.]+'/\1__name__/" {} +
 
 .PHONY: bench
 bench: .dev ## measure; FULL=1 for everything; AGAINST=REVISION compares with that, workload by workload
@@ -125,8 +128,11 @@ bench: .dev ## measure; FULL=1 for everything; AGAINST=REVISION compares with th
 lock: .dev ## pin the newest versions that pyproject.toml allows, with hashes
 	@$(call compile) -o requirements/runtime.txt
 	@$(call compile) --extra dev --constraint requirements/runtime.txt -o requirements/dev.txt
+	@$(call pins) requirements/protoc.in -o requirements/protoc.txt
 
-compile = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+# The client library is built from this checkout; what it needs is pinned with the rest.
+compile = $(call pins) pyproject.toml --no-emit-package stockwarden-client
+pins = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .PHONY: clean
@@ -136,12 +142,15 @@ clean: ## remove what can be made again; the databases in DATA_DIR stay
 
 # Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.
 
-.PHONY: .runtime .dev .programs .galera
+.PHONY: .runtime .dev .protoc .programs .galera
 .runtime:
 	@bash tools/setup runtime
 
 .dev:
 	@bash tools/setup dev
+
+.protoc:
+	@bash tools/setup protoc
 
 .programs:
 	@bash tools/setup tests

@@ -3,9 +3,9 @@
 import grpc
 import warnings
 
-from generated.warehouse.v1 import stock_pb2 as generated_dot_warehouse_dot_v1_dot_stock__pb2
+from . import stock_pb2 as warehouse_dot_v1_dot_stock__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in generated/warehouse/v1/stock_pb2_grpc.py depends on'
+        + f' but the generated code in warehouse/v1/stock_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class StockServiceStub:
+class StockServiceStub(object):
     """Administers products, warehouses and stock.
     """
 
@@ -37,62 +37,62 @@ class StockServiceStub:
         """
         self.CreateProduct = channel.unary_unary(
                 '/warehouse.v1.StockService/CreateProduct',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.FromString,
                 _registered_method=True)
         self.BatchGetProducts = channel.unary_unary(
                 '/warehouse.v1.StockService/BatchGetProducts',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.FromString,
                 _registered_method=True)
         self.ListProducts = channel.unary_unary(
                 '/warehouse.v1.StockService/ListProducts',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.FromString,
                 _registered_method=True)
         self.CreateWarehouse = channel.unary_unary(
                 '/warehouse.v1.StockService/CreateWarehouse',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.FromString,
                 _registered_method=True)
         self.GetInventory = channel.unary_unary(
                 '/warehouse.v1.StockService/GetInventory',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.FromString,
                 _registered_method=True)
         self.BatchGetInventory = channel.unary_unary(
                 '/warehouse.v1.StockService/BatchGetInventory',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.FromString,
                 _registered_method=True)
         self.ListInventory = channel.unary_unary(
                 '/warehouse.v1.StockService/ListInventory',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.FromString,
                 _registered_method=True)
         self.AddStock = channel.unary_unary(
                 '/warehouse.v1.StockService/AddStock',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.AddStockRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.AddStockResponse.FromString,
                 _registered_method=True)
         self.RemoveStock = channel.unary_unary(
                 '/warehouse.v1.StockService/RemoveStock',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.FromString,
                 _registered_method=True)
         self.UpdateInventory = channel.unary_unary(
                 '/warehouse.v1.StockService/UpdateInventory',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.FromString,
                 _registered_method=True)
         self.ListMovements = channel.unary_unary(
                 '/warehouse.v1.StockService/ListMovements',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.FromString,
                 _registered_method=True)
 
 
-class StockServiceServicer:
+class StockServiceServicer(object):
     """Administers products, warehouses and stock.
     """
 
@@ -187,58 +187,58 @@ def add_StockServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.SerializeToString,
             ),
             'BatchGetProducts': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetProducts,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.SerializeToString,
             ),
             'ListProducts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProducts,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.SerializeToString,
             ),
             'CreateWarehouse': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateWarehouse,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.SerializeToString,
             ),
             'GetInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInventory,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.SerializeToString,
             ),
             'BatchGetInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetInventory,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.SerializeToString,
             ),
             'ListInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.ListInventory,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.SerializeToString,
             ),
             'AddStock': grpc.unary_unary_rpc_method_handler(
                     servicer.AddStock,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.AddStockRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.AddStockResponse.SerializeToString,
             ),
             'RemoveStock': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveStock,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.SerializeToString,
             ),
             'UpdateInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateInventory,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.SerializeToString,
             ),
             'ListMovements': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMovements,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -248,7 +248,7 @@ def add_StockServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class StockService:
+class StockService(object):
     """Administers products, warehouses and stock.
     """
 
@@ -267,8 +267,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/CreateProduct',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.CreateProductRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.CreateProductResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -294,8 +294,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/BatchGetProducts',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.BatchGetProductsRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.BatchGetProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -321,8 +321,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/ListProducts',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.ListProductsRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.ListProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -348,8 +348,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/CreateWarehouse',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.CreateWarehouseRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.CreateWarehouseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -375,8 +375,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/GetInventory',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.GetInventoryRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.GetInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -402,8 +402,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/BatchGetInventory',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.BatchGetInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -429,8 +429,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/ListInventory',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.ListInventoryRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.ListInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -456,8 +456,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/AddStock',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.AddStockResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.AddStockRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.AddStockResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -483,8 +483,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/RemoveStock',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.RemoveStockRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.RemoveStockResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -510,8 +510,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/UpdateInventory',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.UpdateInventoryRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.UpdateInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -537,8 +537,8 @@ class StockService:
             request,
             target,
             '/warehouse.v1.StockService/ListMovements',
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.FromString,
+            warehouse_dot_v1_dot_stock__pb2.ListMovementsRequest.SerializeToString,
+            warehouse_dot_v1_dot_stock__pb2.ListMovementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

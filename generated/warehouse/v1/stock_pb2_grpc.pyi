@@ -7,8 +7,8 @@ Metadata, identifiers, refusals and the size of answers are as described in ware
 """
 
 from collections import abc as _abc
-from generated.warehouse.v1 import stock_pb2 as _stock_pb2
 from grpc import aio as _aio
+from . import stock_pb2 as _stock_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

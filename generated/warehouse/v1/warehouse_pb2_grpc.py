@@ -3,9 +3,9 @@
 import grpc
 import warnings
 
-from generated.warehouse.v1 import warehouse_pb2 as generated_dot_warehouse_dot_v1_dot_warehouse__pb2
+from . import warehouse_pb2 as warehouse_dot_v1_dot_warehouse__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in generated/warehouse/v1/warehouse_pb2_grpc.py depends on'
+        + f' but the generated code in warehouse/v1/warehouse_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class WarehouseServiceStub:
+class WarehouseServiceStub(object):
     """Holds stock for orders, and turns holds into sales or back into free stock.
 
     Identifiers that callers choose (request_id, order_id, correlation_id) are opaque strings of at
@@ -40,62 +40,62 @@ class WarehouseServiceStub:
         """
         self.CheckStock = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/CheckStock',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.FromString,
                 _registered_method=True)
         self.Reserve = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/Reserve',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.FromString,
                 _registered_method=True)
         self.BatchReserve = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/BatchReserve',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.FromString,
                 _registered_method=True)
         self.Commit = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/Commit',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/Cancel',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.FromString,
                 _registered_method=True)
         self.Extend = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/Extend',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.FromString,
                 _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/GetReservation',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.FromString,
                 _registered_method=True)
         self.ListReservations = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/ListReservations',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
                 _registered_method=True)
         self.BatchGetRequests = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/BatchGetRequests',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
                 _registered_method=True)
         self.GetCaller = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/GetCaller',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
                 _registered_method=True)
         self.SweepExpired = channel.unary_unary(
                 '/warehouse.v1.WarehouseService/SweepExpired',
-                request_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
-                response_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.FromString,
+                request_serializer=warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
+                response_deserializer=warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.FromString,
                 _registered_method=True)
 
 
-class WarehouseServiceServicer:
+class WarehouseServiceServicer(object):
     """Holds stock for orders, and turns holds into sales or back into free stock.
 
     Identifiers that callers choose (request_id, order_id, correlation_id) are opaque strings of at
@@ -206,58 +206,58 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CheckStock': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckStock,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.SerializeToString,
             ),
             'Reserve': grpc.unary_unary_rpc_method_handler(
                     servicer.Reserve,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.SerializeToString,
             ),
             'BatchReserve': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchReserve,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.SerializeToString,
             ),
             'Commit': grpc.unary_unary_rpc_method_handler(
                     servicer.Commit,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.SerializeToString,
             ),
             'Extend': grpc.unary_unary_rpc_method_handler(
                     servicer.Extend,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.SerializeToString,
             ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.SerializeToString,
             ),
             'ListReservations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReservations,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.SerializeToString,
             ),
             'BatchGetRequests': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetRequests,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.SerializeToString,
             ),
             'GetCaller': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCaller,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.SerializeToString,
             ),
             'SweepExpired': grpc.unary_unary_rpc_method_handler(
                     servicer.SweepExpired,
-                    request_deserializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.FromString,
-                    response_serializer=generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.SerializeToString,
+                    request_deserializer=warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.FromString,
+                    response_serializer=warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,7 +267,7 @@ def add_WarehouseServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class WarehouseService:
+class WarehouseService(object):
     """Holds stock for orders, and turns holds into sales or back into free stock.
 
     Identifiers that callers choose (request_id, order_id, correlation_id) are opaque strings of at
@@ -289,8 +289,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/CheckStock',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.CheckStockRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.CheckStockResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -316,8 +316,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/Reserve',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.ReserveRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.ReserveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -343,8 +343,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/BatchReserve',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.BatchReserveRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.BatchReserveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -370,8 +370,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/Commit',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.CommitRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.CommitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -397,8 +397,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/Cancel',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.CancelRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -424,8 +424,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/Extend',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.ExtendRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.ExtendResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -451,8 +451,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/GetReservation',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.GetReservationRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.GetReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -478,8 +478,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/ListReservations',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.ListReservationsRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.ListReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -505,8 +505,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/BatchGetRequests',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.BatchGetRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -532,8 +532,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/GetCaller',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.GetCallerRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -559,8 +559,8 @@ class WarehouseService:
             request,
             target,
             '/warehouse.v1.WarehouseService/SweepExpired',
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
-            generated_dot_warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.FromString,
+            warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredRequest.SerializeToString,
+            warehouse_dot_v1_dot_warehouse__pb2.SweepExpiredResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,8 +23,8 @@ Request metadata every call understands:
 """
 
 from collections import abc as _abc
-from generated.warehouse.v1 import warehouse_pb2 as _warehouse_pb2
 from grpc import aio as _aio
+from . import warehouse_pb2 as _warehouse_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
