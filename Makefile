@@ -98,6 +98,7 @@ check: .dev check-protos ## lint (security, too), format, types, imports, protos
 format: .dev ## put the code into the house format, and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/python tools/sync_client.py
 
 .PHONY: protos
 protos: .dev .protoc ## make generated/ from protos/

@@ -12,11 +12,15 @@ away, restarting or overloaded, and when an answer was lost. (A client that was 
 `absent_seconds` where nobody listens at the target.) What comes out is a protobuf message or an exception; `errors`
 draws their hierarchy.
 
+`SyncWarehouseClient` has the same calls without `await`, for programs of threads (Flask, Django, a script):
+
+    with SyncWarehouseClient(ClientSettings(target="127.0.0.1:50051")) as warehouse:
+        warehouse.cancel(order_id="17", request_id="cancel-17")
+
 What would have its effect twice if it were made twice (`reserve`, `add_stock`, `remove_stock`) needs a request id,
 which the caller keeps with what it is for: a program that runs again, after it died or by mistake, changes nothing.
 """
 
-from stockwarden_client.calling import CallContext, CallOptions, EffectOptions, new_request_id
 from stockwarden_client.connection import ClientSettings
 from stockwarden_client.errors import (
     AnswerTooLarge,
@@ -49,8 +53,12 @@ from stockwarden_client.errors import (
     WarehouseOverloaded,
     WarehouseUnavailable,
 )
-from stockwarden_client.holds import HoldCalls, line
+from stockwarden_client.holds import HoldCalls
+from stockwarden_client.messages import line
+from stockwarden_client.options import CallContext, CallOptions, EffectOptions, new_request_id
 from stockwarden_client.stock import StockCalls
+from stockwarden_client.sync.holds import HoldCalls as SyncHoldCalls
+from stockwarden_client.sync.stock import StockCalls as SyncStockCalls
 from stockwarden_client.v1 import stock_pb2, warehouse_pb2
 from stockwarden_client.v1.warehouse_pb2 import Line, ReservationState
 
@@ -63,6 +71,16 @@ class WarehouseClient(HoldCalls, StockCalls):
 
     Args:
         observe: gives a context manager for each call, which may add to its metadata and sees how it ended.
+    """
+
+
+class SyncWarehouseClient(SyncHoldCalls, SyncStockCalls):
+    """The same, with calls that block their thread; one client serves any number of threads.
+
+    Use it as a context manager, or call `close`. Make it in the process that uses it: gRPC does not survive a fork.
+
+    Args:
+        observe: as of `WarehouseClient`.
     """
 
 
@@ -93,6 +111,7 @@ __all__ = [
     "ReservedMismatch",
     "Shortage",
     "StockLevelNotFound",
+    "SyncWarehouseClient",
     "Unauthenticated",
     "WarehouseBroken",
     "WarehouseBusy",

@@ -1,15 +1,16 @@
-"""Where the warehouse is, and the channel that leads there."""
+"""Where the warehouse is, and what a channel that leads there is made of."""
 
+import logging
+import ssl
+import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 from pydantic import BaseModel, Field, model_validator
 
-from service_kit.followed import Followed
-from service_kit.pem import certificates, is_pair
+log = logging.getLogger(__name__)
 
 TLS_LOOK_SECONDS = 1.0
 """TLS files are looked at, for whether they have changed, no more often than this."""
@@ -63,10 +64,10 @@ class ClientSettings(BaseModel, extra="forbid"):
         return [path for path in (self.tls_ca, self.tls_cert, self.tls_key) if path is not None]
 
 
-def open_channel(settings: ClientSettings, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """A channel to the warehouse as `settings` say: addresses, TLS, keepalive, sizes."""
+def channel_options(settings: ClientSettings) -> list[tuple[str, Any]]:
+    """What gRPC is told: keepalive, sizes, and what it is to leave to this library."""
     keepalive_ms = int(settings.keepalive_seconds * 1000)
-    options: list[tuple[str, Any]] = [
+    return [
         ("grpc.keepalive_time_ms", keepalive_ms),
         # Also how long the kernel waits for bytes to be confirmed (TCP_USER_TIMEOUT).
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
@@ -84,44 +85,83 @@ def open_channel(settings: ClientSettings, credentials: grpc.ChannelCredentials 
         # A pool shared by all channels would hand the connection of a replaced channel to its successor.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    target = _target(settings.target)
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(target, credentials, options)
 
 
 class ClientTls:
     """What encrypts connections, of the TLS files as they were when last looked at.
 
+    Files that change are used for new connections. What can't be read or used any more is logged, and what was read
+    before stays: a half-written file, or a certificate whose key has not been replaced yet, ends nothing.
+
     Raises: OSError, ValueError: a file can't be used.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
-        self._has_ca, self._has_certificate = settings.tls_ca is not None, settings.tls_cert is not None
-        self._followed = Followed("TLS files of the warehouse's client", settings.tls_files, self._make)
+        self._settings = settings
+        self._looking = threading.Lock()
+        self._contents = self._read()
+        self.credentials = self._make(self._contents)
         self._looked_at = time.monotonic()
-
-    @property
-    def credentials(self) -> grpc.ChannelCredentials:
-        """For new connections."""
-        return self._followed.content
+        self._problem = ""
 
     def has_changed(self) -> bool:
         """Whether there are other files than before; looks no more often than every TLS_LOOK_SECONDS."""
         if time.monotonic() - self._looked_at < TLS_LOOK_SECONDS:
             return False
-        self._looked_at = time.monotonic()
-        return self._followed.look()
+        with self._looking:
+            self._looked_at = time.monotonic()
+            try:
+                return self._look()
+            except (OSError, ValueError) as error:
+                self._note(str(error))
+                return False
 
-    def _make(self, contents: Sequence[bytes]) -> grpc.ChannelCredentials:
+    def _look(self) -> bool:
+        contents = self._read()
+        if contents == self._contents:
+            return False
+        self.credentials = self._make(contents)
+        self._contents = contents
+        self._problem = ""
+        return True
+
+    def _note(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.warning("TLS files can't be used, what was read before stays: %s", problem)
+
+    def _read(self) -> list[bytes]:
+        return [path.read_bytes() for path in self._settings.tls_files]
+
+    def _make(self, contents: list[bytes]) -> grpc.ChannelCredentials:
+        _check_tls(self._settings)
+        if self._read() != contents:
+            raise ValueError("they are being replaced")
         rest = list(contents)
-        authority = rest.pop(0) if self._has_ca else None
-        certificate, key = rest if self._has_certificate else (None, None)
-        if authority is not None:
-            certificates(authority)
-        if certificate is not None and key is not None and not is_pair(certificate, key):
-            raise ValueError("tls_key is not the key of the certificate in tls_cert")
+        authority = rest.pop(0) if self._settings.tls_ca else None
+        certificate, key = rest if self._settings.tls_cert else (None, None)
         return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def _check_tls(settings: ClientSettings) -> None:
+    """Raises: OSError, ValueError. gRPC itself would say nothing, and fail at every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # It makes no connection: whether a key is long enough is for gRPC to say.
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    try:
+        if settings.tls_ca:
+            context.load_verify_locations(settings.tls_ca)
+    except ssl.SSLError as error:
+        raise ValueError(f"tls_ca: {settings.tls_ca} holds no PEM certificate") from error
+    try:
+        if settings.tls_cert and settings.tls_key:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError("tls_key is not the key of the certificate in tls_cert") from error
+        raise ValueError(
+            "tls_cert, tls_key: they hold no PEM certificate and private key without passphrase"
+        ) from error
 
 
 def client_tls(settings: ClientSettings) -> ClientTls | None:
@@ -129,7 +169,9 @@ def client_tls(settings: ClientSettings) -> ClientTls | None:
     return ClientTls(settings) if settings.tls or settings.tls_ca or settings.tls_cert else None
 
 
-def _target(addresses: str) -> str:
+def target_of(settings: ClientSettings) -> str:
+    """The target as gRPC wants it."""
+    addresses = settings.target
     several = [address.strip().replace("localhost", "127.0.0.1") for address in addresses.split(",")]
     if len(several) == 1:
         return addresses.strip()

@@ -5,21 +5,24 @@ A call that gets no answer is therefore followed by questions for a sign of life
 stay without an answer too, the connection is replaced. One that is only slow answers them, and stays.
 """
 
-import asyncio
+import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import grpc
-import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from stockwarden_client.connection import ClientSettings, client_tls, open_channel
+from stockwarden_client.connection import ClientSettings, client_tls
+from stockwarden_client.errors import RpcError
+from stockwarden_client.options import Metadata
+from stockwarden_client.running import RpcFailure, Tasks, is_ready, open_channel, together
 from stockwarden_client.v1 import stock_pb2_grpc, warehouse_pb2_grpc
 
-log = structlog.get_logger(__name__)
-Metadata = list[tuple[str, str]]
+log = logging.getLogger(__name__)
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+SERVING = 1
 CLOSE_MARGIN_SECONDS = 1.0
 SILENCES_REMEMBERED_FACTOR = 4
 """So many times the time for one sign of life, an unanswered one counts."""
@@ -37,14 +40,18 @@ class Connection:
         self.channel = channel
         self.warehouse: warehouse_pb2_grpc.WarehouseServiceAsyncStub = warehouse_pb2_grpc.WarehouseServiceStub(channel)
         self.stock: stock_pb2_grpc.StockServiceAsyncStub = stock_pb2_grpc.StockServiceStub(channel)
-        self.health = health_pb2_grpc.HealthStub(channel)
+        # One field is needed of each of the health service's two messages, and these have the same on the wire. The
+        # library that has them would want the newest protobuf.
+        self.health: Callable[..., Awaitable[Int32Value]] = channel.unary_unary(
+            HEALTH_CHECK, request_serializer=StringValue.SerializeToString, response_deserializer=Int32Value.FromString
+        )
         self.is_doubtful = False
         self.silences: deque[float] = deque()
 
     @property
     def is_established(self) -> bool:
         """Whether there is a connection at all; while there is none, gRPC keeps trying to make one."""
-        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+        return is_ready(self.channel)
 
 
 class Connections:
@@ -60,7 +67,10 @@ class Connections:
         self._tls = client_tls(settings)
         self._connections = [self._open() for _ in range(settings.connections)]
         self._turn = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._is_closed = False
+        # Where the client is one of threads, two of them may notice the same silence.
+        self._changing = threading.Lock()
         self.replaced = 0
 
     def next(self) -> Connection:
@@ -76,38 +86,38 @@ class Connections:
 
     def note_silence(self, connection: Connection) -> None:
         """A call over it got no answer in time: find out whether only the call is to blame."""
-        if not connection.is_doubtful and connection in self._connections:
+        with self._changing:
+            if connection.is_doubtful or connection not in self._connections:
+                return
             connection.is_doubtful = True
-            self._start(self._examine(connection))
+        self._tasks.start(self._examine, connection)
 
-    async def health(self, service: str, timeout_seconds: float) -> health_pb2.HealthCheckResponse | None:
-        """What the first to answer says about `service`, SERVING if any says so; None if nobody answers."""
+    async def is_serving(self, service: str, timeout_seconds: float) -> bool:
+        """Whether anybody says that `service` is being served, over any connection."""
         self._follow_tls()
-        answers = await asyncio.gather(*(self._ask(one, service, timeout_seconds) for one in self._connections))
-        found = [answer for answer in answers if answer is not None]
-        serving = health_pb2.HealthCheckResponse.SERVING
-        return next((answer for answer in found if answer.status == serving), found[0] if found else None)
+
+        async def ask(connection: Connection) -> bool:
+            return await self._is_serving(connection, service, timeout_seconds)
+
+        return any(await together(ask, self._connections))
 
     async def close(self) -> None:
         """Hang up; calls in flight end as cancelled."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(connection.channel.close() for connection in self._connections))
+        self._is_closed = True
+        await self._tasks.close()
+        for connection in self._connections:
+            await connection.channel.close()
 
-    async def _ask(
-        self, connection: Connection, service: str, timeout_seconds: float
-    ) -> health_pb2.HealthCheckResponse | None:
-        request = health_pb2.HealthCheckRequest(service=service)
+    async def _is_serving(self, connection: Connection, service: str, timeout_seconds: float) -> bool:
         try:
-            answer: health_pb2.HealthCheckResponse = await connection.health.Check(
-                request, timeout=timeout_seconds, metadata=self._metadata()
+            answer = await connection.health(
+                StringValue(value=service), timeout=timeout_seconds, metadata=self._metadata()
             )
-        except grpc.aio.AioRpcError as error:
+        except RpcFailure as error:
             if is_silence(error):
                 self.note_silence(connection)
-            return None
-        return answer
+            return False
+        return bool(answer.value == SERVING)
 
     async def _examine(self, connection: Connection) -> None:
         """Ask for signs of life until they are there, or often enough not."""
@@ -115,6 +125,8 @@ class Connections:
         try:
             # Where a name stands for several servers, each must get the chance to be silent.
             for _ in range(settings.probes * (settings.target.count(",") + 1)):
+                if self._is_closed:
+                    return
                 if not await self._gives_sign(connection):
                     connection.silences.append(time.monotonic())
                 if self._is_dead(connection):
@@ -125,12 +137,10 @@ class Connections:
 
     async def _gives_sign(self, connection: Connection) -> bool:
         """Whether there is any answer, whatever it says; none is asked of what is still connecting."""
-        request = health_pb2.HealthCheckRequest()
+        timeout = self._settings.probe_timeout_seconds
         try:
-            await connection.health.Check(
-                request, timeout=self._settings.probe_timeout_seconds, metadata=self._metadata()
-            )
-        except grpc.aio.AioRpcError as error:
+            await connection.health(StringValue(), timeout=timeout, metadata=self._metadata())
+        except RpcFailure as error:
             return not (is_silence(error) and connection.is_established)
         return True
 
@@ -149,18 +159,17 @@ class Connections:
         return Connection(open_channel(self._settings, self._tls.credentials if self._tls else None))
 
     def _replace(self, dead: Connection, why: str) -> None:
-        log.warning("connection_replaced", target=self._settings.target, why=why)
-        self._connections[self._connections.index(dead)] = self._open()
-        self.replaced += 1
+        with self._changing:
+            if self._is_closed or dead not in self._connections:
+                return
+            log.warning("A connection to %s is replaced: %s", self._settings.target, why)
+            self._connections[self._connections.index(dead)] = self._open()
+            self.replaced += 1
         # What is under way over it ends by its own time limit; it is then sent again, over another connection.
-        self._start(dead.channel.close(self._settings.attempt_timeout_seconds + CLOSE_MARGIN_SECONDS))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        grace_seconds = self._settings.attempt_timeout_seconds + CLOSE_MARGIN_SECONDS
+        self._tasks.start(self._tasks.close_later, dead.channel, grace_seconds)
 
 
-def is_silence(error: grpc.aio.AioRpcError) -> bool:
+def is_silence(error: RpcError) -> bool:
     """Whether there was no answer in time; a server that says so has answered, and gives details."""
     return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata()

@@ -25,7 +25,7 @@ WarehouseError
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -225,7 +225,17 @@ STATUSES: Mapping[grpc.StatusCode, type[WarehouseError]] = {
 RETRIED = (WarehouseUnavailable, WarehouseOverloaded, WarehouseBusy, DeadlineExceeded)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> WarehouseError:
+class RpcError(Protocol):
+    """What gRPC raises, whether calls are awaited or not."""
+
+    def code(self) -> grpc.StatusCode: ...
+
+    def details(self) -> str | None: ...
+
+    def trailing_metadata(self) -> Any: ...
+
+
+def from_rpc_error(error: RpcError) -> WarehouseError:
     """The exception that a failed call stands for."""
     details = b""
     for name, value in error.trailing_metadata() or ():

@@ -1,33 +1,15 @@
 """The calls of WarehouseService: holding stock, selling it, giving it back."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Unpack
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from stockwarden_client.calling import Calling, CallOptions, EffectOptions, kept_request_id, request_id_of
-from stockwarden_client.errors import WarehouseError, WarehouseUnavailable, from_status
+from stockwarden_client.calling import Calling
+from stockwarden_client.errors import WarehouseError
+from stockwarden_client.messages import REQUESTS_MAX, duration, fits, given, parts, results_of, timestamp
+from stockwarden_client.options import CallOptions, EffectOptions, kept_request_id, request_id_of
 from stockwarden_client.v1 import warehouse_pb2
 from stockwarden_client.v1.warehouse_pb2 import IfExpired, Line, Reservation
-
-REQUESTS_MAX = 1000
-"""What the contract allows in one BatchGetRequests."""
-
-BATCH_MAX = 1000
-"""Requests in one BatchReserve, says the contract."""
-ENVELOPE_BYTES = 8192
-RESULT_BYTES = 1032
-LINE_BYTES = 16
-"""What the answer to a BatchReserve takes at most beyond its requests: in all, for each request, for each line."""
-LINE_BYTES_SENT_MIN = 2
-"""What a line takes at least in a request: its tag, and its length."""
-
-
-def line(product_id: int, warehouse_id: int, quantity: int) -> Line:
-    """`quantity` units of a product in a warehouse."""
-    return Line(product_id=product_id, warehouse_id=warehouse_id, quantity=quantity)
 
 
 class HoldCalls(Calling):
@@ -61,8 +43,8 @@ class HoldCalls(Calling):
             request_id=kept_request_id(call),
             order_id=order_id,
             lines=lines,
-            ttl=None if ttl_seconds is None else _duration(ttl_seconds),
-            expires_at=None if expires_at is None else _timestamp(expires_at),
+            ttl=None if ttl_seconds is None else duration(ttl_seconds),
+            expires_at=None if expires_at is None else timestamp(expires_at),
             allow_partial=allow_partial,
         )
         return (await self._call(lambda to: to.warehouse.Reserve, request, call)).reservation
@@ -79,10 +61,10 @@ class HoldCalls(Calling):
         """
         requests = list(requests)
         whole = warehouse_pb2.BatchReserveRequest(requests=requests)
-        if self._fits(whole):
+        if fits(whole, self.settings.message_size_max_bytes):
             return await self._batch_reserve(whole, call)
         results: list[Reservation | WarehouseError] = []
-        for part in self._parts(requests):
+        for part in parts(requests, self.settings.message_size_max_bytes):
             try:
                 results += await self._batch_reserve(warehouse_pb2.BatchReserveRequest(requests=part), call)
             except WarehouseError as error:
@@ -93,33 +75,7 @@ class HoldCalls(Calling):
         self, request: warehouse_pb2.BatchReserveRequest, call: CallOptions
     ) -> list[Reservation | WarehouseError]:
         response = await self._call(lambda to: to.warehouse.BatchReserve, request, call)
-        if len(response.results) != len(request.requests):
-            told, asked = len(response.results), len(request.requests)
-            raise WarehouseUnavailable(f"the answer tells of {told} requests, {asked} were sent", reason="UNAVAILABLE")
-        return [
-            result.reservation if result.HasField("reservation") else from_status(result.error)
-            for result in response.results
-        ]
-
-    def _fits(self, whole: warehouse_pb2.BatchReserveRequest) -> bool:
-        """Whether it is certain, without a look at each request, that one call may carry all and its answer fits."""
-        size, count = whole.ByteSize(), len(whole.requests)
-        answer = size + RESULT_BYTES * count + LINE_BYTES * (size // LINE_BYTES_SENT_MIN)
-        return count <= BATCH_MAX and answer <= self.settings.message_size_max_bytes - ENVELOPE_BYTES
-
-    def _parts(self, requests: Iterable[warehouse_pb2.ReserveRequest]) -> Iterator[list[warehouse_pb2.ReserveRequest]]:
-        """The requests cut into calls whose answers fit into a message."""
-        part: list[warehouse_pb2.ReserveRequest] = []
-        room = self.settings.message_size_max_bytes - ENVELOPE_BYTES
-        left = room
-        for request in requests:
-            needed = request.ByteSize() + RESULT_BYTES + LINE_BYTES * len(request.lines)
-            if part and (needed > left or len(part) == BATCH_MAX):
-                yield part
-                part, left = [], room
-            part.append(request)
-            left -= needed
-        yield part
+        return results_of(request, response)
 
     async def commit(
         self,
@@ -143,7 +99,7 @@ class HoldCalls(Calling):
         request = warehouse_pb2.CommitRequest(
             request_id=request_id_of(call),
             lines=lines,
-            **_given(reservation_id=reservation_id, order_id=order_id),
+            **given(reservation_id=reservation_id, order_id=order_id),
             if_expired=IfExpired.IF_EXPIRED_REACQUIRE if reacquire else IfExpired.IF_EXPIRED_REFUSE,
         )
         return list((await self._call(lambda to: to.warehouse.Commit, request, call)).reservations)
@@ -165,7 +121,7 @@ class HoldCalls(Calling):
         request = warehouse_pb2.CancelRequest(
             request_id=request_id_of(call),
             reason=reason,
-            **_given(reservation_id=reservation_id, order_id=order_id, reserve_request_id=reserve_request_id),
+            **given(reservation_id=reservation_id, order_id=order_id, reserve_request_id=reserve_request_id),
         )
         return list((await self._call(lambda to: to.warehouse.Cancel, request, call)).reservations)
 
@@ -176,7 +132,7 @@ class HoldCalls(Calling):
             RequestIdReused, or another WarehouseError.
         """
         request = warehouse_pb2.ExtendRequest(
-            request_id=request_id_of(call), reservation_id=reservation_id, ttl=_duration(ttl_seconds)
+            request_id=request_id_of(call), reservation_id=reservation_id, ttl=duration(ttl_seconds)
         )
         return (await self._call(lambda to: to.warehouse.Extend, request, call)).reservation
 
@@ -217,20 +173,3 @@ class HoldCalls(Calling):
         return (
             await self._call(lambda to: to.warehouse.SweepExpired, warehouse_pb2.SweepExpiredRequest(), call)
         ).expired
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    return duration
-
-
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
-
-
-def _given(**fields: str | None) -> dict[str, Any]:
-    """Only the fields that are set: in a oneof even an empty one counts."""
-    return {name: value for name, value in fields.items() if value is not None}

@@ -4,14 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Unpack
 
-from stockwarden_client.calling import (
-    CallContext,
-    Calling,
-    CallOptions,
-    EffectOptions,
-    kept_request_id,
-    with_request_id,
-)
+from stockwarden_client.calling import Calling
+from stockwarden_client.options import CallContext, CallOptions, EffectOptions, kept_request_id, with_request_id
 from stockwarden_client.v1 import stock_pb2
 from stockwarden_client.v1.stock_pb2 import MovementType, StockLevel
 

@@ -112,7 +112,7 @@ async def test_every_exception_is_raised_by_a_real_server(
     warehouse_database_url: str, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The pauses between repetitions are as long as they may be: what a call ends with is its first answer.
-    monkeypatch.setattr("stockwarden_client.calling.random.random", lambda: 1.0)
+    monkeypatch.setattr("stockwarden_client.patience.random.random", lambda: 1.0)
     promised = {one for one in vars(client).values() if isinstance(one, type) and issubclass(one, WarehouseError)}
     seen: set[type[WarehouseError]] = set()
     async with warehouse_at(warehouse_database_url, api_keys=KEYS) as target:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockwarden_client.holds import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
+from stockwarden_client.messages import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
 from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.rpc import wire
 from warehouse.rpc.status import status_of_error, status_of_refusal
