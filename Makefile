@@ -121,6 +121,12 @@ generate = $(PROTOC) --python_out="$(1)" --grpc_python_out="$(1)" \
 	find "$(1)" -name '*_pb2*.py*' -exec sed -i -E -e 's/^from warehouse\.v[0-9]+ import/from . import/' \
 		-e "s/^(_builder\.BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[a-z0-9_.]+'/\1__name__/" {} +
 
+.PHONY: dist
+dist: .dev ## build wheels and source distributions of the services and of the client library, into dist/
+	@rm -rf dist
+	@bash tools/dist dist
+	@ls dist
+
 .PHONY: bench
 bench: .dev ## measure; FULL=1 for everything; AGAINST=REVISION compares with that, workload by workload
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
@@ -138,7 +144,7 @@ pins = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 
 .PHONY: clean
 clean: ## remove what can be made again; the databases in DATA_DIR stay
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules test-results $(VENV)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules test-results dist build *.egg-info clients/python/*.egg-info $(VENV)
 	@find . -name __pycache__ -type d -not -path './.local/*' -prune -exec rm -rf {} +
 
 # Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.

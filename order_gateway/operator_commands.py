@@ -15,7 +15,7 @@ from order_gateway.audit.why import lines as explanation_lines
 from order_gateway.bootstrap import Core, database_of, opened
 from order_gateway.lifecycle import OrderNotFound
 from order_gateway.settings import OrdersSettings
-from order_gateway.starting import failures_explained
+from order_gateway.starting import SERVICE, failures_explained
 from service_kit.logging import configure_logging
 from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit
@@ -149,7 +149,7 @@ def _print_summary(report: OrdersReport, settings: OrdersSettings) -> None:
     if report.unfinished > len(report.unfinished_rows):
         typer.echo(f"... and {report.unfinished - len(report.unfinished_rows)} more unfinished orders")
     if report.unfinished:
-        typer.echo("why an order is unfinished: python -m order_gateway why ID")
+        typer.echo(f"why an order is unfinished: {SERVICE.command} why ID")
     wrong = f"{report.found} don't agree with the warehouse" if report.found else "clean"
     typer.echo(f"orders: {wrong}; {report.checked} checked, {report.unfinished} still have a step to be done")
     if report.unasked:

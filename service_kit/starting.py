@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import NoReturn
 
+IS_INSTALLED = __name__.startswith("stockwarden.")
+"""Whether this is the distribution, and not a checkout."""
+
 
 class Exit(IntEnum):
     """Exit statuses of the services' commands. (A crash, which is a bug, has Python's own: 1.)"""

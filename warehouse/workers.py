@@ -14,6 +14,7 @@ from service_kit.child_process import start_tethered, stop
 from service_kit.ports import hold_alone, require_free
 
 log = structlog.get_logger(__name__)
+PACKAGE = __name__.removesuffix(".workers")
 _POLL_SECONDS = 0.2
 _RESTART_PAUSE_SECONDS = 1.0
 
@@ -59,7 +60,7 @@ def _nth_port(listen: str, number: int) -> str:
 
 def _start(address: str, metrics_listen: str) -> subprocess.Popen[bytes]:
     own = {"WAREHOUSE_LISTEN": address, "WAREHOUSE_WORKERS": "1", "WAREHOUSE_METRICS_LISTEN": metrics_listen}
-    command = [sys.executable, "-m", "warehouse", "serve", "--worker-of", str(os.getpid())]
+    command = [sys.executable, "-m", PACKAGE, "serve", "--worker-of", str(os.getpid())]
     return start_tethered(command, environment={**os.environ, **own})
 
 

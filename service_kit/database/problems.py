@@ -15,7 +15,7 @@ from service_kit.database.database import Database, Fault, error_number, is_conn
 from service_kit.database.login import LOGIN_UNSAFE
 from service_kit.database.schema import is_behind
 from service_kit.database_url import BadDatabaseUrl, DatabaseAddress, name_of_setting, read_database_url
-from service_kit.starting import NotStarted
+from service_kit.starting import IS_INSTALLED, NotStarted
 
 log = structlog.get_logger(__name__)
 _LOGIN_REFUSED = frozenset({1045, 1251, 1275, 1698, 2049, 2059})
@@ -31,7 +31,7 @@ class Service(NamedTuple):
 
     Attributes:
         module: of `python -m`.
-        migrations: the folder of its migrations.
+        migrations: the folder of its migrations; also what `stockwarden` calls it.
         prefix: of its environment variables.
         needs: statements that change nothing, and are refused where a right is missing.
     """
@@ -40,6 +40,11 @@ class Service(NamedTuple):
     migrations: str
     prefix: str
     needs: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """How people call it: in a checkout by its module, otherwise by the command that was installed."""
+        return f"stockwarden {self.migrations}" if IS_INSTALLED else f"python -m {self.module}"
 
 
 async def check_database(database: Database, service: Service, *, must_answer: bool) -> None:
@@ -82,7 +87,7 @@ async def _look(connection: AsyncConnection, address: DatabaseAddress, service: 
     if is_behind(str(found.scalar() or ""), service.migrations):
         raise NotStarted(
             f"{name_of_setting(service.prefix)}: the tables in the database {address.url.database} at {address.place} "
-            f"are older than this program: run `python -m {service.module} migrate`"
+            f"are older than this program: run `{service.command} migrate`"
         )
     for statement in service.needs:
         await connection.exec_driver_sql(statement)
@@ -106,7 +111,7 @@ def database_problem(error: BaseException, address: DatabaseAddress, service: Se
     """What stands in the way, which setting it is about, and what to do."""
     number, said = _number(error), _said(error)
     setting, place, name = name_of_setting(service.prefix), address.place, address.url.database
-    migrate = f"run `python -m {service.module} migrate`"
+    migrate = f"run `{service.command} migrate`"
     if (tls := _tls_error(error)) is not None:
         why = getattr(tls, "verify_message", "") or tls.reason or str(tls)
         text = (
