@@ -19,32 +19,38 @@ TLS_LOOK_SECONDS = 1.0
 class ClientSettings(BaseModel, extra="forbid"):
     """Where the warehouse is, and how long to insist."""
 
-    target: str = Field("127.0.0.1:50051", description="host:port, or several separated by commas (IP addresses then)")
-    api_key: str = Field("", description="sent as x-api-key; empty: none", repr=False)
-    deadline_seconds: float = Field(10, gt=0, le=600, description="for one call with all its repetitions")
+    target: str = Field(
+        default="127.0.0.1:50051", description="host:port, or several separated by commas (IP addresses then)"
+    )
+    api_key: str = Field(default="", description="sent as x-api-key; empty: none", repr=False)
+    deadline_seconds: float = Field(default=10, gt=0, le=600, description="for one call with all its repetitions")
     attempt_timeout_seconds: float = Field(
-        3, gt=0, le=600, description="after this an answer counts as lost; never longer than the deadline"
+        default=3, gt=0, le=600, description="after this an answer counts as lost; never longer than the deadline"
     )
     absent_seconds: float = Field(
-        2, gt=0, le=600, description="a client that was never answered gives up so soon where nobody listens"
+        default=2, gt=0, le=600, description="a client that was never answered gives up so soon where nobody listens"
     )
-    retry_wait_initial_seconds: float = Field(0.02, gt=0, le=10)
-    retry_wait_max_seconds: float = Field(1, gt=0, le=60)
+    retry_wait_initial_seconds: float = Field(default=0.02, gt=0, le=10)
+    retry_wait_max_seconds: float = Field(default=1, gt=0, le=60)
     connections: int = Field(
-        1, ge=1, le=64, description="TCP connections; more than one reach several worker processes"
+        default=1, ge=1, le=64, description="TCP connections; more than one reach several worker processes"
     )
-    connect_timeout_seconds: float = Field(5, gt=0, le=60, description="for making a connection, TLS included")
-    keepalive_seconds: float = Field(30, ge=10, le=3600, description="silence after which a connection is tested")
-    keepalive_timeout_seconds: float = Field(5, gt=0, le=60, description="and dropped, if it has not answered by then")
+    connect_timeout_seconds: float = Field(default=5, gt=0, le=60, description="for making a connection, TLS included")
+    keepalive_seconds: float = Field(
+        default=30, ge=10, le=3600, description="silence after which a connection is tested"
+    )
+    keepalive_timeout_seconds: float = Field(
+        default=5, gt=0, le=60, description="and dropped, if it has not answered by then"
+    )
     probe_timeout_seconds: float = Field(
-        1.5, gt=0, le=60, description="for a sign of life of a connection that did not answer a call"
+        default=1.5, gt=0, le=60, description="for a sign of life of a connection that did not answer a call"
     )
-    probes: int = Field(2, ge=1, le=10, description="signs of life that must be missing before it is replaced")
-    message_size_max_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
-    tls: bool = Field(False, description="encrypt; implied by the files below")
-    tls_ca: Path | None = Field(None, description="PEM file of the CA; unset: the system's")
-    tls_cert: Path | None = Field(None, description="PEM file with this client's certificate, for mutual TLS")
-    tls_key: Path | None = Field(None, description="PEM file with its private key")
+    probes: int = Field(default=2, ge=1, le=10, description="signs of life that must be missing before it is replaced")
+    message_size_max_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    tls: bool = Field(default=False, description="encrypt; implied by the files below")
+    tls_ca: Path | None = Field(default=None, description="PEM file of the CA; unset: the system's")
+    tls_cert: Path | None = Field(default=None, description="PEM file with this client's certificate, for mutual TLS")
+    tls_key: Path | None = Field(default=None, description="PEM file with its private key")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -33,7 +33,7 @@ Example = Callable[[], Awaitable[None]]
 
 def examples(target: str) -> list[Example]:
     """The Python examples of the README and of the client library, as functions; they call the server at `target`."""
-    [of_readme] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    of_readme, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     of_library = re.search(r"\n\n((?:    .*\n|\n)+)", inspect.getdoc(client) or "")
     assert of_library is not None
     found: list[Example] = []

@@ -226,17 +226,19 @@ async def test_health_is_told_by_service_and_reflection_shows_them(warehouse_dat
             for service in ("", *SERVICES):
                 assert await calls.status(service) == health_pb2.HealthCheckResponse.SERVING
             assert (await refused(calls.health.Check(health_pb2.HealthCheckRequest(service="x")))).code == "NOT_FOUND"
-        names, methods_seen = await asyncio.to_thread(_reflect, f"127.0.0.1:{port}")
+        names, files, methods_seen = await asyncio.to_thread(_reflect, f"127.0.0.1:{port}")
         assert {*SERVICES, "grpc.health.v1.Health"} <= names
+        assert files == {"warehouse/v1/stock.proto", "warehouse/v1/warehouse.proto"}
         assert methods_seen == set(methods())
 
 
-def _reflect(target: str) -> tuple[set[str], set[str]]:
+def _reflect(target: str) -> tuple[set[str], set[str], set[str]]:
     with grpc.insecure_channel(target) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         pool = DescriptorPool(database)
-        found = {method.name for name in SERVICES for method in pool.FindServiceByName(name).methods}
-        return set(database.get_services()), found
+        services = [pool.FindServiceByName(name) for name in SERVICES]
+        found = {method.name for service in services for method in service.methods}
+        return set(database.get_services()), {service.file.name for service in services}, found
 
 
 async def test_a_stop_in_good_order(warehouse_database_url: str, processes: Processes) -> None:
