@@ -101,10 +101,11 @@ def shop(services: Environment, make_database: MakeDatabase) -> Iterator[Shop]:
     }
     command = services.command("stockwarden")
     base_url = f"http://{listen}/api/v1"
-    for service in ("warehouse", "orders"):
-        services.run(command, service, "migrate", settings=settings)
-    warehouse = _process(services, ["warehouse", "serve", "--workers", "2"], lambda: grpc_is_serving(target), settings)
-    orders = _process(services, ["orders", "serve"], lambda: http_answers(f"{base_url}/health"), settings)
+    migrate_warehouse, serve_warehouse, migrate_orders, serve_orders = commands_of_the_readme()
+    for migrate in (migrate_warehouse, migrate_orders):
+        services.run(command, *migrate, settings=settings)
+    warehouse = _process(services, serve_warehouse, lambda: grpc_is_serving(target), settings)
+    orders = _process(services, serve_orders, lambda: http_answers(f"{base_url}/health"), settings)
     try:
         warehouse.start()
         orders.start()
@@ -131,6 +132,14 @@ def _process(
         log_path=services.folder / f"{arguments[0]}.log",
         directory=services.folder,
     )
+
+
+def commands_of_the_readme() -> list[list[str]]:
+    """The arguments that README says `stockwarden` is called with."""
+    [lines] = re.findall(r"```sh\npip install dist/\*\.whl\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [line.split() for line in lines.splitlines()]
+    assert {command[0] for command in commands} == {"stockwarden"}
+    return [command[1:] for command in commands]
 
 
 def held(shop: Shop, order_id: str) -> int:
