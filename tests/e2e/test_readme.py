@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,10 +95,3 @@ def test_every_line_prints_what_the_readme_says(run: Run) -> None:
     for command, expected in lines:
         printed = execute(command, run)
         assert without_what_changes(printed) == without_what_changes(expected), command
-
-
-def test_the_python_example_compiles() -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    indented = code.replace("\n", "\n    ")
-    script = f"async def example():\n    {indented}\nimport asyncio, sys\nassert asyncio.iscoroutinefunction(example)\n"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
