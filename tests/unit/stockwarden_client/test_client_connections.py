@@ -2,57 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from stockwarden_client import ClientSettings, DeadlineExceeded, WarehouseClient, WarehouseError, line, new_request_id
-from stockwarden_client.v1 import warehouse_pb2
-from tests.kits.tcp_proxy import TcpProxy, proxied
+from stockwarden_client import DeadlineExceeded, WarehouseClient, WarehouseError, new_request_id
+from tests.kits.scripted_warehouse import LINES, QUICK, behind_a_proxy
+from tests.kits.tcp_proxy import TcpProxy
 
-LINES = [line(1, 1, 2)]
-SETTINGS = ClientSettings(
-    deadline_seconds=0.4,
-    attempt_timeout_seconds=0.4,
-    retry_wait_initial_seconds=0.01,
-    probe_timeout_seconds=0.3,
-)
 RECOVERED_WITHIN_SECONDS = 5
 
 
-@asynccontextmanager
-async def behind_a_proxy(delay_seconds: float = 0) -> AsyncIterator[TcpProxy]:
-    """A server that answers Reserve and questions for its health, and a proxy before it."""
-
-    async def reserve(request: warehouse_pb2.ReserveRequest, _context: object) -> warehouse_pb2.ReserveResponse:
-        return warehouse_pb2.ReserveResponse(reservation=warehouse_pb2.Reservation(order_id=request.order_id))
-
-    server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        reserve,
-        request_deserializer=warehouse_pb2.ReserveRequest.FromString,
-        response_serializer=warehouse_pb2.ReserveResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("warehouse.v1.WarehouseService", {"Reserve": handler}),)
-    )
-    servicer = health.aio.HealthServicer()
-    await servicer.set("warehouse.v1.WarehouseService", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with proxied(f"127.0.0.1:{port}", delay_seconds) as proxy:
-            yield proxy
-    finally:
-        await server.stop(None)
-
-
 def connect(proxy: TcpProxy, **changes: object) -> WarehouseClient:
-    return WarehouseClient(SETTINGS.model_copy(update={"target": proxy.target, **changes}))
+    return WarehouseClient(QUICK.model_copy(update={"target": proxy.target, **changes}))
 
 
 async def until_answered(client: WarehouseClient, in_a_row: int) -> int:

@@ -14,9 +14,16 @@ import pytest
 import stockwarden_client as client
 from stockwarden_client import ClientSettings, SyncWarehouseClient, WarehouseClient, new_request_id
 from tests.kits.processes import ROOT
-from tests.unit.stockwarden_client.test_client import LINES, SETTINGS, Scripted, fail, lose_the_answer, serving
-from tests.unit.stockwarden_client.test_client_connections import SETTINGS as QUICK
-from tests.unit.stockwarden_client.test_client_connections import behind_a_proxy
+from tests.kits.scripted_warehouse import (
+    LINES,
+    QUICK,
+    SETTINGS,
+    Scripted,
+    behind_a_proxy,
+    fail,
+    lose_the_answer,
+    serving,
+)
 from tools.sync_client import CLIENT, MODULES, made
 
 RECOVERED_WITHIN_SECONDS = 10
