@@ -91,7 +91,7 @@ check: .dev check-protos ## lint (security, too), format, types, imports, protos
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python tools/long_functions.py warehouse order_gateway service_kit development benchmarks tools tests migrations
+	@$(BIN)/python tools/long_functions.py clients/python stockwarden warehouse order_gateway service_kit development benchmarks tools tests migrations
 	@$(BIN)/python tools/vulnerable_pins.py requirements/runtime.txt requirements/dev.txt requirements/protoc.txt package-lock.json
 
 .PHONY: format
