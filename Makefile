@@ -144,7 +144,7 @@ pins = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 
 .PHONY: clean
 clean: ## remove what can be made again; the databases in DATA_DIR stay
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules test-results dist build *.egg-info clients/python/*.egg-info $(VENV)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules test-results dist build *.egg-info clients/python/build clients/python/*.egg-info $(VENV)
 	@find . -name __pycache__ -type d -not -path './.local/*' -prune -exec rm -rf {} +
 
 # Set-up. Each step looks first whether there is anything to do, and says what it does when that takes time.
