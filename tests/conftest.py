@@ -18,8 +18,9 @@ from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
 from service_kit.database import migrating
 from service_kit.database.migrating import Service
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.secrets_used import note_settings
+from tests.kits.small_server import small_server
 from tests.kits.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
@@ -63,12 +64,7 @@ def database_server(database_flavour: Flavour) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
     """A small database server that may be killed."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
-        note_settings({"DATABASE_URL": server.url})
+    with small_server(database_flavour) as server:
         yield server
 
 
@@ -122,12 +118,6 @@ def processes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proces
     request.node.stash[_PROCESSES] = started
     yield started
     started.stop_all()
-
-
-@pytest.fixture(name="free_port")
-def free_port_fixture() -> Callable[[], int]:
-    """Gives free ports."""
-    return free_port
 
 
 @pytest.hookimpl(wrapper=True)

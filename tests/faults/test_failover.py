@@ -2,16 +2,14 @@
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
 
-from development.local_server import LocalServer, LocalServerSettings
+from development.local_server import LocalServer
 from development.server_programs import Flavour
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from service_kit.database import migrating
@@ -19,6 +17,7 @@ from service_kit.database.database import Database, DatabaseSettings
 from tests.kits.database_proxy import proxied
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.plain_account import PLAIN, plain_url, read_only
+from tests.kits.small_server import small_server
 from tests.kits.warehouse_kit import fresh, reserve, scalar, serving, sql
 
 pytestmark = pytest.mark.sql
@@ -28,11 +27,7 @@ MOVES_WITHIN_SECONDS = 5
 @pytest.fixture(scope="module")
 def other_server(database_flavour: Flavour) -> Iterator[LocalServer]:
     """A second small database server."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
+    with small_server(database_flavour) as server:
         yield server
 
 
