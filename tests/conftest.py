@@ -29,7 +29,7 @@ _PROCESSES = pytest.StashKey[Processes]()
 _KEPT_TABLES = frozenset({"alembic_version", "migration_lock"})
 
 
-pytest_plugins = ["tests.kits.secrets_watch"]
+pytest_plugins = ["tests.kits.secrets_watch", "tests.kits.where_time_goes"]
 
 
 def pytest_configure() -> None:
