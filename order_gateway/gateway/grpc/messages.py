@@ -18,7 +18,7 @@ _STATES = {number: HoldState(name.removeprefix(_PREFIX)) for name, number in Res
 
 def instant_of(timestamp: Timestamp, epoch: datetime = EPOCH) -> datetime:
     """As `ToDatetime(UTC)`, which takes twice as long; every order needs two."""
-    return epoch + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // NANOS_PER_MICROSECOND)
+    return epoch + timedelta(0, timestamp.seconds, timestamp.nanos // NANOS_PER_MICROSECOND)
 
 
 def hold_of(reservation: warehouse_pb2.Reservation, epoch: datetime = EPOCH) -> Hold:
