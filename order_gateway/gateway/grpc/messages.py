@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from order_gateway.gateway.port import HeldLine, Hold, HoldState, Outcome, Product, StockLine
+from order_gateway.gateway.port import GatewayFault, HeldLine, Hold, HoldState, Outcome, Product, StockLine
 from order_gateway.gateway.stock import Availability, CatalogueProduct, Level
 from stockwarden_client import ReservationState, stock_pb2, warehouse_pb2
 
@@ -26,11 +26,13 @@ def hold_of(reservation: warehouse_pb2.Reservation, epoch: datetime = EPOCH) -> 
 
     Args:
         epoch: what the clock by which its instants are to be told shows when the warehouse's clock shows 1970 begin.
+
+    Raises: GatewayFault, as `state_of`.
     """
     return Hold(
         reservation.reservation_id,
         reservation.order_id,
-        _STATES[reservation.state],
+        state_of(reservation),
         tuple(
             [
                 HeldLine(line.product_id, line.warehouse_id, line.quantity, line.committed_quantity)
@@ -45,8 +47,12 @@ def hold_of(reservation: warehouse_pb2.Reservation, epoch: datetime = EPOCH) -> 
 
 
 def state_of(reservation: warehouse_pb2.Reservation) -> HoldState:
-    """Where a hold stands."""
-    return _STATES[reservation.state]
+    """Where a hold stands. Raises: GatewayFault, for a state that only a newer warehouse knows."""
+    try:
+        return _STATES[reservation.state]
+    except KeyError:
+        message = f"the warehouse answered with a state that this service does not know: {reservation.state}"
+        raise GatewayFault("WAREHOUSE_ERROR", message) from None
 
 
 def outcome_of(outcome: warehouse_pb2.RequestOutcome) -> Outcome:

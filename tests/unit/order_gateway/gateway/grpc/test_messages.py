@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from order_gateway.gateway.grpc.messages import EPOCH, hold_of, outcome_of
-from order_gateway.gateway.port import HeldLine, HoldState, StockLine
+from order_gateway.gateway.port import GatewayFault, HeldLine, HoldState, StockLine
 from stockwarden_client.v1 import warehouse_pb2 as pb
 
 MADE = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
@@ -48,3 +48,15 @@ def test_a_fence_is_no_hold_but_an_answer() -> None:
     known = outcome_of(outcome)
     assert known.is_known
     assert [hold.reservation_id for hold in known.holds] == ["h-1"]
+
+
+@pytest.mark.parametrize("number", [pb.RESERVATION_STATE_UNSPECIFIED, 99])
+def test_a_state_that_only_a_newer_warehouse_knows_is_a_fault_that_says_so(number: int) -> None:
+    hold = sent(HoldState.RESERVED)
+    # Enums are open on the wire.
+    hold.MergeFromString(
+        pb.Reservation(state=pb.RESERVATION_STATE_COMMITTED).SerializeToString()[:-1] + bytes([number])
+    )
+    with pytest.raises(GatewayFault, match=f"does not know: {number}$") as raised:
+        hold_of(hold)
+    assert raised.value.code == "WAREHOUSE_ERROR"
