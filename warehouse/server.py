@@ -11,7 +11,6 @@ from typing import Any, cast
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
@@ -42,7 +41,7 @@ from warehouse.rpc.connections import OPEN_FILES, Connections
 from warehouse.rpc.edge import Edge
 from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
-from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
+from warehouse.rpc.open_streams import NOT_SERVING, REFLECTION_SERVICES, Health, Reflection
 from warehouse.rpc.requests import RequestReader
 from warehouse.rpc.reservations import Reservations
 from warehouse.rpc.steady_server import add_service, steady_server, stop_server
@@ -131,10 +130,11 @@ async def running(
     registry = cast("grpc.aio.Server", _Registry(server, entrance, strangers, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
     add_more(registry, streams)
-    known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME))
     opened = OpenCalls(entrance, strangers, calls, settings.open_calls)
     add_service(server, health.SERVICE_NAME, known.methods(opened))
-    add_service(server, reflection.SERVICE_NAME, asked.methods(opened))
+    for name in REFLECTION_SERVICES:
+        add_service(server, name, asked.methods(opened))
     try:
         await check_database(database, SERVICE, must_answer=False)
         port = _bind(server, settings)
