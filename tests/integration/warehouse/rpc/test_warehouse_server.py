@@ -1,6 +1,7 @@
 """The server around the calls: who may, over which wire, until when, how many, and how it stops."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -13,7 +14,7 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from development.local_server import LocalServer
@@ -47,6 +48,7 @@ from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
 BUF = ROOT / "node_modules/.bin/buf"
+LONG_SECONDS = 60
 REFLECTION_VERSIONS = ("v1", "v1alpha")
 KEYS = tuple(ApiKey(name=f"the-{role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 
@@ -244,7 +246,7 @@ async def test_a_client_in_another_language_reflects(warehouse_database_url: str
     """By both versions, and by the one that it asks for first: that is found."""
     async with running(WarehouseSettings(database_url=warehouse_database_url, listen="127.0.0.1:0")) as port:
         process = await asyncio.create_subprocess_exec(
-            *(BUF, "curl", "--http2-prior-knowledge", "--protocol=grpc", "--verbose", *chosen, "--list-methods"),
+            *(str(BUF), "curl", "--http2-prior-knowledge", "--protocol=grpc", "--verbose", *chosen, "--list-methods"),
             f"http://127.0.0.1:{port}",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -344,6 +346,34 @@ async def test_open_watches_and_reflection_do_not_delay_a_stop(
         for call in asking:
             assert await call.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
     assert "Traceback" not in server.log_path.read_text()
+
+
+async def test_who_asks_and_does_not_read_does_not_delay_a_stop(warehouse_database_url: str) -> None:
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICES[0])
+    settings = WarehouseSettings(
+        database_url=warehouse_database_url, listen="127.0.0.1:0", stop_grace_seconds=LONG_SECONDS
+    )
+    async with contextlib.AsyncExitStack() as server:
+        port = await server.enter_async_context(running(settings))
+        async with calling(f"127.0.0.1:{port}") as calls:
+            asking: Any = reflection_pb2_grpc.ServerReflectionStub(calls.channel).ServerReflectionInfo()
+            asked = 0
+
+            async def ask() -> None:
+                nonlocal asked
+                while True:
+                    await asking.write(question)
+                    asked += 1
+
+            task, before = asyncio.create_task(outcome(ask())), -1
+            # Until there is no room for a further question: nobody takes the answers.
+            while asked != before:
+                before = asked
+                await asyncio.sleep(0.3)
+            async with asyncio.timeout(LONG_SECONDS / 2):
+                await server.aclose()
+            task.cancel()
+            await asyncio.wait((task,))
 
 
 async def test_a_watch_tells_of_each_change(own_server: LocalServer) -> None:

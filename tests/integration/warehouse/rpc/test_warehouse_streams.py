@@ -83,6 +83,17 @@ async def counted(port: int, sample: str, value: float) -> dict[str, float]:
     return found
 
 
+async def sent_until_it_waits(port: int) -> float:
+    """How many messages were sent, once there is no room for a further one."""
+    before = 0.0
+    while (
+        sent := (await asyncio.to_thread(metrics_of, port))['warehouse_stream_answers_total{method="Tick"}']
+    ) > before:
+        before = sent
+        await asyncio.sleep(0.3)
+    return sent
+
+
 async def test_answers_come_and_are_counted_and_logged(warehouse_database_url: str) -> None:
     port = free_port()
     async with ticking(warehouse_database_url, metrics_listen=f"127.0.0.1:{port}") as served:
@@ -287,9 +298,11 @@ async def test_a_stop_ends_all_streams_at_once_and_waits_for_calls(warehouse_dat
 
 
 async def test_a_stop_does_not_wait_for_who_listens_to_nothing(warehouse_database_url: str) -> None:
-    async with ticking(warehouse_database_url, stop_grace_seconds=LONG_SECONDS) as served:
+    port, settings = free_port(), {"stop_grace_seconds": LONG_SECONDS}
+    async with ticking(warehouse_database_url, metrics_listen=f"127.0.0.1:{port}", **settings) as served:
         call = served.tick("flood")
         assert await first(call) == "0"
+        await sent_until_it_waits(port)
         async with asyncio.timeout(LONG_SECONDS / 2):
             await served.stop()
         assert (await end(call)).code in ("UNAVAILABLE", "CANCELLED")
@@ -297,15 +310,10 @@ async def test_a_stop_does_not_wait_for_who_listens_to_nothing(warehouse_databas
 
 async def test_a_slow_listener_is_waited_for_and_nothing_is_kept_for_it(warehouse_database_url: str) -> None:
     port = free_port()
-    sample = 'warehouse_stream_answers_total{method="Tick"}'
     async with ticking(warehouse_database_url, metrics_listen=f"127.0.0.1:{port}") as served:
         call = served.tick("flood")
         assert await first(call) == "0"
-        before = 0.0
-        while (sent := (await asyncio.to_thread(metrics_of, port))[sample]) != before:
-            before = sent
-            await asyncio.sleep(0.3)
-        assert sent * len(LARGE) < ROOM_BYTES
+        assert await sent_until_it_waits(port) * len(LARGE) < ROOM_BYTES
         for _ in range(500):
             assert (await call.read()).value == LARGE
         call.cancel()
