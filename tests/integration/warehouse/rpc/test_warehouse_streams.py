@@ -16,7 +16,7 @@ from tests.kits.processes import free_port
 from tests.kits.streaming import FOLLOW, KEYS, LARGE, ChangingKeys, Ticking, by, ticking
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving, until_someone_waits_for_a_lock
 from warehouse.auth import ApiKey, Role
-from warehouse.settings import StreamSettings
+from warehouse.settings import OpenCallSettings, StreamSettings
 
 pytestmark = pytest.mark.sql
 SOON_SECONDS = 20
@@ -132,12 +132,17 @@ async def test_without_keys_everybody_may(warehouse_database_url: str) -> None:
 
 
 async def test_a_right_key_is_refused_where_keys_were_guessed(warehouse_database_url: str) -> None:
-    """As in a call of one answer; who was right there before goes on."""
-    async with ticking(warehouse_database_url, wrong_keys_per_minute_max=3) as served:
+    """As in a call of one answer, and held back as a wrong one is; who was right there before goes on."""
+    port, rare = free_port(), OpenCallSettings(calls_per_second_max=0.1)
+    settings = {"wrong_keys_per_minute_max": 3, "open_calls": rare, "metrics_listen": f"127.0.0.1:{port}"}
+    async with ticking(warehouse_database_url, **settings) as served:
         assert await told(served.tick("1")) == ["0"]
-        for number in range(5):
-            await ended(served.raw(b"", (("x-api-key", f"guess-{number}"),)))
+        guesses = [(("x-api-key", f"guess-{number}"),) for number in range(5)]
+        await asyncio.gather(*(ended(served.raw(b"", guess)) for guess in guesses))
+        held_back = 'warehouse_limited_total{bound="open_calls_per_second"}'
+        assert (await asyncio.to_thread(metrics_of, port))[held_back] == 4
         assert (await ended(served.tick("1", "office"))).reason == "RATE_LIMITED"
+        assert (await asyncio.to_thread(metrics_of, port))[held_back] == 5
         assert await told(served.tick("1")) == ["0"]
 
 

@@ -1,9 +1,11 @@
 """Streams: what decides how long one lasts and what it is called that ended it, without a server."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -11,10 +13,13 @@ from pydantic import ValidationError
 from service_kit.guesses import Guesses
 from tests.kits.secrets_used import key_of
 from tests.kits.streaming import KEYS, ChangingKeys
-from warehouse.auth import PermissionDenied, Role, Unauthenticated
+from warehouse.auth import Keyring, PermissionDenied, Role, Unauthenticated
+from warehouse.metrics import CallMetrics
+from warehouse.rpc.edge import Caller, Edge
 from warehouse.rpc.entrance import Entrance
 from warehouse.rpc.status import ServerStopping, StreamOver, trailing_error
-from warehouse.rpc.streams import StreamCall, begun_at_once, code_of_cancelled, how_long
+from warehouse.rpc.steady_server import NotSent
+from warehouse.rpc.streams import StreamCall, Streams, begun_at_once, code_of_cancelled, how_long
 from warehouse.settings import StreamSettings
 
 SECONDS = st.floats(0, 1e6)
@@ -52,6 +57,42 @@ async def test_the_first_reason_to_end_counts() -> None:
     call.end(first)
     call.end(ServerStopping())
     assert call.over.result() is first
+
+
+class _HungUp:
+    """The context of a call whose caller hangs up while a message is on its way."""
+
+    def invocation_metadata(self) -> Any:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def send_initial_metadata(self, _metadata: object) -> None:
+        """Does nothing."""
+
+    async def write(self, _message: object) -> None:
+        raise NotSent('Failed "execute_batch"')
+
+
+async def test_a_hang_up_while_a_message_is_on_its_way_is_no_fault() -> None:
+    async def questions() -> AsyncIterator[StringValue]:
+        yield StringValue(value="3")
+
+    async def answers(_message: Any, _caller: Caller) -> AsyncGenerator[StringValue, None]:
+        while True:
+            yield StringValue()
+
+    entrance, calls = Entrance(Keyring([]), Guesses(60)), CallMetrics()
+    streams = Streams(Edge(entrance, 30, calls, calls_max=1), entrance, StreamSettings())
+    context: Any = _HungUp()
+    with pytest.raises(NotSent):
+        await streams.serve(StreamCall("Tick", Role.READER, questions(), context), answers)
+    assert calls.ended.values == {("Tick", "CANCELLED"): 1}
+    assert streams.taken == 0
 
 
 def test_only_methods_answered_by_a_stream_begin_without_their_request() -> None:
