@@ -1,6 +1,7 @@
 """Streams: what decides how long one lasts and what it is called that ended it, without a server."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from warehouse.rpc.status import ServerStopping, StreamOver, trailing_error
 from warehouse.rpc.steady_server import NotSent
 from warehouse.rpc.streams import StreamCall, Streams, begun_at_once, code_of_cancelled, how_long
 from warehouse.settings import StreamSettings
+from warehouse.stock.refusals import Reason, Refusal
 
 SECONDS = st.floats(0, 1e6)
 
@@ -60,7 +62,17 @@ async def test_the_first_reason_to_end_counts() -> None:
 
 
 class _HungUp:
-    """The context of a call whose caller hangs up while a message is on its way."""
+    """The context of a call whose caller hangs up while a message is on its way.
+
+    Attributes:
+        ended: the codes that it was ended with.
+    """
+
+    def __init__(self) -> None:
+        self.ended: list[grpc.StatusCode] = []
+
+    async def abort(self, code: grpc.StatusCode, *_details: object) -> None:
+        self.ended.append(code)
 
     def invocation_metadata(self) -> Any:
         return ()
@@ -78,10 +90,47 @@ class _HungUp:
         raise NotSent('Failed "execute_batch"')
 
 
-async def test_a_hang_up_while_a_message_is_on_its_way_is_no_fault() -> None:
-    async def questions() -> AsyncIterator[StringValue]:
-        yield StringValue(value="3")
+async def questions() -> AsyncIterator[StringValue]:
+    """Of one call."""
+    yield StringValue(value="3")
 
+
+class _Spans:
+    """Tracing that somebody sees."""
+
+    exports = True
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    @contextmanager
+    def span(self, name: str, *_facts: object) -> Iterator["_Spans"]:
+        """Notes its begin and its end."""
+        self.said.append(name)
+        yield self
+        self.said.append("end")
+
+    def set_attribute(self, _name: str, value: object) -> None:
+        self.said.append(value)
+
+    def set_failed(self, reason: str) -> None:
+        self.said.append(reason)
+
+
+async def test_a_stream_has_a_span() -> None:
+    async def answers(_message: Any, _caller: Caller) -> AsyncGenerator[Refusal, None]:
+        yield Refusal(Reason.PRODUCT_NOT_FOUND, "there is no such product")
+
+    spans: Any = _Spans()
+    entrance = Entrance(Keyring([]), Guesses(60))
+    streams = Streams(Edge(entrance, 30, None, spans, calls_max=1), entrance, StreamSettings())
+    context: Any = _HungUp()
+    await streams.serve(StreamCall("Tick", Role.READER, questions(), context), answers)
+    assert spans.said == ["warehouse.v1/Tick", grpc.StatusCode.NOT_FOUND.value[0], "end"]
+    assert context.ended == [grpc.StatusCode.NOT_FOUND]
+
+
+async def test_a_hang_up_while_a_message_is_on_its_way_is_no_fault() -> None:
     async def answers(_message: Any, _caller: Caller) -> AsyncGenerator[StringValue, None]:
         while True:
             yield StringValue()
