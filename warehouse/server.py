@@ -166,15 +166,19 @@ async def running(
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
     finally:
-        known.stop()
-        asked.stop()
-        streams.stop()
-        await stop_server(server, settings.stop_grace_seconds, lambda: streams.taken + sum(opened.under_way.values()))
+        for listened_to in (known, asked, streams):
+            listened_to.stop()
+        await stop_server(server, settings.stop_grace_seconds, partial(_listeners, streams, opened))
         await end(*tasks)
         await asyncio.gather(batcher.close(), levels.close())
         await asyncio.gather(store.close(), reader.close())
         await database.close()
         await asyncio.to_thread(tracing.close)
+
+
+def _listeners(streams: Streams, opened: OpenCalls) -> float:
+    """Calls under way that a server that stops has ended, and need not wait for."""
+    return streams.taken + sum(opened.under_way.values())
 
 
 def _edge(settings: WarehouseSettings, entrance: Entrance, calls: CallMetrics, tracing: Tracing) -> Edge:
