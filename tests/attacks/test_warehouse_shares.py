@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.attacks.frames import (
     CHECK,
@@ -96,14 +97,21 @@ async def test_open_streams_of_strangers_are_few(warehouse_database_url: str) ->
         known_to(port) as shop,
     ):
         watches = [stranger.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(30)]
-        reflection = reflection_pb2_grpc.ServerReflectionStub(stranger.channel)
+        reflections: list[Any] = [
+            stranger.channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                reflection_pb2.ServerReflectionRequest.SerializeToString,
+                reflection_pb2.ServerReflectionResponse.FromString,
+            )
+            for version in ("v1", "v1alpha")
+        ]
         is_over = asyncio.Event()
 
         async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
             yield reflection_pb2.ServerReflectionRequest(list_services="")
             await is_over.wait()
 
-        asking = [reflection.ServerReflectionInfo(questions()) for _ in range(30)]
+        asking = [ask(questions()) for ask in reflections for _ in range(15)]
         firsts = await asyncio.gather(*(outcome(one.read()) for one in (*watches, *asking)))
         turned_away = [first for first in firsts if isinstance(first, No)]
         assert {no.code for no in turned_away} == {"RESOURCE_EXHAUSTED"}
