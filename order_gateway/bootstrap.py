@@ -15,11 +15,9 @@ from order_gateway.audit.reconcile import Reconciling
 from order_gateway.audit.repair import OrdersRepair
 from order_gateway.audit.why import Explaining
 from order_gateway.gateway.breaker import GuardedGateway
-from order_gateway.gateway.grpc import GrpcGateway
-from order_gateway.gateway.holdings import Holdings
-from order_gateway.gateway.inventory import Inventory
+from order_gateway.gateway.grpc.adapter import GrpcGateway, connected
 from order_gateway.gateway.modes import Modes
-from order_gateway.gateway.port import Mode
+from order_gateway.gateway.port import Mode, WarehouseGateway
 from order_gateway.gateway.standing import Standing, database_clock
 from order_gateway.http.app import PREFIX, make_app
 from order_gateway.http.config import ConfigRoutes
@@ -66,7 +64,6 @@ from order_gateway.storage.watching import Watching
 from service_kit.background import Background, Kept, end, role_gauge
 from service_kit.database.database import Database
 from service_kit.tracing import Tracing
-from stockwarden_client import WarehouseClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +71,34 @@ class Core:
     """What the service and its commands work with; made by `opened`.
 
     Attributes:
-        calls: the warehouse, each call as it is; the service puts a circuit breaker around it.
+        warehouse: each call as it is; the service puts its guard around it.
     """
 
     settings: OrdersSettings
     database: Database
-    client: WarehouseClient
-    calls: GrpcGateway
+    warehouse: GrpcGateway
     store: Store
     payments: Payments
 
-    @property
-    def holdings(self) -> Holdings:
-        """What the warehouse holds for orders, each call as it is."""
-        return Holdings(self.client)
-
-    def audit(self, holdings: Holdings | None = None) -> OrdersAudit:
+    def audit(self, gateway: WarehouseGateway | None = None) -> OrdersAudit:
         """The comparison of orders with the warehouse."""
-        return OrdersAudit(self.database, self.store, holdings or self.holdings, self.settings.audit)
+        return OrdersAudit(self.database, self.store, gateway or self.warehouse, self.settings.audit)
 
     def reconciling(self) -> Reconciling:
         """The comparison from the warehouse's side."""
-        return Reconciling(self.database, self.store, self.holdings, self.settings.audit.findings_max)
+        return Reconciling(self.database, self.store, self.warehouse, self.settings.audit.findings_max)
 
     def repair(self) -> OrdersRepair:
         """What mends the findings of the audit."""
         settings = self.settings
-        saga = Saga(self.store, self.calls, self.payments, saga_settings(settings))
+        saga = Saga(self.store, self.warehouse, self.payments, saga_settings(settings))
         relay = Relay(self.store, PendingSteps(self.database), saga, settings)
         hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
-        return OrdersRepair(self.database, self.store, saga, relay, self.calls, self.holdings, hold_seconds)
+        return OrdersRepair(self.database, self.store, saga, relay, self.warehouse, hold_seconds)
 
-    def explaining(self, holdings: Holdings | None = None) -> Explaining:
+    def explaining(self, gateway: WarehouseGateway | None = None) -> Explaining:
         """Why an order is as it is."""
-        return Explaining(self.audit(holdings), self.store, Listing(self.database, self.settings.list_counted_max))
+        return Explaining(self.audit(gateway), self.store, Listing(self.database, self.settings.list_counted_max))
 
 
 @asynccontextmanager
@@ -130,15 +121,13 @@ async def opened(
         observe: sees each call to the warehouse.
     """
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(WarehouseClient(settings.client_settings(), observe))
-        calls = GrpcGateway(client, settings.batches)
-        stack.push_async_callback(calls.close)
+        warehouse = await stack.enter_async_context(connected(settings.client_settings(), observe, settings.batches))
         bounds = StoreSettings(settings.payment_window_seconds, settings.hold_grace_seconds)
         store = Store(database, bounds, settings.batches)
         stack.push_async_callback(store.close)
         payments = make_payments(settings.payments, settings.simulator, settings.profile)
         stack.push_async_callback(payments.close)
-        yield Core(settings, database, client, calls, store, payments)
+        yield Core(settings, database, warehouse, store, payments)
 
 
 def saga_settings(settings: OrdersSettings) -> SagaSettings:
@@ -177,13 +166,13 @@ class Service:
         settings, database, self._metrics = core.settings, core.database, instruments.metrics
         self._core = core
         self._instruments = instruments
-        self._gateway = GuardedGateway(core.calls, settings.breaker)
+        self._gateway = GuardedGateway(core.warehouse, settings.breaker, settings.step_deadline_seconds)
         self._modes = Modes(database, self._gateway, settings.gateway, settings.gateway_poll_seconds)
         self._saga = Saga(core.store, self._gateway, core.payments, saga_settings(settings), self._modes.choose)
         self._standing = Standing(
-            core.client,
+            self._gateway,
             database_clock(database),
-            core.calls.set_clock_ahead,
+            core.warehouse.set_clock_ahead,
             every_seconds=settings.warehouse_look_seconds,
         )
         self._steps = PendingSteps(database)
@@ -194,7 +183,7 @@ class Service:
         self._price_catalogue = PriceCatalogue(database)
         self._slots = Slots(settings, self._metrics.limited.add)
         self.background = Background()
-        self.background.watch(*core.store.batchers, *core.calls.batchers)
+        self.background.watch(*core.store.batchers, *core.warehouse.batchers)
         self._measure()
 
     def _measure(self) -> None:
@@ -231,22 +220,20 @@ class Service:
 
     def _operations(self, streams: Streams) -> list[Operation]:
         core, settings = self._core, self._core.settings
-        inventory = Inventory(core.client, settings.step_deadline_seconds, self._gateway.guarded)
-        holds = OrderHolds(inventory, core.store, self._saga, PREFIX)
-        holdings = Holdings(core.client, self._gateway.guarded, settings.step_deadline_seconds)
+        holds = OrderHolds(self._gateway, core.store, self._saga, PREFIX)
         callbacks = Callbacks(core.database, settings.payments.http.callback_tolerance_seconds)
         refunds = RefundList(core.database, settings.list_counted_max)
         nouns = (
             OrderRoutes(core.store, self._saga, self._basket(), self._watching, PREFIX),
             OrderListRoutes(core.store, self._listing, streams, PREFIX),
             PaymentRoutes(self._saga, refunds, callbacks, settings.payments.http, PREFIX),
-            ReservationRoutes(inventory, holds, self._listing, PREFIX),
-            InventoryRoutes(inventory, holds, PREFIX),
-            ProductRoutes(inventory, PREFIX),
+            ReservationRoutes(self._gateway, holds, self._listing, PREFIX),
+            InventoryRoutes(self._gateway, holds, PREFIX),
+            ProductRoutes(self._gateway, PREFIX),
             ConfigRoutes(self._modes, self._gateway, PREFIX),
             self._health(),
             DeadLetterRoutes(self._steps, self._relay, PREFIX),
-            WhyRoutes(core.explaining(holdings), PREFIX),
+            WhyRoutes(core.explaining(self._gateway), PREFIX),
         )
         return [operation for noun in nouns for operation in noun.operations()]
 
@@ -304,7 +291,7 @@ class Service:
         return CatalogueSync(
             core.database,
             self._price_catalogue,
-            core.calls.catalogue,
+            self._gateway.catalogue,
             ReadingSettings(
                 every_seconds=settings.catalogue_read_seconds,
                 all_every_seconds=settings.catalogue_all_seconds,

@@ -408,6 +408,7 @@ class Item(msgspec.Struct, frozen=True):
     currency: str = CURRENCY_UNLESS_SAID
 
 
+# What an order keeps of its hold. Clients see it, and the HTTP document has its name: else it would be called a hold.
 class Reservation(msgspec.Struct, frozen=True):
     """What the warehouse holds or held for one line of an order."""
 

@@ -134,8 +134,8 @@ def _print_plan(findings: list[Finding], *, is_asked: bool) -> None:
     for finding in findings:
         row = finding.row
         typer.echo(f"order {row.id} ({row.state.status}, stock {row.state.stock}): {finding.text}")
-        for holding in finding.owned.reserve.holdings if finding.owned else ():
-            typer.echo(f"    reservation {holding.reservation_id} {holding.state}")
+        for hold in finding.owned.reserve.holds if finding.owned else ():
+            typer.echo(f"    reservation {hold.reservation_id} {hold.state}")
         if is_asked:
             typer.echo(f"    repair: {finding.mending}")
 

@@ -10,6 +10,8 @@ from service_kit.database.database import Database
 from service_kit.metrics import SIZES, Gauge, Histogram, Labels, Metrics, Series, Tally
 
 PREFIX = "warehouse"
+STREAM_SECONDS = (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 86_400.0)
+"""Buckets for how long streams last."""
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 Process = Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]]
@@ -56,6 +58,26 @@ class _PerMethod(dict[str, Series]):
     def __missing__(self, method: str) -> Series:
         self[method] = series = self._histogram.series(method)
         return series
+
+
+class StreamMetrics:
+    """What is counted of calls that are answered by a stream, by method; how they end is in CallMetrics.
+
+    Attributes:
+        answers: messages sent.
+        seconds: how long those that have ended lasted.
+    """
+
+    def __init__(self) -> None:
+        self.answers = Tally(f"{PREFIX}_stream_answers", "Messages sent in streams.", ("method",))
+        self.seconds = Histogram(
+            f"{PREFIX}_stream_duration_seconds", "How long streams lasted that have ended.", ("method",), STREAM_SECONDS
+        )
+
+    def read(self) -> Iterable[Metric]:
+        """All of them."""
+        yield from self.answers.read()
+        yield from self.seconds.read()
 
 
 class BatchMetrics:
@@ -153,6 +175,20 @@ def open_gauge(calls: HasOpenCalls) -> Gauge:
     return Gauge(
         f"{PREFIX}_open_calls", "Calls for health and reflection under way.", lambda: calls.under_way, ("callers",)
     )
+
+
+class HasStreams(Protocol):
+    """What looks after streams."""
+
+    @property
+    def under_way(self) -> dict[Labels, float]:
+        """How many there are now, of which method."""
+        ...
+
+
+def streams_gauge(streams: HasStreams) -> Gauge:
+    """Calls that are answered by a stream."""
+    return Gauge(f"{PREFIX}_streams", "Streams under way, by method.", lambda: streams.under_way, ("method",))
 
 
 class HasConnections(Protocol):

@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
@@ -26,18 +25,28 @@ from service_kit.starting import NotStarted
 from service_kit.tracing import Tracing, configure_tracing
 from stockwarden_client.v1 import stock_pb2, stock_pb2_grpc, warehouse_pb2, warehouse_pb2_grpc
 from warehouse.auth import Keyring
-from warehouse.metrics import BatchMetrics, CallMetrics, connections_gauge, open_gauge, stuck_gauges, warehouse_metrics
+from warehouse.metrics import (
+    BatchMetrics,
+    CallMetrics,
+    StreamMetrics,
+    connections_gauge,
+    open_gauge,
+    streams_gauge,
+    stuck_gauges,
+    warehouse_metrics,
+)
 from warehouse.reading.queries import StockQueries
 from warehouse.rpc.administration import Administration
 from warehouse.rpc.connections import OPEN_FILES, Connections
 from warehouse.rpc.edge import Edge
 from warehouse.rpc.entrance import AdmissionHandler, Entrance, OpenCalls
 from warehouse.rpc.incoming import bounded
-from warehouse.rpc.open_streams import NOT_SERVING, Health, Reflection
+from warehouse.rpc.open_streams import NOT_SERVING, REFLECTION_SERVICES, Health, Reflection
 from warehouse.rpc.requests import RequestReader
 from warehouse.rpc.reservations import Reservations
-from warehouse.rpc.steady_server import add_service, steady_server
+from warehouse.rpc.steady_server import add_service, steady_server, stop_server
 from warehouse.rpc.strangers import Strangers
+from warehouse.rpc.streams import Streams, begun_at_once
 from warehouse.rpc.tls import server_credentials
 from warehouse.settings import BackgroundRole, WarehouseSettings
 from warehouse.starting import SERVICE
@@ -60,6 +69,13 @@ GC_THRESHOLD = 50_000
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
+AddServices = Callable[[grpc.aio.Server, Streams], None]
+
+
+def _nothing_more(_server: grpc.aio.Server, _streams: Streams) -> None:
+    """What is added unless something is given."""
+
+
 async def serve(settings: WarehouseSettings, *, shares_port: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; then refuse new calls, finish those in flight, and return.
 
@@ -77,11 +93,14 @@ async def serve(settings: WarehouseSettings, *, shares_port: bool = False) -> No
 
 
 @contextlib.asynccontextmanager
-async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> AsyncIterator[int]:
+async def running(
+    settings: WarehouseSettings, *, shares_port: bool = False, add_more: AddServices = _nothing_more
+) -> AsyncIterator[int]:
     """A server that takes calls inside the `async with`; gives its port.
 
     Args:
         shares_port: with other processes, whose supervisor holds it for them all.
+        add_more: adds further services, which get everything that the warehouse's own ones have.
 
     Raises: NotStarted: a port is taken, or the database will not do as it is. (One that is away may come later.)
     """
@@ -92,10 +111,10 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     batcher: StockBatcher = Batcher(batches.timed("stock", store.process), settings.batcher, "stock batcher")
     levels: LevelBatcher = Batcher(batches.timed("levels", reader.process), settings.reader, "levels batcher")
     sweeper = Sweeper(database, batcher, settings.sweep_size_max, settings.sweep_seconds)
-    calls_hard_max = CALLS_HARD_MAX_FACTOR * (settings.calls_max + settings.open_calls.calls_max)
+    many = settings.calls_max + settings.open_calls.calls_max + settings.streams.streams_max
     connections = Connections(room_for(settings.connections_max), calls.limited.add)
     are_watched = bool(settings.api_keys) and OPEN_FILES.is_dir()
-    server = steady_server(_options(settings, connections.most, shares_port=shares_port), calls_hard_max)
+    server = steady_server(_options(settings, connections.most, shares_port=shares_port), CALLS_HARD_MAX_FACTOR * many)
     tracing = configure_tracing("warehouse")
     entrance = Entrance(
         Keyring(settings.api_keys),
@@ -107,12 +126,15 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     edge = _edge(settings, entrance, calls, tracing)
     rate = settings.open_calls.calls_per_second_max
     strangers = Strangers(rate, settings.trusted_proxies, calls.limited.add)
+    streams = Streams(edge, entrance, settings.streams, stream_metrics := StreamMetrics())
     registry = cast("grpc.aio.Server", _Registry(server, entrance, strangers, edge, settings))
     _add_services(registry, edge, settings, database, batcher, levels, sweeper)
-    known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    add_more(registry, streams)
+    known, asked = Health(), Reflection((*SERVICES, health.SERVICE_NAME))
     opened = OpenCalls(entrance, strangers, calls, settings.open_calls)
     add_service(server, health.SERVICE_NAME, known.methods(opened))
-    add_service(server, reflection.SERVICE_NAME, asked.methods(opened))
+    for name in REFLECTION_SERVICES:
+        add_service(server, name, asked.methods(opened))
     try:
         await check_database(database, SERVICE, must_answer=False)
         port = _bind(server, settings)
@@ -129,12 +151,14 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     tasks = [
         background.keep("health", partial(_watch_health, known, database, background, settings.health_check_seconds)),
         background.keep("database", database.watch),
+        background.keep("streams", streams.watch),
         *([background.keep("sweeper", sweeper.run)] if BackgroundRole.SWEEPER in settings.background_roles else []),
     ]
     if are_watched:
         tasks.append(background.keep("connections", partial(connections.watch, port)))
     metrics = warehouse_metrics(database, calls, batches, {"stock": batcher, "levels": levels}, sweeper)
     metrics.add(*background.measures("warehouse"), *stuck_gauges(store, batcher), open_gauge(opened))
+    metrics.add(stream_metrics, streams_gauge(streams))
     metrics.add(role_gauge("warehouse", BackgroundRole, settings.background_roles))
     if are_watched:
         metrics.add(connections_gauge(connections))
@@ -142,14 +166,19 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
         async with _metrics_exposed(metrics, settings.metrics_listen):
             yield port
     finally:
-        known.stop()
-        asked.stop()
-        await server.stop(settings.stop_grace_seconds)
+        for listened_to in (known, asked, streams):
+            listened_to.stop()
+        await stop_server(server, settings.stop_grace_seconds, partial(_listeners, streams, opened))
         await end(*tasks)
         await asyncio.gather(batcher.close(), levels.close())
         await asyncio.gather(store.close(), reader.close())
         await database.close()
         await asyncio.to_thread(tracing.close)
+
+
+def _listeners(streams: Streams, opened: OpenCalls) -> float:
+    """Calls under way that a server that stops has ended, and need not wait for."""
+    return streams.taken + sum(opened.under_way.values())
 
 
 def _edge(settings: WarehouseSettings, entrance: Entrance, calls: CallMetrics, tracing: Tracing) -> Edge:
@@ -204,7 +233,7 @@ class _Registry:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """All methods of a service; behind a doorkeeper, if there are keys."""
-        methods = bounded(handlers, self._bytes_max)
+        methods = begun_at_once(bounded(handlers, self._bytes_max))
         handler = grpc.method_handlers_generic_handler(service, methods)
         if self._entrance.is_locked:
             handler = AdmissionHandler(handler, self._entrance, self._strangers, self._edge.failed)

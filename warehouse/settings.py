@@ -74,6 +74,20 @@ class OpenCallSettings(BaseModel, extra="forbid"):
     )
 
 
+class StreamSettings(BaseModel, extra="forbid"):
+    """Calls of the warehouse's own services that are answered by a stream."""
+
+    streams_max: int = Field(200, ge=1, le=100_000, description="at once per process")
+    key_share_max: float = Field(
+        0.8, gt=0, le=1, description="of streams_max, for one key alone; only where there are several keys"
+    )
+    seconds_max: float = Field(1800, gt=0, le=7 * 86_400, description="then a stream ends, and its caller begins anew")
+    question_seconds_max: float = Field(30, gt=0, le=3600, description="from the call's begin to its request")
+    key_check_seconds: float = Field(
+        2, gt=0, le=60, description="how often the keys of open streams, and their roles, are looked at again"
+    )
+
+
 class WarehouseSettings(ServiceSettings):
     """Everything that can be configured. A nested value is written `WAREHOUSE_BATCHER__BATCH_SIZE_MAX=128`."""
 
@@ -150,6 +164,7 @@ class WarehouseSettings(ServiceSettings):
     sweep_size_max: int = Field(500, ge=1, le=10_000, description="holds expired together by a sweep")
 
     open_calls: OpenCallSettings = OpenCallSettings()
+    streams: StreamSettings = StreamSettings()
     audit: AuditSettings = AuditSettings()
     limits: Limits = Limits()
     batcher: BatcherSettings = BatcherSettings()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_gateway.audit.rows import Row
-from order_gateway.gateway.holdings import Holding, Outcome
-from order_gateway.gateway.port import HoldState
+from order_gateway.gateway.port import Hold, HoldState, Outcome
 from order_gateway.lifecycle import Status, Step, Stock, is_open, is_settled
 
 _HELD, _SOLD = HoldState.RESERVED, HoldState.COMMITTED
@@ -59,9 +58,9 @@ class Owned:
     give_backs: tuple[Outcome, ...] = ()
     commit: Outcome | None = None
 
-    def all_in(self, state: HoldState) -> list[Holding]:
-        """Its reservations in a state."""
-        return [holding for holding in self.reserve.holdings if holding.state is state]
+    def all_in(self, state: HoldState) -> list[Hold]:
+        """Its holds in a state."""
+        return [hold for hold in self.reserve.holds if hold.state is state]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +93,11 @@ def disagreement(row: Row, owned: Owned | None, tolerance_seconds: float) -> Dis
 def _not_its_own(row: Row, owned: Owned, tolerance_seconds: float) -> Disagreement | None:
     """A hold that was made for an earlier order of the same number and keys, or that is somebody else's."""
     oldest_allowed = row.created_at / _MICROSECONDS - tolerance_seconds
-    for holding in owned.reserve.holdings:
-        if holding.created_seconds + 1 < oldest_allowed:
-            text = f"has a hold that is older than itself: {holding.reservation_id} of {holding.created_at:%F %T} UTC"
+    for hold in owned.reserve.holds:
+        if int(hold.created_at.timestamp()) + 1 < oldest_allowed:
+            text = f"has a hold that is older than itself: {hold.reservation_id} of {hold.created_at:%F %T} UTC"
             return Disagreement(Problem.OLDER_HOLD, text)
-    own = {holding.reservation_id for holding in owned.reserve.holdings}
+    own = {hold.reservation_id for hold in owned.reserve.holds}
     if own and not row.reservation_ids <= own:
         strange = ", ".join(sorted(row.reservation_ids - own))
         return Disagreement(Problem.STRANGE_HOLD, f"shows a hold that it did not ask for: {strange}")
@@ -125,8 +124,8 @@ def _unsettled_account(row: Row, owned: Owned) -> Disagreement | None:
 
 def _what_became(owned: Owned) -> str:
     """Of its hold, which is neither held nor sold."""
-    if owned.reserve.holdings:
-        return f"its hold is {owned.reserve.holdings[0].state.lower()}"
+    if owned.reserve.holds:
+        return f"its hold is {owned.reserve.holds[0].state.lower()}"
     return "it never got a hold" if owned.reserve.is_known else "the warehouse has never heard of it"
 
 

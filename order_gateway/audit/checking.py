@@ -19,13 +19,14 @@ from order_gateway.audit.agreement import (
     request_ids,
 )
 from order_gateway.audit.rows import AuditRows, Row
-from order_gateway.gateway.holdings import Holdings
-from order_gateway.gateway.port import GatewayFault
+from order_gateway.gateway.port import Call, GatewayFault, WarehouseGateway
 from order_gateway.lifecycle import Step
 from order_gateway.settings import AuditSettings
 from order_gateway.storage.store import Store
 from service_kit.database.database import Database
 from service_kit.progress import Progress
+
+_LOOK = Call("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,11 @@ class OrdersAudit:
     """Compares orders with the warehouse."""
 
     def __init__(
-        self, database: Database, store: Store, holdings: Holdings, settings: AuditSettings | None = None
+        self, database: Database, store: Store, gateway: WarehouseGateway, settings: AuditSettings | None = None
     ) -> None:
         self._rows = AuditRows(database)
         self._store = store
-        self._holdings = holdings
+        self._gateway = gateway
         self._settings = settings or AuditSettings()
         self._is_away = False
 
@@ -158,17 +159,17 @@ class OrdersAudit:
         if owned is not None and found.problem is Problem.SOLD_BUT_UNPAID:
             # If it goes away just now, it is not known who sold it, and nothing is mended.
             with suppress(GatewayFault):
-                [commit] = await self._holdings.outcomes([row.name(installation).request_id(Step.COMMIT)])
+                [commit] = await self._gateway.outcomes([row.name(installation).request_id(Step.COMMIT)], _LOOK)
                 owned = Owned(owned.reserve, owned.give_backs, commit)
         return Finding(row, found.problem, found.text, owned, mending(row, found.problem, owned))
 
     async def _owned(self, rows: Sequence[Row], installation: str, report: OrdersReport) -> dict[int, Owned]:
         """What the warehouse says the orders own; nothing, where it is away."""
-        if not rows or (self._is_away and not await self._holdings.is_serving()):
+        if not rows or (self._is_away and not await self._gateway.is_serving()):
             return {}
         asked = [request_ids(row, installation) for row in rows]
         try:
-            outcomes = iter(await self._holdings.outcomes([one for ids in asked for one in ids]))
+            outcomes = iter(await self._gateway.outcomes([one for ids in asked for one in ids], _LOOK))
         except GatewayFault as fault:
             self._is_away, report.why_unasked = True, str(fault)
             return {}

@@ -5,6 +5,7 @@ Where that can't be proved it does nothing: a person has to look.
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -13,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.audit.agreement import Mending
 from order_gateway.audit.checking import Finding
-from order_gateway.gateway.holdings import Holdings, audit_call
 from order_gateway.gateway.port import (
     Call,
     Done,
@@ -75,7 +75,6 @@ class OrdersRepair:
         saga: Saga,
         relay: Relay,
         gateway: WarehouseGateway,
-        holdings: Holdings,
         hold_seconds: float = 1020,
     ) -> None:
         self._database = database
@@ -84,7 +83,6 @@ class OrdersRepair:
         self._relay = relay
         self._intents = PendingSteps(database)
         self._gateway = gateway
-        self._holdings = holdings
         self._hold_seconds = hold_seconds
 
     async def run(self, findings: Sequence[Finding]) -> None:
@@ -162,9 +160,9 @@ class OrdersRepair:
 
     async def _sell(self, order: Order, finding: Finding) -> None:
         """Sell what a paid order did not get."""
-        for holding in finding.owned.reserve.holdings if finding.owned else ():
-            if holding.state is not HoldState.CANCELLED:
-                answer = await self._gateway.commit(holding.reservation_id, audit_call(order.correlation_id))
+        for hold in finding.owned.reserve.holds if finding.owned else ():
+            if hold.state is not HoldState.CANCELLED:
+                answer = await self._gateway.commit(hold.reservation_id, _own_call(order))
                 if isinstance(answer, Done):
                     return
         await self._refund(order)
@@ -176,8 +174,8 @@ class OrdersRepair:
 
     async def _release(self, order: Order, finding: Finding) -> None:
         """Give back what an order that ended without a sale still holds."""
-        for holding in finding.owned.all_in(HoldState.RESERVED) if finding.owned else ():
-            await self._holdings.release(holding.reservation_id, audit_call(order.correlation_id))
+        for hold in finding.owned.all_in(HoldState.RESERVED) if finding.owned else ():
+            await self._gateway.release(hold.reservation_id, "audit", _own_call(order))
 
     async def _give_back(self, order: Order, _finding: Finding) -> None:
         """Put back what an order that ended had bought; each unit once, since its request ids are the order's."""
@@ -196,7 +194,7 @@ class OrdersRepair:
         return await self._gateway.reserve(name, lines, self._hold_seconds, await self._call(order, Step.RESERVE))
 
     async def _note_hold(self, order: Order, hold: Hold, note: str) -> None:
-        """Write the new reservation down, unless the order has changed meanwhile: then its next audit looks again."""
+        """Write the new hold down, unless the order has changed meanwhile: then its next audit looks again."""
         values = {"id": order.id, "version": order.version, "note": note, "reservation_id": hold.reservation_id}
         instants = {
             "expires_at": hold.expires_at.replace(tzinfo=None),
@@ -222,3 +220,8 @@ class OrdersRepair:
             return bool((await connection.execute(statement, values)).rowcount)
 
         return await self._database.run_in_transaction(work)
+
+
+def _own_call(order: Order) -> Call:
+    """What goes along with a call that is none of the order's steps; made again, it has no second effect."""
+    return Call(f"audit-{uuid.uuid4().hex}", order.correlation_id, actor="audit")

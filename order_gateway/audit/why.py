@@ -171,8 +171,8 @@ def _step_view(step: OpenStep, request_id: str) -> StepView:
 
 def _owned_views(owned: Owned) -> tuple[OwnedView, ...]:
     return tuple(
-        OwnedView(holding.reservation_id, holding.state.lower(), holding.lines, holding.created_at, holding.expires_at)
-        for holding in owned.reserve.holdings
+        OwnedView(hold.reservation_id, hold.state.lower(), hold.held_or_sold, hold.created_at, hold.expires_at)
+        for hold in owned.reserve.holds
     )
 
 

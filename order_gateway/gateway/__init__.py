@@ -1,4 +1,4 @@
-"""The warehouse as the order service sees it: a port, and the one room that calls its client library.
+"""The warehouse as the order service sees it: one port, its adapter, the guard around it, and the way of new orders.
 
-Imports the core, `service_kit` and `stockwarden_client`; no other room.
+Imports the core and `service_kit`; only the adapter, in `grpc`, imports `stockwarden_client`.
 """

@@ -1,26 +1,35 @@
-"""A circuit breaker around the gateway: while the warehouse is away, calls fail at once instead of waiting for it."""
+"""The guard around the port: a circuit breaker, and a time limit for calls that come without one.
+
+While the warehouse is away, calls fail at once instead of waiting for it.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import TypeVar
 
 import pybreaker
 import structlog
+from msgspec.structs import replace
 from pydantic import BaseModel, Field
 
 from order_gateway.gateway.port import (
     Call,
+    Caller,
+    CataloguePage,
     Done,
     GatewayFault,
     Hold,
     HoldState,
+    Outcome,
     Product,
     Refusal,
     StockLine,
     WarehouseGateway,
 )
+from order_gateway.gateway.stock import Availability, CatalogueProduct, Level, LevelKey, ProductPage
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -41,15 +50,21 @@ class BreakerSettings(BaseModel, extra="forbid"):
 
 
 class GuardedGateway:
-    """WarehouseGateway around another one.
+    """WarehouseGateway around another one: all of its calls count, but for those that say otherwise.
 
     Customers are not sent to find out whether the warehouse is back: `watch` asks for its health. A look (at prices,
     at what is free) that comes too late may be slow where the calls that matter are not: it only counts if the
     warehouse does not answer for its health either.
+
+    Args:
+        deadline_seconds: for a direct call or a look of the audit that names none; None: as the gateway within has it.
     """
 
-    def __init__(self, gateway: WarehouseGateway, settings: BreakerSettings) -> None:
+    def __init__(
+        self, gateway: WarehouseGateway, settings: BreakerSettings, deadline_seconds: float | None = None
+    ) -> None:
         self._gateway = gateway
+        self._deadline_seconds = deadline_seconds
         self._settings = settings
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=settings.failures_max,
@@ -82,7 +97,7 @@ class GuardedGateway:
         self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call
     ) -> Hold | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
+        return await self._counted(lambda: self._gateway.reserve(order_id, lines, ttl_seconds, call))
 
     async def state_of(self, reservation_id: str, call: Call) -> HoldState | None:
         """As the gateway within. Raises: GatewayFault."""
@@ -90,15 +105,15 @@ class GuardedGateway:
 
     async def commit(self, reservation_id: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.commit(reservation_id, call))
+        return await self._counted(lambda: self._gateway.commit(reservation_id, call))
 
     async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Done | Refusal:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.cancel(reserve_request_id, reason, call))
+        return await self._counted(lambda: self._gateway.cancel(reserve_request_id, reason, call))
 
     async def give_back(self, line: StockLine, reference: str, call: Call) -> Done:
         """As the gateway within. Raises: GatewayFault."""
-        return await self.guarded(lambda: self._gateway.give_back(line, reference, call))
+        return await self._counted(lambda: self._gateway.give_back(line, reference, call))
 
     async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
         """As the gateway within. Raises: GatewayFault."""
@@ -108,15 +123,84 @@ class GuardedGateway:
         """As the gateway within. Raises: GatewayFault."""
         return await self._look(lambda: self._gateway.available(product_id, call))
 
+    async def level(self, key: LevelKey, call: Call) -> Level | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.level(key, self._limited(call)))
+
+    async def levels(self, keys: Sequence[LevelKey], call: Call) -> tuple[list[Level], list[LevelKey]]:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.levels(keys, self._limited(call)))
+
+    async def check(self, lines: Sequence[StockLine], call: Call) -> list[Availability]:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.check(lines, self._limited(call)))
+
+    async def count(
+        self, key: LevelKey, quantity: int, reserved: int | None, notes: str, call: Call
+    ) -> Level | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.count(key, quantity, reserved, notes, self._limited(call)))
+
+    async def reserve_until(
+        self, order_id: str, lines: Sequence[StockLine], until: datetime, call: Call
+    ) -> Hold | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.reserve_until(order_id, lines, until, self._limited(call)))
+
+    async def hold(self, reservation_id: str, call: Call) -> Hold | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.hold(reservation_id, self._limited(call)))
+
+    async def sell(self, reservation_id: str, call: Call) -> Hold | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.sell(reservation_id, self._limited(call)))
+
+    async def release(self, reservation_id: str, reason: str, call: Call) -> Hold | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.release(reservation_id, reason, self._limited(call)))
+
+    async def sweep(self, call: Call) -> int:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.sweep(self._limited(call)))
+
+    async def product(self, product_id: int, call: Call) -> CatalogueProduct | Refusal:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.product(product_id, self._limited(call)))
+
+    async def product_page(self, skip: int, size: int, token: str, call: Call) -> ProductPage:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.product_page(skip, size, token, self._limited(call)))
+
+    async def outcomes(self, request_ids: Sequence[str], call: Call) -> list[Outcome]:
+        """As the gateway within. Raises: GatewayFault."""
+        return await self._counted(lambda: self._gateway.outcomes(request_ids, self._limited(call)))
+
+    def holds_made_since(self, since: datetime | None) -> AsyncIterator[list[Hold]]:
+        """As the gateway within; tried whatever the breaker's state, and not counted. Raises: GatewayFault."""
+        return self._gateway.holds_made_since(since)
+
+    def catalogue(self, changed_since: datetime | None = None) -> AsyncIterator[CataloguePage]:
+        """As the gateway within; tried whatever the breaker's state, and not counted. Raises: GatewayFault."""
+        return self._gateway.catalogue(changed_since)
+
+    async def caller(self, call: Call) -> Caller | Refusal:
+        """As the gateway within; asked whatever the breaker's state, and not counted. Raises: GatewayFault."""
+        return await self._gateway.caller(call)
+
     async def is_serving(self) -> bool:
         """Whether the warehouse answers that it serves; asked whatever the breaker's state."""
         return await self._gateway.is_serving()
 
-    async def guarded(self, call: Callable[[], Awaitable[T]]) -> T:
-        """For calls that go past this gateway: they count, too, and fail at once while it is open.
+    @property
+    def connections_replaced(self) -> int:
+        """As the gateway within."""
+        return self._gateway.connections_replaced
 
-        Raises: GatewayFault.
-        """
+    def _limited(self, call: Call) -> Call:
+        return call if call.deadline_seconds is not None else replace(call, deadline_seconds=self._deadline_seconds)
+
+    async def _counted(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A call whose end counts, and which fails at once while the breaker is open. Raises: GatewayFault."""
         started = time.monotonic()
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             # What a closed breaker lets through anyway is only told to it where that changes something.

@@ -8,9 +8,8 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from order_gateway.gateway.translation import denial
+from order_gateway.gateway.port import Call, Caller, GatewayFault, Refusal, WarehouseGateway
 from service_kit.database.database import Database, Fault
-from stockwarden_client import PermissionDenied, Unauthenticated, WarehouseClient, WarehouseError, warehouse_pb2
 
 log = structlog.get_logger(__name__)
 ENOUGH = frozenset({"order", "admin"})
@@ -35,13 +34,13 @@ class Standing:
 
     def __init__(
         self,
-        client: WarehouseClient,
+        gateway: WarehouseGateway,
         clock: Callable[[], Awaitable[datetime]],
         on_clock: Callable[[timedelta], None] = lambda _: None,
         *,
         every_seconds: float,
     ) -> None:
-        self._client = client
+        self._gateway = gateway
         self._clock = clock
         self._on_clock = on_clock
         self._every_seconds = every_seconds
@@ -52,7 +51,7 @@ class Standing:
     @property
     def connections_replaced(self) -> int:
         """How many connections to the warehouse were replaced because they had gone silent."""
-        return self._client.connections_replaced
+        return self._gateway.connections_replaced
 
     async def run(self) -> None:
         """Look from time to time; runs until cancelled."""
@@ -74,9 +73,9 @@ class Standing:
         except Fault as fault:
             log.info("clock_not_compared", error=str(fault))
             return
-        if caller is None or not caller.HasField("now"):
+        if caller is None or caller.now is None:
             return
-        ahead = caller.now.ToDatetime(UTC) - (before + (after - before) / 2)
+        ahead = caller.now - (before + (after - before) / 2)
         if abs(ahead) <= CLOCK_TOLERANCE + (after - before) / 2:
             ahead = timedelta(0)
         if ahead and not self.clock_ahead:
@@ -84,15 +83,15 @@ class Standing:
         self.clock_ahead = ahead
         self._on_clock(ahead)
 
-    async def _look(self) -> warehouse_pb2.GetCallerResponse | None:
+    async def _look(self) -> Caller | None:
         try:
-            caller = await self._client.get_caller(deadline_seconds=LOOK_TIMEOUT_SECONDS)
-        except (PermissionDenied, Unauthenticated) as error:
-            self._note(None, denial(error))
-            return None
-        except WarehouseError as error:
+            caller = await self._gateway.caller(Call("", "", deadline_seconds=LOOK_TIMEOUT_SECONDS))
+        except GatewayFault as fault:
             # Away, or older than this question.
-            log.debug("standing_not_known", reason=error.reason)
+            log.debug("standing_not_known", reason=str(fault))
+            return None
+        if isinstance(caller, Refusal):
+            self._note(None, caller.message)
             return None
         missing = (
             f"the key {caller.name!r} of this service has the role {caller.role} in the warehouse; orders need order"

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from order_gateway.gateway.inventory import Availability, AvailabilityQuestion, DirectHold, Inventory, Level, LevelKey
-from order_gateway.gateway.port import Refusal, StockLine
+from order_gateway.gateway.looking import AvailabilityCheck
+from order_gateway.gateway.port import Hold, Refusal, StockLine, WarehouseGateway
+from order_gateway.gateway.stock import Availability, AvailabilityQuestion, Level, LevelKey
 from order_gateway.http.bodies import (
     AvailabilityBody,
     CountBody,
@@ -71,8 +72,9 @@ class ReservedView:
 class InventoryRoutes:
     """The operations on stock."""
 
-    def __init__(self, inventory: Inventory, holds: OrderHolds, prefix: str) -> None:
-        self._inventory = inventory
+    def __init__(self, gateway: WarehouseGateway, holds: OrderHolds, prefix: str) -> None:
+        self._gateway = gateway
+        self._availability = AvailabilityCheck(gateway)
         self._holds = holds
         self._prefix = prefix
 
@@ -107,30 +109,30 @@ class InventoryRoutes:
     async def show(self, request: web.Request, path: LevelPath) -> web.Response:
         """Show the stock of a product in a warehouse."""
         key = LevelKey(path.product_id, path.warehouse_id)
-        return success(agreed(await self._inventory.level(key, reading(request))))
+        return success(agreed(await self._gateway.level(key, reading(request))))
 
     async def get(self, request: web.Request, body: LevelBody) -> web.Response:
         """Show the stock of a product in a warehouse, asked for in the body."""
         key = LevelKey(body.product_id, body.warehouse_id)
-        return success(agreed(await self._inventory.level(key, reading(request))))
+        return success(agreed(await self._gateway.level(key, reading(request))))
 
     async def batch(self, request: web.Request, body: LevelsBody) -> web.Response:
         """Show many stock levels; those that don't exist are named."""
         keys = [LevelKey(item.product_id, item.warehouse_id) for item in body.items]
-        return success(LevelsView(*await self._inventory.levels(keys, reading(request))))
+        return success(LevelsView(*await self._gateway.levels(keys, reading(request))))
 
     async def check(self, request: web.Request, body: AvailabilityBody) -> web.Response:
         """Check what is free now; nothing is held."""
         wanted = [AvailabilityQuestion(item.product_id, item.warehouse_id, item.quantity) for item in body.items]
-        found = await self._inventory.availability(wanted, reading(request))
+        found = await self._availability.of(wanted, reading(request))
         return success(AvailabilityView(found, all(item.sufficient for item in found)))
 
     async def reserve(self, request: web.Request, body: ReserveBody) -> web.Response:
         """Hold stock until an instant."""
         lines = stock_lines(body.lines)
-        hold = await take_hold(self._inventory, request, body.order_id, lines, body.reserve_until, "reserve_until")
+        hold = await take_hold(self._gateway, request, body.order_id, lines, body.reserve_until, "reserve_until")
         view = ReservedView(
-            hold.reservation_id, plain_id(hold.order_id), hold.expires_at, hold.items, "the stock is held"
+            hold.reservation_id, plain_id(hold.order_id), hold.expires_at, hold.held, "the stock is held"
         )
         return success(view, status=201)
 
@@ -150,12 +152,12 @@ class InventoryRoutes:
     async def update(self, request: web.Request, body: CountBody) -> web.Response:
         """Set the counted quantity of a stock level, through an ADJUSTMENT in its ledger."""
         key = LevelKey(body.product_id, body.warehouse_id)
-        answer = await self._inventory.count(
+        answer = await self._gateway.count(
             key, body.quantity, body.reserved_quantity, body.notes or "", changing(request)
         )
         return success(agreed(answer))
 
-    async def _of(self, request: web.Request, body: HoldBody) -> tuple[DirectHold, Order | None]:
+    async def _of(self, request: web.Request, body: HoldBody) -> tuple[Hold, Order | None]:
         """A hold, and its order if it is one of this service: it may be named by its number, too."""
         hold, order = await self._holds.find(request, body.reservation_id)
         if body.order_id not in (hold.order_id, None if order is None else str(order.id)):
@@ -170,10 +172,15 @@ def stock_lines(lines: Sequence[LineBody]) -> list[StockLine]:
 
 
 async def take_hold(
-    inventory: Inventory, request: web.Request, order_id: str, lines: Sequence[StockLine], until: datetime, field: str
-) -> DirectHold:
+    gateway: WarehouseGateway,
+    request: web.Request,
+    order_id: str,
+    lines: Sequence[StockLine],
+    until: datetime,
+    field: str,
+) -> Hold:
     """Hold stock until an instant that the client gave in `field`. Raises: ApiError, GatewayFault."""
-    answer = await inventory.reserve(order_id, lines, until, changing(request))
+    answer = await gateway.reserve_until(order_id, lines, until, changing(request))
     if isinstance(answer, Refusal) and answer.code == "INVALID_ARGUMENT":
         renamed = [{**item, "field": field} if item.get("field") == "expires_at" else item for item in answer.details]
         raise ApiError(answer.code, answer.message, renamed)

@@ -2,8 +2,7 @@
 
 from aiohttp import web
 
-from order_gateway.gateway.inventory import DirectHold, Inventory
-from order_gateway.gateway.port import Refusal
+from order_gateway.gateway.port import Hold, HoldState, Refusal, WarehouseGateway
 from order_gateway.http.calls import changing, reading
 from order_gateway.http.guards.auth import CALLER
 from order_gateway.http.views import HoldView, hold_view
@@ -22,13 +21,13 @@ OF_ORDER = ("HOLD_OF_ORDER", "PAYMENT_IN_PROGRESS")
 class OrderHolds:
     """Tells which holds are an order's, and what may be done to them."""
 
-    def __init__(self, inventory: Inventory, store: Store, saga: Saga, prefix: str) -> None:
-        self._inventory = inventory
+    def __init__(self, gateway: WarehouseGateway, store: Store, saga: Saga, prefix: str) -> None:
+        self._gateway = gateway
         self._store = store
         self._saga = saga
         self._prefix = prefix
 
-    async def order_of(self, hold: DirectHold) -> Order | None:
+    async def order_of(self, hold: Hold) -> Order | None:
         """The order of this service that asked for a hold; None: it was made without one, or for somebody else's.
 
         Raises: DatabaseFault.
@@ -44,40 +43,40 @@ class OrderHolds:
         is_on_its_way = not ids and bool(name.key)
         return order if order.request_key == name.key and (hold.reservation_id in ids or is_on_its_way) else None
 
-    async def view(self, hold: DirectHold) -> HoldView:
+    async def view(self, hold: Hold) -> HoldView:
         """A hold as clients see it: under the number of its order, if it has one."""
         return hold_view(hold, await self.order_of(hold))
 
-    async def find(self, request: web.Request, reservation_id: str) -> tuple[DirectHold, Order | None]:
+    async def find(self, request: web.Request, reservation_id: str) -> tuple[Hold, Order | None]:
         """A hold, and its order if it has one. Raises: ApiError, GatewayFault."""
-        answer = await self._inventory.reservation(reservation_id, reading(request))
+        answer = await self._gateway.hold(reservation_id, reading(request))
         if isinstance(answer, Refusal):
             raise from_refusal(answer)
         return answer, await self.order_of(answer)
 
-    async def confirm(self, request: web.Request, hold: DirectHold, order: Order | None) -> HoldView:
+    async def confirm(self, request: web.Request, hold: Hold, order: Order | None) -> HoldView:
         """Sell what is held, unless it is an order's: that is sold by paying the order.
 
         Raises: ApiError, GatewayFault.
         """
-        if order is not None and hold.status != "committed":
+        if order is not None and hold.state is not HoldState.COMMITTED:
             pay = f"{self._prefix}/orders/{order.id}/payment"
             raise _of_order(order, f"this is held for order {order.id}; it is sold when the order is paid: POST {pay}")
-        answer = await self._inventory.confirm(hold.reservation_id, changing(request))
+        answer = await self._gateway.sell(hold.reservation_id, changing(request))
         if isinstance(answer, Refusal):
             raise from_refusal(answer)
         return hold_view(answer, order)
 
-    async def release(self, request: web.Request, hold: DirectHold, order: Order | None, reason: str) -> HoldView:
+    async def release(self, request: web.Request, hold: Hold, order: Order | None, reason: str) -> HoldView:
         """Give back what is held; if it is an order's, by cancelling the order.
 
         Raises: ApiError, GatewayFault.
         """
-        if order is not None and hold.status == "reserved" and order.state.status not in _ENDED:
+        if order is not None and hold.state is HoldState.RESERVED and order.state.status not in _ENDED:
             await self._cancel(request, order, reason)
             hold, order = await self.find(request, hold.reservation_id)
             return hold_view(hold, order)
-        answer = await self._inventory.release(hold.reservation_id, reason, changing(request))
+        answer = await self._gateway.release(hold.reservation_id, reason, changing(request))
         if isinstance(answer, Refusal):
             raise from_refusal(answer)
         return hold_view(answer, order)

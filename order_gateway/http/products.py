@@ -2,7 +2,9 @@
 
 from aiohttp import web
 
-from order_gateway.gateway.inventory import CatalogueProduct, Inventory
+from order_gateway.gateway.looking import products_at
+from order_gateway.gateway.port import WarehouseGateway
+from order_gateway.gateway.stock import CatalogueProduct
 from order_gateway.http.calls import reading
 from order_gateway.http.framework.operations import Operation
 from order_gateway.http.inventory import agreed
@@ -13,8 +15,8 @@ from order_gateway.http.wire.fields import ById, PageQuery
 class ProductRoutes:
     """The operations on products."""
 
-    def __init__(self, inventory: Inventory, prefix: str) -> None:
-        self._inventory = inventory
+    def __init__(self, gateway: WarehouseGateway, prefix: str) -> None:
+        self._gateway = gateway
         self._prefix = prefix
 
     def operations(self) -> list[Operation]:
@@ -28,9 +30,9 @@ class ProductRoutes:
     async def list(self, request: web.Request, query: PageQuery) -> web.Response:
         """List products by id."""
         skip = (query.page - 1) * query.limit
-        found, total = await self._inventory.products(skip, query.limit, reading(request))
+        found, total = await products_at(self._gateway, skip, query.limit, reading(request))
         return success_page(found, query.page, query.limit, total)
 
     async def show(self, request: web.Request, path: ById) -> web.Response:
         """Show a product."""
-        return success(agreed(await self._inventory.product(path.id, reading(request))))
+        return success(agreed(await self._gateway.product(path.id, reading(request))))

@@ -6,8 +6,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import StringConstraints
 
-from order_gateway.gateway.inventory import Inventory
-from order_gateway.gateway.port import StockLine
+from order_gateway.gateway.port import StockLine, WarehouseGateway
 from order_gateway.http.bodies import CancelBody, ReservationBody
 from order_gateway.http.calls import changing
 from order_gateway.http.framework.operations import Operation
@@ -39,8 +38,8 @@ class CleanupView:
 class ReservationRoutes:
     """The operations on single holds."""
 
-    def __init__(self, inventory: Inventory, holds: OrderHolds, listing: Listing, prefix: str) -> None:
-        self._inventory = inventory
+    def __init__(self, gateway: WarehouseGateway, holds: OrderHolds, listing: Listing, prefix: str) -> None:
+        self._gateway = gateway
         self._holds = holds
         self._listing = listing
         self._prefix = prefix
@@ -66,7 +65,7 @@ class ReservationRoutes:
     async def reserve(self, request: web.Request, body: ReservationBody) -> web.Response:
         """Hold units of a product until an instant."""
         line = StockLine(body.product_id, body.warehouse_id, body.quantity)
-        hold = await take_hold(self._inventory, request, body.order_id, [line], body.expires_at, "expires_at")
+        hold = await take_hold(self._gateway, request, body.order_id, [line], body.expires_at, "expires_at")
         headers = {"Location": f"{self._prefix}/reservations/{hold.reservation_id}"}
         return success(hold_view(hold), status=201, headers=headers)
 
@@ -94,7 +93,7 @@ class ReservationRoutes:
 
     async def clean_up(self, request: web.Request) -> web.Response:
         """Expire overdue holds now instead of at the warehouse's next sweep."""
-        return success(CleanupView(await self._inventory.sweep(changing(request))))
+        return success(CleanupView(await self._gateway.sweep(changing(request))))
 
     async def _reservation_id(self, path: HoldPath) -> str:
         if not is_digits(path.id):

@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from order_gateway.gateway.inventory import DirectHold
-from order_gateway.gateway.port import StockLine
+from order_gateway.gateway.port import Hold, HoldState, StockLine
 from order_gateway.http.wire.readers import is_digits
 from order_gateway.lifecycle import Instant, Item, Order, Payment, Reservation, Status
 
@@ -51,21 +50,22 @@ class HoldView(msgspec.Struct, frozen=True):
     closed_at: Instant | None
 
 
-def hold_view(hold: DirectHold, order: Order | None = None) -> HoldView:
+def hold_view(hold: Hold, order: Order | None = None) -> HoldView:
     """A reservation as clients see it; one of an `order` of this service under the order's number."""
-    only = hold.items[0] if len(hold.items) == 1 else None
+    items = hold.held
+    only = items[0] if len(items) == 1 else None
     return HoldView(
         id=hold.reservation_id,
         reservation_id=hold.reservation_id,
         order_id=plain_id(hold.order_id) if order is None else order.id,
-        status=hold.status,
+        status=hold.state.lower(),
         product_id=only.product_id if only else None,
         warehouse_id=only.warehouse_id if only else None,
         quantity=only.quantity if only else None,
-        items=hold.items,
+        items=items,
         expires_at=hold.expires_at,
-        is_active=hold.status == "reserved",
-        is_confirmed=hold.status == "committed",
+        is_active=hold.state is HoldState.RESERVED,
+        is_confirmed=hold.state is HoldState.COMMITTED,
         reason=hold.reason,
         created_at=hold.created_at,
         closed_at=hold.closed_at,

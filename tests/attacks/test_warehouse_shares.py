@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.attacks.frames import (
     CHECK,
@@ -51,6 +52,7 @@ FLOOD_BYTES = 2**30
 SETTINGS_BYTES = 2**26
 """Each is answered, so that fewer are taken in the same time."""
 FLOOD_SECONDS_MAX = 120.0
+FLOODS_MAX = 4
 _ONE = (1).to_bytes(4, "big")
 FLOODS: dict[str, tuple[bytes, bytes]] = {
     "settings": (frame(SETTINGS, 0, 0), b""),
@@ -96,14 +98,21 @@ async def test_open_streams_of_strangers_are_few(warehouse_database_url: str) ->
         known_to(port) as shop,
     ):
         watches = [stranger.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(30)]
-        reflection = reflection_pb2_grpc.ServerReflectionStub(stranger.channel)
+        reflections: list[Any] = [
+            stranger.channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                reflection_pb2.ServerReflectionRequest.SerializeToString,
+                reflection_pb2.ServerReflectionResponse.FromString,
+            )
+            for version in ("v1", "v1alpha")
+        ]
         is_over = asyncio.Event()
 
         async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
             yield reflection_pb2.ServerReflectionRequest(list_services="")
             await is_over.wait()
 
-        asking = [reflection.ServerReflectionInfo(questions()) for _ in range(30)]
+        asking = [ask(questions()) for ask in reflections for _ in range(15)]
         firsts = await asyncio.gather(*(outcome(one.read()) for one in (*watches, *asking)))
         turned_away = [first for first in firsts if isinstance(first, No)]
         assert {no.code for no in turned_away} == {"RESOURCE_EXHAUSTED"}
@@ -205,23 +214,33 @@ async def test_pings_without_end_cost_no_more_than_their_bytes(warehouse_databas
 
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_frames_without_end_take_no_memory(processes: Processes, warehouse_database_url: str, kind: str) -> None:
-    unit, begin = FLOODS[kind]
-    length = SETTINGS_BYTES if kind == "settings" else FLOOD_BYTES
     process, target = processes.warehouse(warehouse_database_url, settings={"WAREHOUSE_API_KEYS": key_only("shop")})
     port = int(target.rpartition(":")[2])
+    # What is read fast leaves gaps in the allocator's memory, once; what stays, stays of each flood: half of what comes
+    # as settings does with gRPC's own way to read, also once the connection has ended.
+    for _ in range(FLOODS_MAX):
+        before = resident_mib(process.pid)
+        length = await _flooded(port, kind)
+        if resident_mib(process.pid) - before < length / 2**20 / 4:
+            break
+    else:
+        pytest.fail(f"each flood left a quarter of its bytes in memory: {resident_mib(process.pid)} MiB")
+
+
+async def _flooded(port: int, kind: str) -> int:
+    """Flood the server, which goes on to answer others; with how many bytes."""
+    unit, begin = FLOODS[kind]
+    length = SETTINGS_BYTES if kind == "settings" else FLOOD_BYTES
     async with known_to(port) as shop:
         with contextlib.closing(open_connection(port)) as made:
             made.sendall(begin)
-            before = resident_mib(process.pid)
             flooding = asyncio.create_task(asyncio.to_thread(flood, made, unit, length, FLOOD_SECONDS_MAX))
             while not flooding.done():
                 assert await shop.is_answered()
             sent = await flooding
             assert (sent < length) == (kind in HUNG_UP_ON), sent
-            # With gRPC's own way to read, half of what comes as settings stays, also once the connection has ended. Of
-            # what is read fast the allocator keeps up to some 200 MiB, however much comes.
-            assert resident_mib(process.pid) - before < length / 2**20 / 4
         assert await shop.is_answered()
+    return length
 
 
 async def test_a_connection_without_calls_is_closed(warehouse_database_url: str) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from order_gateway.audit.checking import OrdersAudit
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
-from order_gateway.gateway.grpc import GrpcGateway
-from order_gateway.gateway.holdings import Holdings
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.modes import Modes
 from order_gateway.gateway.port import Call, GatewayFault, Mode, Refusal, StockLine
 from order_gateway.lifecycle import (
@@ -62,7 +61,7 @@ class Shop:
         )
         self.relay = Relay(self.store, PendingSteps(self.database), self.saga, settings)
         self.saga.nudge = self.relay.nudge
-        self.audit = OrdersAudit(self.database, self.store, Holdings(self.client))
+        self.audit = OrdersAudit(self.database, self.store, self.calls)
 
     async def place(self, quantity: int = 2) -> Order:
         """Place an order, and wait until its stock is held or refused."""

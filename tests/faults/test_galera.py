@@ -20,6 +20,7 @@ from tests.faults.conftest import MakeUrls, OpenSession
 from tests.kits.galera import EVICTION_SECONDS, GaleraCluster
 from tests.kits.processes import ROOT, clean_environment
 from tests.kits.several_nodes import (
+    PATIENCE_SECONDS,
     PRODUCTS,
     Told,
     ask,
@@ -38,7 +39,6 @@ TTL = 3_600_000_000
 IMPATIENT = DatabaseSettings(connect_timeout_seconds=1, tries=3, retry_for_seconds=1, transaction_timeout_seconds=2)
 CALL_SECONDS = 4
 """After so long a caller gives up one server and asks another."""
-PATIENCE_SECONDS = 60
 CALLERS = 12
 
 

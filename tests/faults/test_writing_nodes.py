@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.kits.several_nodes import (
     PRODUCTS,
     UNITS,
     Told,
+    answered,
     ask,
     everything_is_as_told,
     stock_up,
@@ -182,11 +184,11 @@ async def test_what_was_written_at_one_node_is_seen_at_another(urls: list[str]) 
         servers = [await stack.enter_async_context(serving(url)) for url in urls]
         for number in range(200):
             writer, reader, closer = (servers[(number + place) % len(servers)] for place in range(3))
-            held = await writer.hold((1, 1, 1))
-            assert await reader.state(held.reservation_id) == held.state
-            assert (await reader.level())[1] == 1
-            await closer.holds.Cancel(cancel(reservation_id=held.reservation_id))
-            assert (await reader.level())[1] == 0
+            held = (await answered(partial(ask, writer, reserve((1, 1, 1))))).reservation
+            assert await answered(partial(reader.state, held.reservation_id)) == held.state
+            assert (await answered(reader.level))[1] == 1
+            await answered(partial(closer.holds.Cancel, cancel(reservation_id=held.reservation_id)))
+            assert (await answered(reader.level))[1] == 0
 
 
 async def test_a_request_sent_to_all_nodes_at_once_has_one_effect(urls: list[str]) -> None:
@@ -194,7 +196,7 @@ async def test_a_request_sent_to_all_nodes_at_once_has_one_effect(urls: list[str
         servers = [await stack.enter_async_context(serving(url)) for url in urls]
         for _ in range(30):
             request = reserve((1, 1, 1), (2, 1, 1))
-            answers = await asyncio.gather(*(ask(server, request) for server in servers))
+            answers = await asyncio.gather(*(answered(partial(ask, server, request)) for server in servers))
             assert len({answer.reservation.reservation_id for answer in answers}) == 1
         assert await servers[0].level() == (UNITS, 30)
     for url in urls:

@@ -30,6 +30,7 @@ ENCODINGS = ("gzip", "deflate", "identity", "snappy", "")
 OPEN_TO_ALL: Mapping[str, type[Message]] = {
     "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest,
     "/grpc.health.v1.Health/Watch": health_pb2.HealthCheckRequest,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest,
 }
 """Methods that need no key."""

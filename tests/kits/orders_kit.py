@@ -8,8 +8,7 @@ from typing import Any
 from order_gateway.audit.agreement import Problem
 from order_gateway.audit.checking import OrdersAudit
 from order_gateway.bootstrap import Core, saga_settings
-from order_gateway.gateway.grpc import GrpcGateway
-from order_gateway.gateway.holdings import Holdings
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.lifecycle import NewItem, NewOrder, Order, Reason, Step, Way
 from order_gateway.payments import Authorised, Bill, Charged, Declined, Payments, Refunded
 from order_gateway.saga.pending_steps import PendingSteps
@@ -79,7 +78,6 @@ class Shop(ByHand):
         self.settings = OrdersSettings.model_validate({"profile": "development", "database_url": orders_url})
         self.store = Store(self.database, StoreSettings(900, 120))
         self.gateway = GrpcGateway(client)
-        self.holdings = Holdings(client)
         self.intents = PendingSteps(self.database)
         self.payments = Payments(till, self.settings.payments)
         self.saga = Saga(self.store, self.gateway, self.payments, saga_settings(self.settings))
@@ -94,7 +92,7 @@ class Shop(ByHand):
     @property
     def core(self) -> Core:
         """As the commands have it, with this shop's till."""
-        return Core(self.settings, self.database, self.client, self.gateway, self.store, self.payments)
+        return Core(self.settings, self.database, self.gateway, self.store, self.payments)
 
     @property
     def audit(self) -> OrdersAudit:

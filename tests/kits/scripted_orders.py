@@ -1,6 +1,6 @@
 """The order service without its HTTP, on a real database, with an outside that fails by script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,9 +11,9 @@ from order_gateway.gateway.port import (
     Call,
     Done,
     GatewayFault,
+    HeldLine,
     Hold,
     HoldState,
-    Product,
     Refusal,
     StockLine,
 )
@@ -27,13 +27,14 @@ from order_gateway.storage import tables
 from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database, DatabaseSettings
 from tests.kits.orders_by_hand import ByHand
+from tests.kits.unasked_warehouse import UnaskedWarehouse
 
 AWAY = GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
 EXPIRED = Refusal("RESERVATION_EXPIRED", "too late")
 SHORT = Refusal("INSUFFICIENT_STOCK", "not enough", ({"product_id": 1, "requested": 2, "available": 0},))
 
 
-class Outside:
+class Outside(UnaskedWarehouse):
     """Warehouse and payment provider in one: what `script` has for a call is raised or returned, else all is well."""
 
     name = "outside"
@@ -56,7 +57,9 @@ class Outside:
     async def reserve(self, order_id: str, lines: Sequence[StockLine], ttl_seconds: float, call: Call) -> Any:
         now = datetime.now(UTC)
         # The end of the order's name is random digits; as long as the column.
-        hold = Hold(f"hold-{order_id}"[-36:], now + timedelta(seconds=ttl_seconds), now, tuple(lines))
+        held = tuple(HeldLine(line.product_id, line.warehouse_id, line.quantity) for line in lines)
+        until = now + timedelta(seconds=ttl_seconds)
+        hold = Hold(f"hold-{order_id}"[-36:], order_id, HoldState.RESERVED, held, now, until)
         return self.happens("reserve", call.request_id, hold)
 
     async def state_of(self, reservation_id: str, call: Call) -> HoldState:
@@ -70,12 +73,6 @@ class Outside:
 
     async def give_back(self, line: StockLine, reference: str, call: Call) -> Any:
         return self.happens("give_back", call.request_id, Done())
-
-    async def products(self, product_ids: Sequence[int], call: Call) -> Mapping[int, Product]:
-        raise NotImplementedError
-
-    async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
-        raise NotImplementedError
 
     async def is_serving(self) -> bool:
         return True

@@ -1,18 +1,22 @@
 """What the tests on several writing nodes share: what was told, and whether every node says the same."""
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from service_kit.batcher import SetAside
 from stockwarden_client.v1 import warehouse_pb2 as pb
-from tests.kits.warehouse_kit import Calls, assert_clean, serving, sql
+from tests.kits.warehouse_kit import Calls, No, assert_clean, outcome, serving, sql
 from warehouse.stock.commands import Answer
 from warehouse.stock.records import State
 from warehouse.writing.store import Result
 
+AnswerT = TypeVar("AnswerT")
 PRODUCTS = (1, 2, 3)
 UNITS = 900_000
+PATIENCE_SECONDS = 60
 
 
 @dataclass
@@ -64,6 +68,18 @@ async def stock_up(url: str) -> None:
     """Put many units of each product into the warehouse's database."""
     async with serving(url) as calls:
         await calls.keep({(product, 1): UNITS for product in PRODUCTS})
+
+
+async def answered(call: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+    """The answer to a call that is made again, as every caller should, while the server can't tell how it ended.
+
+    A node of a cluster stands still for as long as any disk among them does.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    while isinstance(answer := await outcome(call()), No):
+        assert answer.code in ("UNAVAILABLE", "ABORTED"), answer
+        assert time.monotonic() < end, answer
+    return answer
 
 
 async def ask(server: Calls, request: pb.ReserveRequest, timeout: float | None = None) -> pb.ReserveResponse:

@@ -194,6 +194,12 @@ class Edge:
             log.info("call_refused", code=code, message=ending[1])
         return ending
 
+    def stream_ended(self, method: str, code: str, **facts: object) -> None:
+        """A stream is over, and neither a refusal nor a fault has ended it: counted and logged."""
+        self.calls.ended.add(method, code)
+        if self._lines.has_room():
+            log.info("stream_ended", code=code, **facts)
+
 
 class CallLines:
     """A log line per refused call, but no flood of them: a sold-out product is refused thousands of times a second.
@@ -252,7 +258,7 @@ def rpc(
         async def outcome(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT | Ending:
             edge = self.edge
             # The task ends with the call, and the variable with the task.
-            call_details.set(partial(_describe, name, request, context))
+            call_details.set(partial(describe, name, request, context))
             started = perf_counter()
             edge.in_flight += 1
             try:
@@ -278,7 +284,7 @@ def rpc(
         @wraps(method)
         async def handle(self: ServicerT, request: RequestT | Unread, context: Context) -> ResponseT:
             tracing, answering = self.edge.tracing, outcome(self, request, context)
-            answer = await (answering if tracing is None else _traced(tracing, name, context, answering))
+            answer = await (answering if tracing is None else traced(tracing, name, context, answering))
             if isinstance(answer, tuple):
                 return await context.abort(*answer)
             return answer
@@ -288,9 +294,10 @@ def rpc(
     return wrap
 
 
-async def _traced(
+async def traced(
     tracing: Tracing, name: str, context: Context, outcome: Awaitable[ResponseT | Ending]
 ) -> ResponseT | Ending:
+    """What comes of a call, in a span of its own."""
     parent = _metadata(context).get(TRACEPARENT_HEADER, "")
     with tracing.span(f"warehouse.v1/{name}", "server", parent, {"rpc.system": "grpc", "rpc.method": name}) as span:
         answer = await outcome
@@ -305,7 +312,7 @@ def _metadata(context: Context) -> dict[str, str]:
     return {name: str(value) for name, value in context.invocation_metadata() or ()}
 
 
-def _describe(method: str, request: object, context: Context) -> dict[str, str]:
+def describe(method: str, request: object, context: Context) -> dict[str, str]:
     """What log lines say about the call that they belong to."""
     metadata = _metadata(context)
     known = {

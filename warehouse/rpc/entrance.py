@@ -86,6 +86,14 @@ class Entrance:
         must_allow(name, allowed, needed)
         return name, allowed
 
+    def recheck(self, key: str | None, needed: Role) -> None:
+        """Whether a key that was admitted still would be: looked up anew, and remembered as it is now.
+
+        Raises: Unauthenticated, PermissionDenied.
+        """
+        self._found.pop(key, None)
+        must_allow(*self._find(key), needed)
+
     @property
     def may_be_guessed_at(self) -> bool:
         """Whether somebody may have guessed so often just now that no further key is looked at from there."""
@@ -177,18 +185,32 @@ class AdmissionHandler(grpc.GenericRpcHandler):
 
         Who calls from where is only known in the call, which a handler of one message begins when that has come.
         """
+        if handler.response_streaming:
+            call_stream = partial(self._guarded_stream, method, handler)
+            return grpc.stream_stream_rpc_method_handler(
+                call_stream, handler.request_deserializer, handler.response_serializer
+            )
 
         async def call(questions: AsyncIterable[Any], context: Context) -> Any:
-            try:
-                self._entrance.must_be_looked_at(context)
-            except TooOften as error:
-                await self._turn_away(method, error, context)
+            await self._look_at(method, context)
             question = await anext(aiter(questions), None)
             if question is None:
                 return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
             return await handler.unary_unary(question, context)  # type: ignore[misc, arg-type]
 
         return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+    async def _guarded_stream(
+        self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]", questions: AsyncIterable[Any], context: Context
+    ) -> None:
+        await self._look_at(method, context)
+        await handler.stream_stream(questions, context)  # type: ignore[misc, arg-type]
+
+    async def _look_at(self, method: str, context: Context) -> None:
+        try:
+            self._entrance.must_be_looked_at(context)
+        except TooOften as error:
+            await self._turn_away(method, error, context)
 
     async def _refuse(self, method: str, stranger: Unauthenticated, _questions: object, context: Context) -> None:
         refusal: Exception = stranger

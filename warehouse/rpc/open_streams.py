@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -80,11 +81,38 @@ class Health:
         changed.set()
 
 
+def _v1_of_reflection() -> str:
+    """Make v1 of the reflection service known to protobuf: it is v1alpha under another name. Gives its full name.
+
+    The library has v1alpha only (https://github.com/grpc/grpc/issues/38576); clients ask for v1 first.
+    """
+    name: str = reflection.SERVICE_NAME.replace("v1alpha", "v1")
+    pool = descriptor_pool.Default()
+    try:
+        pool.FindServiceByName(name)
+    except KeyError:
+        file = descriptor_pb2.FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(file)
+        file = json_format.Parse(json_format.MessageToJson(file).replace("v1alpha", "v1"), type(file)())
+        file.name = "grpc/reflection/v1/reflection.proto"
+        file.options.ClearField("deprecated")
+        pool.AddSerializedFile(file.SerializeToString())
+    return name
+
+
+REFLECTION_SERVICES = (_v1_of_reflection(), reflection.SERVICE_NAME)
+"""The same one, as newer clients call it and as older ones do."""
+
+
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
-    """What the server can do, told to clients that ask; a client that stops asking does not hold up a stop."""
+    """What the server can do, told to clients that ask; a client that stops asking does not hold up a stop.
+
+    Args:
+        services: besides this one.
+    """
 
     def __init__(self, services: Sequence[str]) -> None:
-        super().__init__(services)
+        super().__init__((*services, *REFLECTION_SERVICES))
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -92,7 +120,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
         self._stopping.set()
 
     def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
-        """Its methods for a server, by name, bounded."""
+        """Its methods for a server, by name, bounded; the messages of both versions are the same bytes."""
         ask = reader(reflection_pb2.ServerReflectionRequest.FromString, PARSED_AT_ONCE_BYTES)
         tell = reflection_pb2.ServerReflectionResponse.SerializeToString
         info = grpc.stream_stream_rpc_method_handler(opened.streaming(self.ServerReflectionInfo), ask, tell)

@@ -59,6 +59,14 @@ class TooManyCalls(Exception):
     """More calls are in flight than this server takes; nothing was done, ask again a little later."""
 
 
+class ServerStopping(Exception):
+    """Nothing goes on here for long; a stream goes on somewhere else."""
+
+
+class StreamOver(Exception):
+    """A stream has lasted as long as it may; its caller goes on in a new one."""
+
+
 # exception: status, reason, what the caller reads ("": the exception's own text), when to ask again (seconds)
 _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", "", 0),
@@ -67,6 +75,8 @@ _FAULTS: tuple[tuple[type[BaseException], int, str, str, float], ...] = (
     (BatcherFull, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "too many requests are waiting", 0.1),
     (TooOften, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED", "", 1),
     (BatcherClosed, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is shutting down", 0.1),
+    (ServerStopping, code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "this server is stopping; go on in a new stream", 0.1),
+    (StreamOver, code_pb2.UNAVAILABLE, "STREAM_OVER", "a stream lasts no longer than this; go on in a new one", 0.1),
     (RowsLocked, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "", 1),
     (LockRetriesSpent, code_pb2.ABORTED, "LOCK_RETRIES_SPENT", "the stock is contended, ask again", 0.1),
     (DatabaseAway, code_pb2.UNAVAILABLE, "DATABASE_AWAY", "the database does not answer, ask again", 1),

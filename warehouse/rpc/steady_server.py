@@ -10,7 +10,7 @@ each method's next call is waited for by a task of its own.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -19,6 +19,10 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 _SAYS_WHAT_IT_COULD_NOT_DECODE = "Invalid encoding on"
 _NOT_SENT = 'Failed "execute_batch"'
 """How the library's error begins when what was to be sent was well-formed, and the call was over."""
+NotSent = cygrpc.ExecuteBatchError
+"""What sending raises when the call is over."""
+LISTENERS_SECONDS = 0.5
+"""For listeners to take the end of their calls, while a server stops."""
 UNKNOWN = ""
 """The path that calls of unknown methods are given; nothing is found by it, so they are UNIMPLEMENTED."""
 
@@ -48,6 +52,22 @@ def add_service(
     """
     server.add_registered_method_handlers(service, dict(methods))
     server.add_generic_rpc_handlers((handler or grpc.method_handlers_generic_handler(service, dict(methods)),))
+
+
+async def stop_server(server: grpc.aio.Server, grace_seconds: float, unheard: Callable[[], float]) -> None:
+    """Stop a steady server: calls under way have `grace_seconds`, and none of them where nobody takes their end.
+
+    What a caller does not read holds back how its call ends, too, as long as the caller likes.
+
+    Args:
+        unheard: how many of the calls under way have been told to end, or may be cut at any time.
+    """
+    stopping = asyncio.ensure_future(server.stop(grace_seconds))
+    while not stopping.done():
+        await asyncio.wait((stopping,), timeout=LISTENERS_SECONDS)
+        if not stopping.done() and len(server._server._under_way) <= unheard():  # type: ignore[attr-defined]
+            await server.stop(None)
+    await stopping
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -24,6 +24,7 @@ SOCKET = frozenset(
         "shop",
         "socket",
         "start",
+        "ticking",
     }
 )
 """What a test uses, by itself or through what it calls, that speaks with a running server."""

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from development.free_ports import free_port
 from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.checking import Finding, OrdersAudit
-from order_gateway.gateway.holdings import Holdings
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.lifecycle import Payment, Reason, Status, Step, Stock, Way
 from order_gateway.saga.pending_steps import PendingStep
 from stockwarden_client import ClientSettings, WarehouseClient
@@ -262,7 +263,7 @@ async def test_without_the_warehouse_it_says_what_it_could_not_check(at: Shop) -
     nobody = ClientSettings(target=f"127.0.0.1:{free_port()}", deadline_seconds=0.5, attempt_timeout_seconds=0.5)
     async with WarehouseClient(nobody) as client:
         settings = at.settings.audit.model_copy(update={"page_size": 2})
-        report = await OrdersAudit(at.database, at.store, Holdings(client), settings).run()
+        report = await OrdersAudit(at.database, at.store, GrpcGateway(client), settings).run()
     assert (report.checked, report.unasked) == (4, 4)
     assert "away" in report.why_unasked
     assert [(finding.row.id, finding.problem) for finding in report.findings] == [
@@ -275,7 +276,7 @@ async def test_many_orders_are_compared_by_one_call(at: Shop, monkeypatch: pytes
     asked: list[int] = []
     look_up = at.client.get_requests
 
-    async def counted(request_ids: Sequence[str]) -> list[pb.RequestOutcome]:
+    async def counted(request_ids: Sequence[str], **_options: Any) -> list[pb.RequestOutcome]:
         asked.append(len(request_ids))
         return await look_up(request_ids)
 
@@ -291,7 +292,7 @@ async def test_an_order_that_changes_between_the_two_looks_is_looked_at_again(
     look_up = at.client.get_requests
     looks: list[int] = []
 
-    async def paid_meanwhile(request_ids: Sequence[str]) -> list[pb.RequestOutcome]:
+    async def paid_meanwhile(request_ids: Sequence[str], **_options: Any) -> list[pb.RequestOutcome]:
         looks.append(len(request_ids))
         if len(looks) == 1:
             await at.saga.pay(order.id, "test")

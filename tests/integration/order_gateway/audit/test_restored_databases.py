@@ -104,7 +104,7 @@ async def test_a_number_that_is_used_again_gets_a_hold_and_a_charge_of_its_own(s
             assert len(system.till.charged) == 3
             assert await found(at) == []
             report = await at.core.reconciling().run()
-            lost = {(one.name.number, one.holding.state, one.is_number_used) for one in report.lost}
+            lost = {(one.name.number, one.hold.state, one.is_number_used) for one in report.lost}
             assert lost == {(held.id, HoldState.RESERVED, True), (sold.id, HoldState.COMMITTED, True)}
     await assert_clean(system.warehouse_url)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from development.free_ports import free_port
-from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import Call, Hold, StockLine
 from order_gateway.gateway.standing import Standing, database_clock
 from service_kit.database.database import Database
@@ -55,7 +55,7 @@ async def test_what_is_wrong_with_a_key_is_said(
 ) -> None:
     target = f"127.0.0.1:{free_port()}"
     async with WarehouseClient(ClientSettings(target=target, api_key=key)) as client:
-        standing = Standing(client, clock, every_seconds=10)
+        standing = Standing(GrpcGateway(client), clock, every_seconds=10)
         assert await standing.is_good()
         async with serving(warehouse_database_url, listen=target, api_keys=KEYS):
             # A client that was refused tries again only after a pause.
@@ -72,7 +72,7 @@ async def test_what_is_wrong_with_a_key_is_said(
 async def test_clocks_within_a_second_are_one(warehouse_database_url: str, clock: Clock) -> None:
     async with before(warehouse_database_url) as (_calls, client):
         gateway = GrpcGateway(client)
-        standing = Standing(client, clock, gateway.set_clock_ahead, every_seconds=10)
+        standing = Standing(gateway, clock, gateway.set_clock_ahead, every_seconds=10)
         await standing.look_at_both()
         assert (standing.clock_ahead, gateway.clock_ahead) == (timedelta(0), timedelta(0))
 
@@ -89,7 +89,7 @@ async def test_a_hold_is_told_by_our_own_databases_clock(
     async with before(warehouse_database_url) as (calls, client):
         await calls.keep({(1, 1): 10})
         gateway = GrpcGateway(client)
-        standing = Standing(client, ours, gateway.set_clock_ahead, every_seconds=10)
+        standing = Standing(gateway, ours, gateway.set_clock_ahead, every_seconds=10)
         await standing.look_at_both()
         assert abs(standing.clock_ahead - off) < NEAR
         hold = await gateway.reserve("1", [StockLine(1, 1, 1)], 900, CALL)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from development.free_ports import free_port
-from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
 from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueSync, ReadingSettings
 from order_gateway.pricing.price_catalogue import REMEMBERED_MAX, PriceCatalogue

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from pymysql.err import DataError, IntegrityError
 from structlog.testing import capture_logs
 
-from order_gateway.gateway.port import Hold, StockLine
+from order_gateway.gateway.port import HeldLine, Hold, HoldState
 from order_gateway.lifecycle import Event, NewItem, NewOrder, Status
 from order_gateway.storage.applying import Change
 from order_gateway.storage.store import Store, StoreSettings
@@ -55,7 +55,8 @@ async def test_a_new_order_with_too_much_money(store: Store, amount: str) -> Non
 async def test_a_hold_whose_id_is_too_long(store: Store) -> None:
     order = await store.create(ORDER, 5)
     now = datetime.now(UTC)
-    hold = Hold("h" * 37, now + timedelta(seconds=900), now, (StockLine(1, 1, 1),))
+    until = now + timedelta(seconds=900)
+    hold = Hold("h" * 37, "1", HoldState.RESERVED, (HeldLine(1, 1, 1),), now, until)
     with pytest.raises(REFUSED):
         await store.apply(order.id, Change(Event.RESERVED, hold=hold))
     same = await store.read(order.id)

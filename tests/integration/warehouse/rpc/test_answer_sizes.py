@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 
-from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from stockwarden_client import ClientSettings, MessageTooLarge, WarehouseClient
 from stockwarden_client.v1 import stock_pb2 as stock
 from stockwarden_client.v1 import warehouse_pb2 as pb

@@ -1,10 +1,13 @@
 """The server around the calls: who may, over which wire, until when, how many, and how it stops."""
 
 import asyncio
+import contextlib
 import json
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -21,7 +24,7 @@ from service_kit.database import migrating
 from stockwarden_client.v1 import stock_pb2 as stock
 from stockwarden_client.v1 import warehouse_pb2 as pb
 from tests.kits.certificates import Authority
-from tests.kits.processes import Processes
+from tests.kits.processes import ROOT, Processes
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import (
     Calls,
@@ -44,6 +47,9 @@ from warehouse.server import SERVICES, running
 from warehouse.settings import WarehouseSettings
 
 pytestmark = pytest.mark.sql
+BUF = ROOT / "node_modules/.bin/buf"
+LONG_SECONDS = 60
+REFLECTION_VERSIONS = ("v1", "v1alpha")
 KEYS = tuple(ApiKey(name=f"the-{role}", role=role, sha256=hashed(key_of(role))) for role in Role)
 
 
@@ -226,17 +232,53 @@ async def test_health_is_told_by_service_and_reflection_shows_them(warehouse_dat
             for service in ("", *SERVICES):
                 assert await calls.status(service) == health_pb2.HealthCheckResponse.SERVING
             assert (await refused(calls.health.Check(health_pb2.HealthCheckRequest(service="x")))).code == "NOT_FOUND"
-        names, files, methods_seen = await asyncio.to_thread(_reflect, f"127.0.0.1:{port}")
-        assert {*SERVICES, "grpc.health.v1.Health"} <= names
-        assert files == {"warehouse/v1/stock.proto", "warehouse/v1/warehouse.proto"}
-        assert methods_seen == set(methods())
+        for version in REFLECTION_VERSIONS:
+            names, files, methods_seen = await asyncio.to_thread(_reflect, f"127.0.0.1:{port}", version)
+            reflecting = {f"grpc.reflection.{each}.ServerReflection" for each in REFLECTION_VERSIONS}
+            assert names == {*SERVICES, "grpc.health.v1.Health", *reflecting}
+            assert files == {"warehouse/v1/stock.proto", "warehouse/v1/warehouse.proto"}
+            assert methods_seen == set(methods())
 
 
-def _reflect(target: str) -> tuple[set[str], set[str], set[str]]:
+@pytest.mark.skipif(not BUF.exists(), reason="`make check-protos` installs buf")
+@pytest.mark.parametrize("chosen", [("--reflect-protocol=grpc-v1",), ("--reflect-protocol=grpc-v1alpha",), ()])
+async def test_a_client_in_another_language_reflects(warehouse_database_url: str, chosen: Sequence[str]) -> None:
+    """By both versions, and by the one that it asks for first: that is found."""
+    async with running(WarehouseSettings(database_url=warehouse_database_url, listen="127.0.0.1:0")) as port:
+        process = await asyncio.create_subprocess_exec(
+            *(str(BUF), "curl", "--http2-prior-knowledge", "--protocol=grpc", "--verbose", *chosen, "--list-methods"),
+            f"http://127.0.0.1:{port}",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        listed, said = await process.communicate()
+    assert process.returncode == 0, said
+    assert {path.removeprefix("/") for path, _request in methods().values()} <= set(listed.decode().split())
+    asked = set(re.findall(r"POST /grpc\.reflection\.(\w+)\.", said.decode()))
+    assert asked == {chosen[0].rpartition("-")[2] if chosen else "v1"}
+
+
+class _OfVersion:
+    """A channel on which the library's client, which knows v1alpha only, asks a version of reflection."""
+
+    def __init__(self, channel: grpc.Channel, version: str) -> None:
+        self._channel = channel
+        self._version = version
+
+    def stream_stream(self, path: str, *arguments: Any, **options: Any) -> Any:
+        """The method of that version."""
+        return self._channel.stream_stream(path.replace("v1alpha", self._version), *arguments, **options)
+
+
+def _reflect(target: str, version: str) -> tuple[set[str], set[str], set[str]]:
     with grpc.insecure_channel(target) as channel:
-        database = ProtoReflectionDescriptorDatabase(channel)
+        database = ProtoReflectionDescriptorDatabase(cast("grpc.Channel", _OfVersion(channel, version)))
         pool = DescriptorPool(database)
         services = [pool.FindServiceByName(name) for name in SERVICES]
+        # What is listed can be described: itself, too.
+        for name in database.get_services():
+            described = pool.FindServiceByName(name)
+            assert [method.name for method in described.methods]
         found = {method.name for service in services for method in service.methods}
         return set(database.get_services()), {service.file.name for service in services}, found
 
@@ -285,16 +327,53 @@ async def test_open_watches_and_reflection_do_not_delay_a_stop(
     async with calling(target) as calls:
         watch = calls.health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == serving_
-        asking = reflection_pb2_grpc.ServerReflectionStub(calls.channel).ServerReflectionInfo()
-        await asking.write(question)
-        assert (await asking.read()).list_services_response.service
+        asking: list[Any] = [
+            calls.channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                reflection_pb2.ServerReflectionRequest.SerializeToString,
+                reflection_pb2.ServerReflectionResponse.FromString,
+            )()
+            for version in REFLECTION_VERSIONS
+        ]
+        for call in asking:
+            await call.write(question)
+            assert (await call.read()).list_services_response.service
         began = time.monotonic()
         assert await asyncio.to_thread(server.stop, 50) == 0
         assert time.monotonic() - began < 20
         assert (await watch.read()).status == not_serving
         assert await watch.code() is grpc.StatusCode.UNAVAILABLE
-        assert await asking.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
+        for call in asking:
+            assert await call.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
     assert "Traceback" not in server.log_path.read_text()
+
+
+async def test_who_asks_and_does_not_read_does_not_delay_a_stop(warehouse_database_url: str) -> None:
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICES[0])
+    settings = WarehouseSettings(
+        database_url=warehouse_database_url, listen="127.0.0.1:0", stop_grace_seconds=LONG_SECONDS
+    )
+    async with contextlib.AsyncExitStack() as server:
+        port = await server.enter_async_context(running(settings))
+        async with calling(f"127.0.0.1:{port}") as calls:
+            asking: Any = reflection_pb2_grpc.ServerReflectionStub(calls.channel).ServerReflectionInfo()
+            asked = 0
+
+            async def ask() -> None:
+                nonlocal asked
+                while True:
+                    await asking.write(question)
+                    asked += 1
+
+            task, before = asyncio.create_task(outcome(ask())), -1
+            # Until there is no room for a further question: nobody takes the answers.
+            while asked != before:
+                before = asked
+                await asyncio.sleep(0.3)
+            async with asyncio.timeout(LONG_SECONDS / 2):
+                await server.aclose()
+            task.cancel()
+            await asyncio.wait((task,))
 
 
 async def test_a_watch_tells_of_each_change(own_server: LocalServer) -> None:

@@ -1,6 +1,7 @@
 """What opens the circuit breaker, and what does not: silence and absence do, answers and late looks don't."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -8,8 +9,8 @@ import pytest
 
 import stockwarden_client as client
 from order_gateway.gateway.breaker import BreakerSettings, GuardedGateway
+from order_gateway.gateway.grpc.translation import translated
 from order_gateway.gateway.port import Call, GatewayFault, WarehouseGateway
-from order_gateway.gateway.translation import translated
 
 CALL = Call("", "c-1")
 LONG_SECONDS = 0.01
@@ -132,3 +133,54 @@ async def test_a_good_look_does_not_hide_that_nothing_can_be_reserved() -> None:
         await reserve(gateway)
 
     assert await state_after_calls(warehouse, call) == "open"
+
+
+class Recording:
+    """Notes each call's name and its last argument, then fails as one does that is away."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: object) -> Any:
+            self.asked.append((name, arguments[-1]))
+            raise GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
+
+        return call
+
+
+UNCOUNTED = {"holds_made_since", "catalogue", "caller", "is_serving", "connections_replaced"}
+TIMED_BY_THEIR_CALLERS = {"reserve", "state_of", "commit", "cancel", "give_back", "products", "available"}
+PORT = {name for name in vars(WarehouseGateway) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(PORT - UNCOUNTED))
+async def test_every_call_counts_and_has_a_time_limit(name: str) -> None:
+    within = Recording()
+    gateway = GuardedGateway(cast("WarehouseGateway", within), BreakerSettings(failures_max=2), 7)
+    call = getattr(gateway, name)
+    others = len(inspect.signature(call).parameters) - 1
+    for _ in range(3):
+        with pytest.raises(GatewayFault):
+            await call(*[None] * others, CALL)
+    assert gateway.is_open
+    assert len(within.asked) == 2
+    limited = CALL if name in TIMED_BY_THEIR_CALLERS else Call("", "c-1", deadline_seconds=7)
+    assert within.asked[0] == (name, limited)
+    if name in TIMED_BY_THEIR_CALLERS:
+        assert within.asked[0][1] is CALL
+
+
+async def test_a_call_s_own_time_limit_stays() -> None:
+    within, call = Recording(), Call("", "c-1", deadline_seconds=3)
+    with pytest.raises(GatewayFault):
+        await GuardedGateway(cast("WarehouseGateway", within), IMPATIENT, 7).sweep(call)
+    assert within.asked == [("sweep", call)]
+
+
+async def test_what_nobody_waits_for_is_tried_whatever_the_state() -> None:
+    gateway = GuardedGateway(cast("WarehouseGateway", Recording()), BreakerSettings(failures_max=1))
+    for _ in range(2):
+        with pytest.raises(GatewayFault):
+            await gateway.caller(CALL)
+    assert gateway.state == "closed"

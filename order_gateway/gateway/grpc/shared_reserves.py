@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from order_gateway.gateway.grpc.translation import effect_options, printable
 from order_gateway.gateway.port import Call, GatewayFault, StockLine
-from order_gateway.gateway.translation import effect_options, printable
 from service_kit.batcher import Batcher, BatcherClosed, BatcherFull, BatcherSettings, BatchFailed
 from stockwarden_client import CallOptions, WarehouseBusy, WarehouseClient, WarehouseError, line, warehouse_pb2
 

@@ -10,7 +10,7 @@ import pytest
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
-from order_gateway.gateway.grpc import GrpcGateway
+from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import Call, GatewayFault, Hold, StockLine
 from service_kit.batcher import BatcherSettings
 from stockwarden_client import ClientSettings, WarehouseClient, WarehouseUnavailable, line
@@ -20,7 +20,8 @@ STUCK = pb.BatchReserveResult(error=Status(code=code_pb2.ABORTED, message="locke
 
 
 def held(request: pb.ReserveRequest) -> pb.Reservation:
-    return pb.Reservation(reservation_id=f"of-{request.order_id}", order_id=request.order_id)
+    name, state = f"of-{request.order_id}", pb.RESERVATION_STATE_RESERVED
+    return pb.Reservation(reservation_id=name, order_id=request.order_id, state=state)
 
 
 class Warehouse:

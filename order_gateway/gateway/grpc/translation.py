@@ -1,13 +1,13 @@
 """Between this service and the warehouse's client library: options of calls, refusals and faults."""
 
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
-from order_gateway.gateway.port import Call, GatewayFault, HoldState, Refusal
+from order_gateway.gateway.port import Call, GatewayFault, Refusal
 from stockwarden_client import (
     CallOptions,
     DeadlineExceeded,
@@ -18,13 +18,11 @@ from stockwarden_client import (
     PermissionDenied,
     Refused,
     RequestIdReused,
-    ReservationState,
     Unauthenticated,
     WarehouseBusy,
     WarehouseError,
     WarehouseOverloaded,
     WarehouseUnavailable,
-    warehouse_pb2,
 )
 
 log = structlog.get_logger(__name__)
@@ -32,8 +30,7 @@ T = TypeVar("T")
 RETRY_AFTER_DEFAULT_SECONDS = 1.0
 DENIED_RETRY_AFTER_SECONDS = 30.0
 """A person has to do something first."""
-_PREFIX = "RESERVATION_STATE_"
-_STATES = {number: HoldState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
+_NUMBERS = frozenset({"product_id", "warehouse_id", "requested", "available", "reserved", "on_hand"})
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -62,6 +59,26 @@ async def or_refusal(call: Awaitable[T]) -> T | Refusal:
         if fault is None:
             return Refusal(error.reason, str(error), (dict(error.metadata),) if error.metadata else ())
         raise fault from error
+
+
+async def or_typed_refusal(call: Awaitable[T]) -> T | Refusal:
+    """The same, with the numbers in a refusal as numbers: the wire has strings. Raises: GatewayFault."""
+    answer = await or_refusal(call)
+    if isinstance(answer, Refusal):
+        return Refusal(answer.code, answer.message, tuple(_typed(item) for item in answer.details))
+    return answer
+
+
+def sure(answer: T | Refusal) -> T:
+    """The answer of a call that the warehouse has no reason to refuse. Raises: GatewayFault."""
+    if isinstance(answer, Refusal):
+        raise GatewayFault("WAREHOUSE_ERROR", f"the warehouse did not accept this service's call: {answer.code}")
+    return answer
+
+
+def unknown(error: WarehouseError) -> GatewayFault:
+    """A fault that is worth no line in the log: the warehouse is away, or older than the question."""
+    return GatewayFault("WAREHOUSE_UNAVAILABLE", error.reason)
 
 
 @contextmanager
@@ -113,9 +130,13 @@ def denial(error: PermissionDenied | Unauthenticated) -> str:
     )
 
 
-def holding_state(reservation: warehouse_pb2.Reservation) -> HoldState:
-    """Where a reservation stands."""
-    return _STATES[reservation.state]
+def _typed(detail: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: int(value)
+        if isinstance(value, str) and name in _NUMBERS and value.isascii() and value.isdigit()
+        else value
+        for name, value in detail.items()
+    }
 
 
 def printable(actor: str) -> str:
