@@ -26,8 +26,8 @@ SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_
 # A compiler of its own, older than the one that would fit the services' protobuf: see requirements/protoc.in.
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" .local/protoc/bin/python -m grpc_tools.protoc -Iprotos -I"$(SITE_PACKAGES)"
 # Each process has servers and databases of its own; a module's tests stay together. Long modules begin first, and what
-# took how long is said at the end (tests/kits/where_time_goes.py). FULL=1 tries more of what is tried at random.
-PYTEST = FULL="$(FULL)" $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+# took how long is said at the end (tests/kits/where_time_goes.py).
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	--durations=15 --durations-min=1
 DEVELOPMENT := -m development.runner
 # The runner stops everything when make itself is killed: it is tethered to make ($$PPID).
@@ -62,7 +62,7 @@ audit: .runtime ## check that the stock adds up and that the orders agree with i
 	@$(TETHERED) $(BIN)/python $(DEVELOPMENT) audit --data-dir "$(DATA_DIR)" $(ARGS)
 
 .PHONY: test
-test: .dev .programs ## run all tests, on MariaDB; FULL=1 for longer
+test: .dev .programs ## run all tests, on MariaDB
 	@$(PYTEST) $(ARGS)
 
 .PHONY: test-mysql
