@@ -20,7 +20,7 @@ from service_kit.database import migrating
 from service_kit.database.migrating import Service
 from tests.kits.processes import Processes
 from tests.kits.secrets_used import note_settings
-from tests.kits.small_server import small_server
+from tests.kits.small_server import copy_template, make_template, small_server
 from tests.kits.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
@@ -48,13 +48,23 @@ def database_flavour() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def database_server(database_flavour: Flavour) -> Iterator[str]:
+def database_template(database_flavour: Flavour, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stopped server without databases; see `copy_template`."""
+    folder = tmp_path_factory.mktemp("template") / "database"
+    make_template(folder, database_flavour)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database_server(database_flavour: Flavour, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database server, without a database."""
     if existing := os.environ.get("TEST_DATABASE_URL"):
         note_settings({"DATABASE_URL": existing})
         yield existing
         return
     with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
+        # Not asked for where a server runs already.
+        copy_template(request.getfixturevalue("database_template"), Path(folder))
         server = LocalServer(Path(folder), database_flavour, settings=SERVER_SETTINGS)
         with server:
             note_settings({"DATABASE_URL": server.url})
@@ -62,9 +72,9 @@ def database_server(database_flavour: Flavour) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+def own_server(database_template: Path) -> Iterator[LocalServer]:
     """A small database server that may be killed."""
-    with small_server(database_flavour) as server:
+    with small_server(database_template) as server:
         yield server
 
 

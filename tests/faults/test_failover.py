@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from development.local_server import LocalServer
-from development.server_programs import Flavour
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from service_kit.database import migrating
 from service_kit.database.database import Database, DatabaseSettings
@@ -25,9 +25,9 @@ MOVES_WITHIN_SECONDS = 5
 
 
 @pytest.fixture(scope="module")
-def other_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+def other_server(database_template: Path) -> Iterator[LocalServer]:
     """A second small database server."""
-    with small_server(database_flavour) as server:
+    with small_server(database_template) as server:
         yield server
 
 
