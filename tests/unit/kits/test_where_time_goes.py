@@ -24,6 +24,11 @@ def test_long_modules_come_first_and_nothing_else_moves() -> None:
     assert [item.number for item in items] == [2, 3, 1, 0, 4]
 
 
+def test_make_test_keeps_that_order() -> None:
+    command = (TESTS.parent / "Makefile").read_text().split("\nPYTEST = ")[1].split("\n\n")[0]
+    assert "--dist loadfile --no-loadscope-reorder" in command
+
+
 def test_seconds_are_added_up_by_module_and_by_process() -> None:
     lines = list(summary([report("a.py::one", 1), report("a.py::two", 2, "gw1"), report("b.py::one", 4)]))
     assert lines == ["     4.0 b.py", "     3.0 a.py", "at work: gw0 5 s, gw1 2 s"]
