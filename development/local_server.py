@@ -200,8 +200,12 @@ class LocalServer:
         self._report(f"making a new database in {self.folder}")
         fresh = self.folder / "data.new"  # renamed when complete: a half-made folder is never taken for a database
         shutil.rmtree(fresh, ignore_errors=True)
+        # It runs a server, too: see --tmpdir below.
+        environment = {**os.environ, "TMPDIR": str(self._temporary_folder())}
         with append_private(self.error_log) as log:
-            done = subprocess.run(program.initialise_command(fresh), stdout=log, stderr=log, check=False)
+            done = subprocess.run(
+                program.initialise_command(fresh), stdout=log, stderr=log, env=environment, check=False
+            )
         if done.returncode != 0:
             raise self._failure(f"A new database can't be made in {self.folder} (exit status {done.returncode})")
         fresh.rename(data)

@@ -90,6 +90,16 @@ def test_its_temporary_files_are_its_own(server: LocalServer) -> None:
     assert query(server, "SELECT @@tmpdir") == ((str(server.folder / "tmp"),),)
 
 
+def test_a_new_database_is_made_with_temporary_files_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, database_flavour: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of several, the server that starts later deletes those of the one that is making its tables."""
+    folder = tmp_path_factory.mktemp("new")
+    monkeypatch.setenv("TMPDIR", str(folder / "missing"))
+    with LocalServer(folder, database_flavour, settings=SERVER_SETTINGS) as server:
+        assert query(server, "SELECT 1") == ((1,),)
+
+
 def test_only_the_owner_of_the_folder_knows_the_password(server: LocalServer) -> None:
     assert (server.folder / "password").stat().st_mode & 0o077 == 0
     for user in ("root", "stock"):
