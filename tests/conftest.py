@@ -32,10 +32,17 @@ _KEPT_TABLES = frozenset({"alembic_version", "migration_lock"})
 pytest_plugins = ["tests.kits.secrets_watch", "tests.kits.where_time_goes"]
 
 
-def pytest_configure() -> None:
-    """Everything here is on this machine: no proxy, unless a test sets one."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Everything here is on this machine: no proxy, unless a test sets one. And what is compiled is kept for a run.
+
+    Some hundred processes are started; where PYTHONDONTWRITEBYTECODE is set, each would compile everything again.
+    """
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        compiled = tempfile.TemporaryDirectory(prefix="stock-test-compiled-", ignore_cleanup_errors=True)
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
+        config.add_cleanup(compiled.cleanup)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """What a run of the tests says about itself, and which modules it begins with."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from tests.kits.processes import clean_environment
 from tests.kits.where_time_goes import LONG_MODULES, SHOWN_MODULES, pytest_collection_modifyitems, summary
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -37,3 +40,9 @@ def test_seconds_are_added_up_by_module_and_by_process() -> None:
 def test_short_modules_are_added_up() -> None:
     reports = [report(f"{number:02}.py::one", 100 - number) for number in range(SHOWN_MODULES + 2)]
     assert list(summary(reports))[-1] == "   149.0 2 others"
+
+
+def test_what_processes_compile_is_kept() -> None:
+    program = "import sys; print(sys.dont_write_bytecode)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=clean_environment({}), check=True)
+    assert done.stdout == b"False\n"
