@@ -21,7 +21,8 @@ from order_gateway.lifecycle import (
     advance,
     is_open,
 )
-from order_gateway.storage.rows import encode, from_microseconds, hold_records, reservations_after, to_microseconds
+from order_gateway.storage.rows import encode, hold_records, reservations_after
+from service_kit.times import from_microseconds, to_microseconds
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"

@@ -9,11 +9,12 @@ import structlog
 
 from order_gateway.lifecycle import NEW, Item, NewOrder, Order
 from order_gateway.storage import statements
-from order_gateway.storage.rows import encode, from_microseconds, line_id, read_placed
+from order_gateway.storage.rows import encode, line_id, read_placed
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import Database, DatabaseFault, error_number
 from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
+from service_kit.times import from_microseconds
 
 log = structlog.get_logger(__name__)
 KeyClaim = tuple[str, str, str]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy
@@ -13,6 +13,7 @@ from order_gateway.lifecycle import Order, Status
 from order_gateway.storage import statements, tables
 from order_gateway.storage.rows import encode, line_of, orders_of
 from service_kit.database.database import Database
+from service_kit.times import from_database, to_database
 from service_kit.turns import Turns
 
 
@@ -136,9 +137,9 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     if wanted.status is not None:
         conditions.append(columns.status == wanted.status)
     if wanted.since is not None:
-        conditions.append(columns.created_at >= _naive(wanted.since))
+        conditions.append(columns.created_at >= to_database(wanted.since))
     if wanted.before is not None:
-        conditions.append(columns.created_at < _naive(wanted.before))
+        conditions.append(columns.created_at < to_database(wanted.before))
     return conditions
 
 
@@ -151,9 +152,5 @@ def _order_event(row: sqlalchemy.Row[Any]) -> OrderEvent:
         status=Status(row.status_after),
         note=row.note,
         actor=row.actor,
-        at=row.created_at.replace(tzinfo=UTC),
+        at=from_database(row.created_at),
     )
-
-
-def _naive(instant: datetime) -> datetime:
-    return instant.astimezone(UTC).replace(tzinfo=None)

@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database
 from service_kit.progress import Progress
+from service_kit.times import microseconds_from_database
 from warehouse.audit.queries import HELD_ON_LEVEL, QUERIES, Query
 from warehouse.audit.slices import Slice, slices
-from warehouse.reading.queries import to_microseconds
 from warehouse.settings import AuditSettings
 from warehouse.stock.records import LevelKey, uuid7
 
@@ -194,7 +194,7 @@ async def _mend(connection: AsyncConnection, key: LevelKey) -> None:
         "on_hand": on_hand,
         "reserved_before": reserved_before,
         "held": held,
-        "event_id": uuid7(to_microseconds(now), 1, randbits(48)),
+        "event_id": uuid7(microseconds_from_database(now), 1, randbits(48)),
         "now": now,
         "notes": f"repair: the counters said on_hand {level[0]}, reserved {level[1]}",
         "data": msgspec.json.encode(
