@@ -17,7 +17,7 @@ import structlog
 
 from service_kit.batcher import SetAside
 from service_kit.database.database import DatabaseSettings, DriverSession, RaceLost
-from service_kit.database.json_table import bounded
+from service_kit.database.json_table import bounded, sorted_document
 from service_kit.stuck_rows import StuckRows
 from warehouse.stock.commands import ChangeStock, Command, CountStock, Reserve
 from warehouse.stock.deciding import Order, Stock
@@ -26,7 +26,6 @@ from warehouse.writing import statements
 from warehouse.writing.plan import PRODUCT, WAREHOUSE, Plan, RowKey, names_of
 
 log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
 _read_level = msgspec.json.Decoder(Level).decode
 _read_reservation = msgspec.json.Decoder(Reservation).decode
 _read_line = msgspec.json.Decoder(tuple[str, int, int, int, int, int]).decode
@@ -111,7 +110,7 @@ class StockLocking:
             statements.CLOCK,
         )
         values = _values(plan, plan.levels & levels.waited_for)
-        values["looked_at"] = _document(levels.looked_at)
+        values["looked_at"] = sorted_document(levels.looked_at)
         results = (await self._session.execute(";".join(steps), values))[len(opening) :]
         waited_rows, free_rows, versions, heads, ids, lines, answers, orders, [(clock,)] = results
         for (line,) in lines:
@@ -205,7 +204,7 @@ class StockLocking:
 
     async def torn_levels(self, plan: Plan) -> frozenset[LevelKey]:
         """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
-        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": _document(plan.levels)})
+        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": sorted_document(plan.levels)})
         return frozenset((row[0], row[1]) for row in rows)
 
     async def _locate(self, plan: Plan) -> None:
@@ -266,7 +265,7 @@ class StockLocking:
 
 def _values(plan: Plan, levels: set[LevelKey]) -> dict[str, str]:
     return {
-        "levels": _document(levels),
+        "levels": sorted_document(levels),
         "reservations": _singles(plan.reservations),
         "requests": _singles(plan.requests),
         "orders": _singles(plan.orders),
@@ -291,10 +290,5 @@ def _reservations(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
     }
 
 
-def _document(rows: Iterable[Any]) -> str:
-    """Sorted, so that the rows are locked in this order."""
-    return _encode(sorted(rows)).decode()
-
-
 def _singles(values: Iterable[str] | Iterable[int]) -> str:
-    return _document([value] for value in values)
+    return sorted_document([value] for value in values)

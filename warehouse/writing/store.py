@@ -7,7 +7,6 @@ back and starts over, with the winner's rows in sight.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import structlog
@@ -22,6 +21,7 @@ from service_kit.database.database import (
     RaceLost,
     error_number,
 )
+from service_kit.database.json_table import sorted_document
 from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
 from warehouse.stock.commands import Answer, Command, Outcome
 from warehouse.stock.deciding import Decision, decide
@@ -190,7 +190,7 @@ class LevelReader:
 
         Raises: DatabaseFault.
         """
-        values = {"levels": _document({key for keys in wanted for key in keys})}
+        values = {"levels": sorted_document({key for keys in wanted for key in keys})}
 
         async def attempt() -> dict[LevelKey, Level]:
             try:
@@ -211,8 +211,3 @@ def _in_place(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[R
     """Results in the order of the commands: of those set aside, by their places, and of the others, in their order."""
     rest = iter(others)
     return [aside[place] if place in aside else next(rest) for place in range(len(aside) + len(others))]
-
-
-def _document(rows: Iterable[Any]) -> str:
-    """Sorted, so that the rows are locked in this order."""
-    return _encode(sorted(rows)).decode()
