@@ -22,6 +22,7 @@ from typing import IO, Self, cast, get_args
 import pymysql
 from pydantic import BaseModel, ConfigDict, Field
 
+from development.child import Child
 from development.private_files import append_private, make_private_folder, write_private
 from development.server_programs import Flavour, Report, ServerProgram, ensure_installed
 from service_kit import child_process
@@ -54,10 +55,11 @@ class LocalServerSettings(BaseModel):
     stop_timeout_seconds: float = Field(60, gt=0, description="until a stopping server is killed")
 
 
-class LocalServer:
+class LocalServer(Child):
     """One server and its data folder; `start` and `stop` may be repeated.
 
-    The server ends with the thread that called `start`, however that ends.
+    The server ends with the thread that called `start`, however that ends. After `kill`, the next `start` recovers what
+    was committed.
 
     Args:
         folder: where its data, its log and its port are kept; made if missing.
@@ -76,6 +78,7 @@ class LocalServer:
         settings: LocalServerSettings | None = None,
         report: Report = lambda _: None,
     ) -> None:
+        super().__init__()
         self.name = "database server"
         self.folder = folder.resolve()
         self.flavour: Flavour = flavour or self._made_by() or "mariadb"
@@ -83,7 +86,6 @@ class LocalServer:
         self.port = port or 0
         self._fixed_port = port
         self._report = report
-        self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -99,16 +101,6 @@ class LocalServer:
     def error_log(self) -> Path:
         """The server's own log."""
         return self.folder / "error.log"
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
-
-    @property
-    def exit_status(self) -> int | None:
-        """How it ended: a status, or minus the number of a signal; None while it runs or before."""
-        return None if self._process is None else self._process.poll()
 
     def launch(self) -> None:
         """The same as `start`."""
@@ -142,12 +134,6 @@ class LocalServer:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def kill(self) -> None:
-        """End the server as a power cut would (SIGKILL); the next `start` recovers what was committed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
     def __enter__(self) -> Self:
         self.start()
