@@ -27,7 +27,7 @@ from order_gateway.saga.hold_check import HoldCheck
 from order_gateway.saga.refusals import refusal_record
 from order_gateway.saga.reserving import ReserveStep
 from order_gateway.storage.applying import Applied, Change
-from order_gateway.storage.placing import KeyClaim
+from order_gateway.storage.creating import KeyClaim
 from order_gateway.storage.store import Store
 from service_kit.tracing import current_traceparent
 
@@ -92,7 +92,7 @@ class Saga:
         self._hold_check = HoldCheck(gateway, settings.step_deadline_seconds)
         self.nudge: Callable[[], None] = _nobody
 
-    async def place(self, new: NewOrder, key: KeyClaim | None = None) -> Order:
+    async def create_order(self, new: NewOrder, key: KeyClaim | None = None) -> Order:
         """Make an order and hold its stock.
 
         Args:

@@ -82,7 +82,7 @@ read_order = msgspec.json.Decoder(OrderRecord).decode
 read_item = msgspec.json.Decoder(ItemRecord).decode
 read_reservation = msgspec.json.Decoder(ReservationRecord).decode
 read_versions = msgspec.json.Decoder(list[tuple[int, int]]).decode
-read_placed = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
+read_created = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 encode = msgspec.json.Encoder().encode
 
 

@@ -74,7 +74,7 @@ class Shop(World):
     async def order(self, *places: int | None, way: Way = Way.GRPC, ours: bool = True) -> Order:
         """Place an order with a line of two units for each of `places`; None: not chosen yet."""
         items = tuple(NewItem(1, place, 2, Decimal("19.99"), ours) for place in places)
-        return await self.saga.place(NewOrder("u", "Street 1", "card", items, "c-1", "ann", way))
+        return await self.saga.create_order(NewOrder("u", "Street 1", "card", items, "c-1", "ann", way))
 
     async def events(self, order_id: int) -> list[tuple[str, str | None]]:
         return [(one.event, one.note) for one in await self.listing.history(order_id, 0, 100)]
