@@ -8,7 +8,7 @@ nobody has come for `gather_patience_seconds`, or, once the share is there, for 
 and after `gather_seconds` at most.
 
 An item whose time has not come, because somebody else keeps what it needs, can be set aside (`SetAside`): it comes
-again, in its old place before all that came later, and the batches go on meanwhile.
+again, in its old position before all that came later, and the batches go on meanwhile.
 
 Why not only take what waits: a busy server lets its callers in one by one, between everything else it has to do. As
 long as it is busy with batches of one, hardly two come in at a time, however many stand at the door. And why two
@@ -47,7 +47,7 @@ class BatchFailed(Fault):
 
 
 class SetAside(NamedTuple):
-    """Stands in the place of an item's result: nothing was done, let it come again at `until` (the loop's time).
+    """Stands for an item's result: nothing was done, let it come again at `until` (the loop's time).
 
     Attributes:
         until: when; the item is then before all that came after it.
@@ -78,7 +78,7 @@ class BatcherSettings(BaseModel, extra="forbid"):
 
 
 class _Entry(msgspec.Struct, Generic[ItemT, ResultT], frozen=True):
-    """An item on its way; `number` is its place among all."""
+    """An item on its way; `number` is its position among all."""
 
     number: int
     item: ItemT
@@ -292,7 +292,7 @@ class Batcher(Generic[ItemT, ResultT]):
             entry.future.set_exception(told.fault)
 
     def _bring_back(self, now: float) -> None:
-        """Put what was set aside until now back into its place."""
+        """Put what was set aside until now back to its position."""
         due = [entry for until, entry in self._aside if until <= now]
         if due:
             self._aside = [(until, entry) for until, entry in self._aside if until > now]

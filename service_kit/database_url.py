@@ -53,7 +53,7 @@ class DatabaseAddress:
     tls_ca: str = ""
 
     @property
-    def place(self) -> str:
+    def host_and_port(self) -> str:
         """host:port, for people."""
         return f"{self.url.host}:{self.url.port or 3306}"
 

@@ -109,7 +109,7 @@ class StuckRows(Generic[KeyT]):
             self._stuck.pop(key, None)
 
     def set_aside(self, keys: Iterable[KeyT], names: Iterable[Hashable], now: float, why: str) -> SetAside:
-        """What stands in the place of an item's result that needs the rows `keys`.
+        """What stands for the result of an item that needs the rows `keys`.
 
         Args:
             names: what the item is called; others of that name follow it (`follows`), so that they keep their order.

@@ -1,4 +1,4 @@
-"""Places for few, for which many wait: those who wait come in owner by owner, however many wait for one of them."""
+"""Slots for few, for which many wait: those who wait come in owner by owner, however many wait for one of them."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -23,7 +23,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait for a place, and have it for the time of the `with`."""
+        """Wait for a slot, and have it for the time of the `with`."""
         await self._enter(owner)
         try:
             yield

@@ -157,7 +157,7 @@ class Basket:
             may_name_prices: whether the caller's `unit_price` counts where the catalogue has none.
         """
         products = await self._catalogue.products({wish.product_id for wish in wishes}, call)
-        prices = [_price(place, wish, products, may_name_prices) for place, wish in enumerate(wishes)]
+        prices = [_price(position, wish, products, may_name_prices) for position, wish in enumerate(wishes)]
         refused = [price for price in prices if isinstance(price, Refusal)]
         if refused:
             same = [refusal for refusal in refused if refusal.code == refused[0].code]
@@ -167,12 +167,12 @@ class Basket:
             return currency
         if currency in WITHOUT_CENTS and (details := _with_cents(prices, currency)):
             return Refusal("INVALID_ARGUMENT", "the request is not valid", details)
-        places = await self._choose_warehouses(wishes, call, choice)
-        if isinstance(places, Refusal):
-            return places
+        warehouse_ids = await self._choose_warehouses(wishes, call, choice)
+        if isinstance(warehouse_ids, Refusal):
+            return warehouse_ids
         return tuple(
-            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None, currency)
-            for wish, place, price in zip(wishes, places, prices, strict=True)
+            NewItem(wish.product_id, warehouse_id, wish.quantity, price, wish.warehouse_id is None, currency)
+            for wish, warehouse_id, price in zip(wishes, warehouse_ids, prices, strict=True)
             if not isinstance(price, Refusal)
         )
 
@@ -215,17 +215,17 @@ def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Map
     """The prices that a currency without cents has no coins for."""
     message = f"must be a whole number, because {currency} has no cents"
     return tuple(
-        {"field": f"items.{place}.unit_price", "message": message}
-        for place, price in enumerate(prices)
+        {"field": f"items.{position}.unit_price", "message": message}
+        for position, price in enumerate(prices)
         if isinstance(price, Decimal) and price != price.to_integral_value()
     )
 
 
 def _price(
-    place: int, wish: RequestedLine, products: Mapping[int, Product], may_name_prices: bool
+    position: int, wish: RequestedLine, products: Mapping[int, Product], may_name_prices: bool
 ) -> Decimal | Refusal:
     product = products.get(wish.product_id)
-    field = f"items.{place}.unit_price"
+    field = f"items.{position}.unit_price"
     if product is None:
         return Refusal("PRODUCT_NOT_FOUND", "there is no such product", ({"product_id": wish.product_id},))
     if product.price is None and not may_name_prices:

@@ -69,7 +69,7 @@ class Changing:
     async def process(self, work: Sequence[Work]) -> list[Result]:
         """Carry out changes in order, in one transaction if that can be done.
 
-        SetAside stands in the place of a change to an order that somebody else keeps locked. Raises: DatabaseFault.
+        SetAside stands for a change to an order that somebody else keeps locked. Raises: DatabaseFault.
         """
         results: dict[int, Result] = {}
         todo = list(range(len(work)))
@@ -78,16 +78,16 @@ class Changing:
             seen: set[int] = set()
             now: list[int] = []
             later: list[int] = []
-            for place in todo:
-                (later if work[place].order_id in seen else now).append(place)
-                seen.add(work[place].order_id)
-            done = await self._together([work[place] for place in now])
+            for position in todo:
+                (later if work[position].order_id in seen else now).append(position)
+                seen.add(work[position].order_id)
+            done = await self._together([work[position] for position in now])
             results.update(zip(now, done, strict=True))
             todo = later
-        return [results[place] for place in range(len(work))]
+        return [results[position] for position in range(len(work))]
 
     async def read(self, order_ids: Sequence[int]) -> list[Order | Exception]:
-        """The orders, without locks; OrderNotFound in the place of one that does not exist. Raises: DatabaseFault."""
+        """The orders, without locks; OrderNotFound for one that does not exist. Raises: DatabaseFault."""
         values = {"ids": _ids(order_ids)}
 
         async def attempt() -> dict[int, Order]:

@@ -60,9 +60,9 @@ class Creating:
         self._stuck: StuckRows[Key] = StuckRows(database.settings)
 
     async def process(self, creations: Sequence[Creation]) -> list[Order | Exception | SetAside]:
-        """The orders, in pending_reservation, each with its RESERVE step; ClaimLost in the place of one not to be made.
+        """The orders, in pending_reservation, each with its RESERVE step; ClaimLost for one not to be made.
 
-        SetAside stands in the place of one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
+        SetAside stands for one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
         """
         aside = await self._database.retry(lambda: self._look_at_keys(creations)) if self._stuck else {}
         going = [one for position, one in enumerate(creations) if position not in aside]
@@ -94,7 +94,7 @@ class Creating:
         return [*await self._carry_out(creations[:middle]), *await self._carry_out(creations[middle:])]
 
     async def _look_at_keys(self, creations: Sequence[Creation]) -> dict[int, SetAside]:
-        """What stands in the place of those whose Idempotency-Keys somebody else has locked, by their places."""
+        """What those are answered whose Idempotency-Keys somebody else has locked, by their positions."""
         now = self._stuck.now()
         self._stuck.forget_followed(now)
         keyed = {position: (one.key[0], one.key[1]) for position, one in enumerate(creations) if one.key is not None}

@@ -168,7 +168,7 @@ READ_CREATED = f"""
     {unpack("tokens", _TOKENS)} {_BY_TOKEN}"""
 """In one value, because the driver spends its time per row; only for what is short."""
 
-_PLACE: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
+_CHOSEN: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
 _STEP: Columns = (("order_id", NUMBER), ("step", WORD))
 _AT_ORDER: Columns = (("order_id", NUMBER), ("at", INSTANT), ("provider_reference", TEXT))
 _PAYMENT_OF_ORDER = f"{join('payments')} ON t.order_id = j.order_id"
@@ -216,8 +216,8 @@ WRITES = {
     "refusals": _set("refusals", (("refusal", JSON),)),
     "actors": _set("actors", (("actor", LABEL),)),
     "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
-    "placed": (
-        f"UPDATE {unpack('placed', _PLACE)} {join('items')} "
+    "warehouses": (
+        f"UPDATE {unpack('warehouses', _CHOSEN)} {join('items')} "
         "ON t.order_id = j.order_id AND t.position = j.position SET t.warehouse_id = j.warehouse_id"
     ),
     "reservations": insert("reservations", "reservations", _RESERVATION),

@@ -39,12 +39,12 @@ class Client(msgspec.Struct):
     """A connection that somebody has made to this server.
 
     Attributes:
-        place: address and port, as of the client's socket.
+        socket_address: address and port, as of the client's socket.
         address: whom it counts for: an IPv4 address, or an IPv6 network of one customer.
         since: when it was first seen (monotonic time).
     """
 
-    place: tuple[str, int]
+    socket_address: tuple[str, int]
     address: str
     since: float
     is_known: bool = False
@@ -98,7 +98,7 @@ class Connections:
         shown = {_place_of(peer) for peer in self.shown}
         self.shown.clear()
         for client in self._clients():
-            client.is_known = client.is_known or client.place in shown
+            client.is_known = client.is_known or client.socket_address in shown
 
     def _client(self, number: int, inode: int, port: int) -> Client | None:
         return self._seen[inode] if inode in self._seen else _described(number, inode, port)

@@ -269,7 +269,7 @@ class OpenCalls:
         except TooOften as error:
             await context.abort(*trailing_error(error))
         except NoSlot as full:
-            owner = "" if full.place == ALL else ("_of_key" if budget is self._known else "_of_address")
+            owner = "" if full.share == ALL else ("_of_key" if budget is self._known else "_of_address")
             self._metrics.limited.add(f"open_calls{owner}")
             await context.abort(*trailing_error(TooManyCalls()))
         try:

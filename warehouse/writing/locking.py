@@ -166,39 +166,39 @@ class StockLocking:
         return Locked(stock, frozenset(stuck))
 
     def divert(self, commands: Sequence[Command]) -> dict[int, SetAside]:
-        """Of `commands`, by their places, those that are set aside without a look, because it is not time for one."""
+        """Of `commands`, by position, those that are set aside without a look, because it is not time for one."""
         now = self.stuck.now()
         self.stuck.forget_followed(now)
         found: dict[int, SetAside] = {}
-        for place, command in enumerate(commands):
+        for position, command in enumerate(commands):
             until = self.stuck.follows(names_of(command), now)
             if until is not None:
-                found[place] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, WHY)
             elif isinstance(command, Reserve | ChangeStock | CountStock):
                 rows = self.stuck.sort(Plan().rows_of(command), now).left_alone
                 if rows:
-                    found[place] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                    found[position] = self.stuck.set_aside(rows, names_of(command), now, WHY)
         return found
 
     def set_aside(self, commands: Sequence[Command], plan: Plan, locked: Locked) -> dict[int, SetAside]:
-        """Of `commands`, by their places, those that need what is stuck, and those of the same name behind them.
+        """Of `commands`, by position, those that need what is stuck, and those of the same name behind them.
 
         Not those that were answered before: a replay needs no rows.
         """
         now = self.stuck.now()
         found: dict[int, SetAside] = {}
-        for place, command in enumerate(commands):
+        for position, command in enumerate(commands):
             if command.request_id in locked.stock.answers:
                 continue
             rows = locked.stuck.intersection(plan.rows_of(command))
             if rows:
-                found[place] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                found[position] = self.stuck.set_aside(rows, names_of(command), now, WHY)
             elif found and (until := self.stuck.follows(names_of(command), now)) is not None:
-                found[place] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, WHY)
         return found
 
     def hold_back(self, command: Command) -> SetAside:
-        """What stands in the place of a command whose rows can't be written because of somebody else's locks."""
+        """What a command is answered whose rows can't be written because of somebody else's locks."""
         until = self.stuck.now() + WRITE_HELD_UP_SECONDS
         return self.stuck.follow(names_of(command), until, WHY)
 

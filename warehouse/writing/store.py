@@ -74,8 +74,8 @@ class StockStore:
         if not self._locking.stuck:
             return await self._carry_out(commands)
         aside = self._locking.divert(commands)
-        going = [command for place, command in enumerate(commands) if place not in aside]
-        return _in_place(aside, await self._carry_out(going) if going else ())
+        going = [command for position, command in enumerate(commands) if position not in aside]
+        return _in_order(aside, await self._carry_out(going) if going else ())
 
     async def _carry_out(self, commands: Sequence[Command], *, is_again: bool = False) -> list[Result]:
         if len(commands) > 1 and sum(map(line_count, commands)) > TRANSACTION_LINES_MAX:
@@ -128,7 +128,9 @@ class StockStore:
         try:
             locked = await self._locking.lock_and_read(plan, torn, waits=waits)
             aside = self._locking.set_aside(commands, plan, locked) if locked.stuck else {}
-            going = [command for place, command in enumerate(commands) if place not in aside] if aside else commands
+            going = (
+                [command for position, command in enumerate(commands) if position not in aside] if aside else commands
+            )
             decision = decide(locked.stock, going)
             if decision.has_changes:
                 is_writing = True
@@ -149,7 +151,7 @@ class StockStore:
             else:
                 raise
         else:
-            return _in_place(aside, decision.outcomes) if aside else [*decision.outcomes]
+            return _in_order(aside, decision.outcomes) if aside else [*decision.outcomes]
         return await self._attempt(commands, torn | found, waits=waits)
 
     async def _write(self, decision: Decision) -> None:
@@ -207,7 +209,7 @@ class LevelReader:
         await self._session.close()
 
 
-def _in_place(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[Result]:
-    """Results in the order of the commands: of those set aside, by their places, and of the others, in their order."""
+def _in_order(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[Result]:
+    """Results in the order of the commands: of those set aside, by position, and of the others, in their order."""
     rest = iter(others)
-    return [aside[place] if place in aside else next(rest) for place in range(len(aside) + len(others))]
+    return [aside[position] if position in aside else next(rest) for position in range(len(aside) + len(others))]

@@ -38,11 +38,11 @@ def test_a_person_counts_for_itself_and_for_its_key() -> None:
     assert filled(budget, "shop", "7") == 10
     with pytest.raises(NoSlot) as no:
         budget.take("shop", "7")
-    assert no.value.place == 1
+    assert no.value.share == 1
     assert filled(budget, "shop", None) == 40
     with pytest.raises(NoSlot) as no:
         budget.take("shop", "8")
-    assert no.value.place == 0
+    assert no.value.share == 0
     budget.take("other", "8")
 
 
@@ -51,7 +51,7 @@ def test_what_is_full_is_full_for_everybody() -> None:
     assert filled(budget, "one") == 2
     with pytest.raises(NoSlot) as no:
         budget.take("other")
-    assert no.value.place == ALL
+    assert no.value.share == ALL
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.integers(1, 20), st.floats(0.05, 1))
@@ -99,7 +99,7 @@ async def test_who_gives_up_waiting_takes_no_turn(is_called: bool) -> None:
     inside, waiting = asyncio.create_task(one()), asyncio.create_task(one())
     await asyncio.sleep(0)
     if is_called:
-        # The place is handed over, and given up, before it is taken.
+        # The slot is handed over, and given up, before it is taken.
         inside.add_done_callback(lambda _: waiting.cancel())
         go_on.set()
     else:

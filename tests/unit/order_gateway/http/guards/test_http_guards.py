@@ -363,12 +363,12 @@ def test_every_status_is_described() -> None:
 def test_no_cent_is_lost_between_the_wire_and_the_total(lines: list[tuple[int, int]], as_text: bool) -> None:
     prices = [f"{cents // 100}.{cents % 100:02}" for cents, _ in lines]
     items_sent = [
-        {"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": place}
-        for place, (_, quantity) in enumerate(lines)
+        {"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": position}
+        for position, (_, quantity) in enumerate(lines)
     ]
     sent = json.dumps({"user_id": 1, "shipping_address": "x", "payment_method": "card", "items": items_sent})
-    for place, price in enumerate(prices):
-        sent = sent.replace(f'"unit_price": {place}}}', f'"unit_price": {json.dumps(price) if as_text else price}}}')
+    for position, price in enumerate(prices):
+        sent = sent.replace(f'"unit_price": {position}}}', f'"unit_price": {json.dumps(price) if as_text else price}}}')
     body = OrderBody.model_validate(decode(sent))
     items = tuple(NewItem(item.product_id, 1, item.quantity, item.unit_price or Decimal(0)) for item in body.items)
     order = NewOrder("1", "x", "card", items, "c", "test")
