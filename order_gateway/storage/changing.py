@@ -26,7 +26,7 @@ from service_kit.database.json_table import bounded
 from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp, RowsLocked, StuckRows
 
 log = structlog.get_logger(__name__)
-WHY = "another session keeps this order locked, ask again"
+ORDER_LOCKED_MESSAGE = "another session keeps this order locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again whose rows could not be written because of somebody else's locks."""
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
@@ -122,7 +122,9 @@ class Changing:
                     return await self._together(work, is_again=True)
                 if isinstance(error, HeldUp):
                     log.warning("change_held_up", order_id=order_id, error=repr(error.__cause__))
-                    return [self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+                    return [
+                        self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, ORDER_LOCKED_MESSAGE)
+                    ]
                 log.exception("change_failed", order_id=order_id)
                 return [error]
         middle = len(work) // 2
@@ -212,8 +214,13 @@ class Changing:
             log.warning("rows_locked", orders=fresh)
         self._stuck.found_locked(dict.fromkeys(locked), now)
         self._stuck.found_free(wanted - locked)
-        aside = {order_id: self._stuck.set_aside([order_id], (), now, WHY) for order_id in locked | left_alone}
-        aside.update({order_id: SetAside(until, RowsLocked(WHY)) for order_id, until in held_up.items()})
+        aside = {
+            order_id: self._stuck.set_aside([order_id], (), now, ORDER_LOCKED_MESSAGE)
+            for order_id in locked | left_alone
+        }
+        aside.update(
+            {order_id: SetAside(until, RowsLocked(ORDER_LOCKED_MESSAGE)) for order_id, until in held_up.items()}
+        )
         return orders, clock, aside
 
     async def _write(self, changes: Changes) -> None:

@@ -23,7 +23,7 @@ KeyClaim = tuple[str, str, str]
 
 Key = tuple[str, str]
 """The owner of an Idempotency-Key, and the key."""
-WHY = "another session keeps this Idempotency-Key locked, ask again"
+KEY_LOCKED_MESSAGE = "another session keeps this Idempotency-Key locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again that could not be written because of somebody else's locks."""
 
@@ -86,7 +86,7 @@ class Creating:
                 if len(creations) == 1:
                     log.warning("order_held_up", error=repr(error.__cause__))
                     names = [creations[0].token]
-                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, KEY_LOCKED_MESSAGE)]
             elif len(creations) == 1:
                 log.exception("order_not_written")
                 return [error]
@@ -113,13 +113,13 @@ class Creating:
         self._stuck.found_free((keys.waited_for | keys.looked_at) - locked)
         stuck = locked | keys.left_alone
         aside = {
-            position: self._stuck.set_aside([key], [creations[position].token], now, WHY)
+            position: self._stuck.set_aside([key], [creations[position].token], now, KEY_LOCKED_MESSAGE)
             for position, key in keyed.items()
             if key in stuck
         }
         for position, one in enumerate(creations):
             if position not in aside and (until := self._stuck.follows([one.token], now)) is not None:
-                aside[position] = self._stuck.follow([one.token], until, WHY)
+                aside[position] = self._stuck.follow([one.token], until, KEY_LOCKED_MESSAGE)
         return aside
 
     async def _together(self, creations: Sequence[Creation]) -> list[Order | Exception]:

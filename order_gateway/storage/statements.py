@@ -100,7 +100,7 @@ def _read_parts(table: str, columns: Columns) -> str:
 READ_ITEMS = _read_parts("items", _ITEM)
 READ_RESERVATIONS = _read_parts("reservations", _RESERVATION)
 CLOCK = f"SELECT {microseconds('SYSDATE(6)')}"
-"""The database's time when it is evaluated, which may be after a wait for a lock."""
+"""The database's time when it is evaluated, which may be after a wait for a lock; in UTC, as every session is."""
 
 # A new order: known by a token of its creation (the column `placement`) until the database has given it an id.
 _TOKEN = ascii_text(32)

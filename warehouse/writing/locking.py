@@ -31,9 +31,9 @@ _read_reservation = msgspec.json.Decoder(Reservation).decode
 _read_line = msgspec.json.Decoder(tuple[str, int, int, int, int, int]).decode
 _read_answer = msgspec.json.Decoder(StoredAnswer).decode
 Rows = list[tuple[Any, ...]]
-NAMED_MAX = 10
+ROWS_LOGGED_MAX = 10
 """Rows named in one log line."""
-WHY = "another session keeps this stock locked, ask again"
+STOCK_LOCKED_MESSAGE = "another session keeps this stock locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long a request whose rows could not be written, because of locks that nothing shows, is told so at once."""
 
@@ -173,11 +173,11 @@ class StockLocking:
         for position, command in enumerate(commands):
             until = self.stuck.follows(names_of(command), now)
             if until is not None:
-                found[position] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
             elif isinstance(command, Reserve | ChangeStock | CountStock):
                 rows = self.stuck.sort(Plan().rows_of(command), now).left_alone
                 if rows:
-                    found[position] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                    found[position] = self.stuck.set_aside(rows, names_of(command), now, STOCK_LOCKED_MESSAGE)
         return found
 
     def set_aside(self, commands: Sequence[Command], plan: Plan, locked: Locked) -> dict[int, SetAside]:
@@ -192,15 +192,15 @@ class StockLocking:
                 continue
             rows = locked.stuck.intersection(plan.rows_of(command))
             if rows:
-                found[position] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                found[position] = self.stuck.set_aside(rows, names_of(command), now, STOCK_LOCKED_MESSAGE)
             elif found and (until := self.stuck.follows(names_of(command), now)) is not None:
-                found[position] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
         return found
 
     def hold_back(self, command: Command) -> SetAside:
         """What a command is answered whose rows can't be written because of somebody else's locks."""
         until = self.stuck.now() + WRITE_HELD_UP_SECONDS
-        return self.stuck.follow(names_of(command), until, WHY)
+        return self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
 
     async def torn_levels(self, plan: Plan) -> frozenset[LevelKey]:
         """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
@@ -258,7 +258,7 @@ class StockLocking:
     def _note(self, stuck: Mapping[RowKey, int | None], free: Iterable[RowKey], now: float) -> None:
         fresh = [key for key in stuck if key not in self.stuck]
         if fresh:
-            log.warning("rows_locked", count=len(fresh), rows=list(map(repr, fresh[:NAMED_MAX])))
+            log.warning("rows_locked", count=len(fresh), rows=list(map(repr, fresh[:ROWS_LOGGED_MAX])))
         self.stuck.found_locked(stuck, now)
         self.stuck.found_free(free)
 

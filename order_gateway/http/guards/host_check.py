@@ -17,7 +17,7 @@ from order_gateway.http.guards.guard import Guard
 from order_gateway.http.wire.errors import ApiError
 
 LOCAL = "localhost"
-REMEMBERED_MAX = 256
+HOSTS_CACHED_MAX = 256
 """Different Host headers; nearly all requests have the same few."""
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
@@ -26,7 +26,7 @@ def host_guard(known: Collection[str]) -> Guard:
     """Let only requests through that name an address, a name without a dot, or one of the `known` names."""
     names = frozenset(name.lower() for name in known)
 
-    @lru_cache(maxsize=REMEMBERED_MAX)
+    @lru_cache(maxsize=HOSTS_CACHED_MAX)
     def is_known(host: str) -> bool:
         return is_ours(host, names)
 

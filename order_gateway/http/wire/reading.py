@@ -11,7 +11,7 @@ from order_gateway.http.wire.errors import ApiError
 from order_gateway.http.wire.strict_json import FIELDS_MAX, decode
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-VIOLATIONS_MAX = 100
+BODY_VIOLATIONS_MAX = 100
 JSON = "application/json"
 
 
@@ -65,7 +65,7 @@ def _validated(kind: type[ModelT], value: Mapping[str, Any]) -> ModelT:
 def _violations(error: ValidationError) -> list[dict[str, str]]:
     """Each field that is wrong, by its path in the body, and what is wrong with it."""
     items = error.errors(include_url=False, include_context=False, include_input=False)
-    return [{"field": _field_path(item["loc"]), "message": _text(item)} for item in items[:VIOLATIONS_MAX]]
+    return [{"field": _field_path(item["loc"]), "message": _text(item)} for item in items[:BODY_VIOLATIONS_MAX]]
 
 
 def _field_path(path: Sequence[int | str]) -> str:
