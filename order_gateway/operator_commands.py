@@ -111,7 +111,7 @@ def why(order_id: Annotated[int, typer.Argument(min=1, max=ORDER_ID_MAX, help="T
 async def _why(settings: OrdersSettings, order_id: int) -> Exit:
     async with opened_core(settings) as core:
         try:
-            explained = await core.explaining().explain(order_id)
+            explained = await core.explainer().explain(order_id)
         except OrderNotFound as error:
             typer.echo(f"{error}.", err=True)
             return Exit.FOUND

@@ -30,7 +30,7 @@ class RowsLocked(LockRetriesSpent):
     """Another session keeps rows locked that this needs; nothing was done, ask again later."""
 
 
-class HeldUp(Exception):
+class WriteBlocked(Exception):
     """What a batch writes has to wait for somebody else's locks, and they last; nothing was done."""
 
 

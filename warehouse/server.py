@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
 from service_kit.database.character_sets import report_wrong_columns
@@ -19,7 +20,6 @@ from service_kit.database.database import Database, DatabaseAway
 from service_kit.database.problems import check_database
 from service_kit.descriptors import room_for
 from service_kit.garbage import calm_garbage_collector
-from service_kit.guesses import Guesses
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
@@ -97,7 +97,7 @@ async def running(settings: WarehouseSettings, *, shares_port: bool = False) -> 
     tracing = configure_tracing("warehouse")
     entrance = Entrance(
         Keyring(settings.api_keys),
-        Guesses(settings.wrong_keys_per_minute_max),
+        AttemptLimit(settings.wrong_keys_per_minute_max),
         settings.trusted_proxies,
         calls.limited.add,
         connections.shown.add if are_watched else _ignored,

@@ -84,7 +84,7 @@ class Explanation:
     history: tuple[OrderEvent, ...]
 
 
-class Explaining:
+class OrderExplainer:
     """Explains orders."""
 
     def __init__(self, audit: OrdersAudit, store: Store, listing: Listing) -> None:

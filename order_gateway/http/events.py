@@ -16,7 +16,7 @@ from order_gateway.http.guards.auth import PASS, Caller
 from order_gateway.http.guards.slots import SLOT, TIME_LIMIT
 from order_gateway.http.wire.connections import ended_by_hang_up
 from order_gateway.http.wire.readers import is_digits
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from order_gateway.lifecycle import Instant, Payment, Status, is_settled
 from order_gateway.storage.reading import Listing, OrderEvent
 from order_gateway.storage.store import Store

@@ -14,8 +14,8 @@ from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import Access
 from order_gateway.http.wire.errors import ApiError, success
 from service_kit.background import Background
+from service_kit.cached_answer import CachedAnswer
 from service_kit.database.database import Database, DatabaseAway
-from service_kit.remembered import Remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class HealthRoutes:
         background: Background | None = None,
         ready_seconds: float = 0,
     ) -> None:
-        self._checks = Remembered(self._look, ready_seconds)
+        self._checks = CachedAnswer(self._look, ready_seconds)
         self._standing = standing
         self._background = background or Background()
         self._database = database

@@ -21,7 +21,7 @@ from order_gateway.http.wire.errors import (
     success,
 )
 from order_gateway.http.wire.fields import ById, Query, WaitSeconds
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from order_gateway.lifecycle import (
     Event,
     Illegal,

@@ -13,8 +13,8 @@ from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, WarehouseGateway
 from order_gateway.lifecycle import CURRENCY_UNLESS_SAID, NewItem, Way
+from order_gateway.pricing.lru_cache import LruCache
 from order_gateway.pricing.price_catalogue import PriceCatalogue
-from order_gateway.pricing.recent import Recent
 from service_kit.currencies import CENT, WITHOUT_CENTS
 
 log = structlog.get_logger(__name__)
@@ -55,8 +55,8 @@ class ProductPrices:
         self._deadline_seconds = deadline_seconds
         self._ask_seconds = max(ask_seconds, deadline_seconds)
         self._recall_seconds = recall_seconds
-        self._answered: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
-        self._recalled: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
+        self._answered: LruCache[int, Product] = LruCache(CATALOGUE_SIZE_MAX)
+        self._recalled: LruCache[int, Product] = LruCache(CATALOGUE_SIZE_MAX)
         self._known = known
         self._asking: dict[tuple[int, ...], asyncio.Future[Mapping[int, Product]]] = {}
 
@@ -115,13 +115,13 @@ class ProductPrices:
         return recalled
 
 
-def _found(memory: Recent[int, Product], product_ids: Iterable[int], age: float | None = None) -> dict[int, Product]:
+def _found(memory: LruCache[int, Product], product_ids: Iterable[int], age: float | None = None) -> dict[int, Product]:
     """Those of `product_ids` that are in a memory, and no older than `age` seconds there."""
     return {one: product for one in product_ids if (product := memory.get(one, age)) is not None}
 
 
 class Basket:
-    """Turns wishes into lines.
+    """FairSemaphore wishes into lines.
 
     Args:
         deadline_seconds: how long the warehouse is asked for what is free.

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.port import Product
-from order_gateway.pricing.recent import Recent
+from order_gateway.pricing.lru_cache import LruCache
 from order_gateway.storage import statements
 from service_kit.database.database import Database, Fault
 
@@ -22,7 +22,7 @@ class PriceCatalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._written: Recent[int, Product] = Recent(PRODUCTS_CACHED_MAX)
+        self._written: LruCache[int, Product] = LruCache(PRODUCTS_CACHED_MAX)
 
     async def remember(self, products: Mapping[int, Product]) -> None:
         """Keep what is new."""

@@ -23,7 +23,7 @@ from service_kit.database.database import (
     error_number,
 )
 from service_kit.database.json_table import bounded
-from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp, RowsLocked, StuckRows
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, RowsLocked, StuckRows, WriteBlocked
 
 log = structlog.get_logger(__name__)
 ORDER_LOCKED_MESSAGE = "another session keeps this order locked, ask again"
@@ -118,9 +118,9 @@ class Changing:
         except Exception as error:
             if len(work) == 1:
                 order_id = work[0].order_id
-                if isinstance(error, HeldUp) and not is_again:
+                if isinstance(error, WriteBlocked) and not is_again:
                     return await self._together(work, is_again=True)
-                if isinstance(error, HeldUp):
+                if isinstance(error, WriteBlocked):
                     log.warning("change_held_up", order_id=order_id, error=repr(error.__cause__))
                     return [
                         self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, ORDER_LOCKED_MESSAGE)
@@ -157,7 +157,7 @@ class Changing:
             await self._session.rollback()
             number = error_number(error)
             if is_writing and number in WRITE_WAITS:
-                raise HeldUp from error
+                raise WriteBlocked from error
             if is_writing or not waits or number not in LOCK_WAITS:
                 raise
         else:

@@ -13,7 +13,7 @@ from order_gateway.storage.rows import encode, line_id, read_created
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import Database, DatabaseFault, error_number
-from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
+from service_kit.stuck_rows import WRITE_WAITS, StuckRows, WriteBlocked
 from service_kit.times import from_microseconds
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class Creating:
         except DatabaseFault:
             raise
         except Exception as error:
-            if isinstance(error, HeldUp):
+            if isinstance(error, WriteBlocked):
                 if await self._database.retry(lambda: self._look_at_keys(creations)):
                     return await self.process(creations)
                 if len(creations) == 1 and not is_again:
@@ -131,7 +131,7 @@ class Creating:
             except BaseException as error:
                 await self._session.rollback()
                 if error_number(error) in WRITE_WAITS:
-                    raise HeldUp from error
+                    raise WriteBlocked from error
                 raise
 
         return await self._database.retry(attempt)

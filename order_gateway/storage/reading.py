@@ -13,8 +13,8 @@ from order_gateway.lifecycle import Order, Status
 from order_gateway.storage import statements, tables
 from order_gateway.storage.rows import encode, line_of, orders_of
 from service_kit.database.database import Database
+from service_kit.fair_semaphore import FairSemaphore
 from service_kit.times import from_database, to_database
-from service_kit.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Listing:
     """
 
     def __init__(self, database: Database, counted_max: int, lists_at_once_max: int = 3) -> None:
-        self._lists = Turns(lists_at_once_max)
+        self._lists = FairSemaphore(lists_at_once_max)
         self._database = database
         self._counted_max = counted_max
 
@@ -75,7 +75,7 @@ class Listing:
             found = [int(row.id) for row in await connection.execute(ids)] if total else []
             return await _load(connection, found), total
 
-        async with self._lists.turn(owner):
+        async with self._lists.slot(owner):
             return await self._database.read_in_snapshot(work)
 
     async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[OrderEvent]:
@@ -91,7 +91,7 @@ class Listing:
         async def work(connection: AsyncConnection) -> list[OrderEvent]:
             return [_order_event(row) for row in await connection.execute(query)]
 
-        async with self._lists.turn(owner):
+        async with self._lists.slot(owner):
             return await self._database.run_in_transaction(work)
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:

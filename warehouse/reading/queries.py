@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Row, Select, and_, literal_column, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database
+from service_kit.fair_semaphore import FairSemaphore, slot_owner
 from service_kit.times import microseconds_from_database, microseconds_to_database
-from service_kit.turns import Turns, turn_owner
 from warehouse.reading.paging import Cursor
 from warehouse.reading.tables import (
     movements,
@@ -48,7 +48,7 @@ class StockQueries:
 
     def __init__(self, database: Database, lists_at_once_max: int = LISTS_AT_ONCE_MAX) -> None:
         self._database = database
-        self._lists = Turns(lists_at_once_max)
+        self._lists = FairSemaphore(lists_at_once_max)
 
     async def clock(self) -> int:
         """The database's time, in microseconds since 1970."""
@@ -147,7 +147,7 @@ class StockQueries:
 
     async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What `read` finds, as of one moment, when it is its turn among the lists."""
-        async with self._lists.turn(turn_owner.get()):
+        async with self._lists.slot(slot_owner.get()):
             return await self._database.read_in_snapshot(read)
 
     async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:

@@ -22,7 +22,7 @@ from service_kit.database.database import (
     error_number,
 )
 from service_kit.database.json_table import sorted_document
-from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, WriteBlocked
 from warehouse.stock.commands import Answer, Command, Outcome
 from warehouse.stock.deciding import Decision, decide
 from warehouse.stock.records import Level, LevelKey, State
@@ -82,7 +82,7 @@ class StockStore:
             return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))
-        except HeldUp as held_up:
+        except WriteBlocked as held_up:
             if len(commands) > 1:
                 return await self._halve(commands)
             if not is_again:
@@ -141,7 +141,7 @@ class StockStore:
             await self._session.rollback()
             number = error_number(error)
             if number in WRITE_WAITS and is_writing:
-                raise HeldUp from error
+                raise WriteBlocked from error
             if number in LOCK_WAITS and waits and not is_writing:
                 waits, found = False, torn
             elif number == DUPLICATE_KEY:

@@ -14,8 +14,8 @@ from order_gateway.http.wire.addresses import client_of
 from order_gateway.http.wire.connections import know_connection
 from order_gateway.http.wire.errors import ApiError
 from service_kit.actors import actor_of
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.client_addresses import Network
-from service_kit.guesses import Guesses
 from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
@@ -125,7 +125,9 @@ class Pass(msgspec.Struct, frozen=True):
 PASS: web.RequestKey[Pass] = web.RequestKey("pass", Pass)
 
 
-def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()) -> Guard:
+def auth_guard(
+    keyring: Keyring, tokens: Tokens, attempts: AttemptLimit, trusted_proxies: Sequence[Network] = ()
+) -> Guard:
     """Let only callers with a valid key through, and remember who they are."""
     door = Door(keyring, tokens)
 
@@ -133,7 +135,7 @@ def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxi
         if is_open(request.path):
             return
         presented = _only(request, "X-API-Key") or ""
-        key = _admitted(guesses, client_of(request, trusted_proxies), keyring.find(presented))
+        key = _admitted(attempts, client_of(request, trusted_proxies), keyring.find(presented))
         authorization = _only(request, "Authorization")
         request[CALLER] = caller = door.caller(key, authorization)
         request[PASS] = Pass(door, presented, authorization, caller)
@@ -143,13 +145,13 @@ def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxi
     return check
 
 
-def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
+def _admitted(attempts: AttemptLimit, address: str, key: ApiKey | None) -> ApiKey:
     """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError, TooOften."""
-    guesses.must_be_allowed(address, "" if key is None else key.sha256)
+    attempts.must_be_allowed(address, "" if key is None else key.sha256)
     if key is None:
-        guesses.was_wrong(address)
+        attempts.was_wrong(address)
         raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
-    guesses.was_right(address, key.sha256)
+    attempts.was_right(address, key.sha256)
     return key
 
 

@@ -1,4 +1,4 @@
-"""Slots, turns and answers that many callers share."""
+"""Slots and answers that many callers share."""
 
 import asyncio
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service_kit.remembered import Remembered
+from service_kit.cached_answer import CachedAnswer
+from service_kit.fair_semaphore import FairSemaphore
 from service_kit.shares import ALL, Budget, NoSlot
-from service_kit.turns import Turns
 
 
 def filled(budget: Budget, *names: str | None) -> int:
@@ -73,10 +73,10 @@ def test_what_is_given_back_is_free_again(names: list[str], slots: int, share: f
 
 
 async def test_who_waits_comes_in_owner_by_owner() -> None:
-    turns, order, go_on = Turns(1), [], asyncio.Event()
+    slots, order, go_on = FairSemaphore(1), [], asyncio.Event()
 
     async def one(owner: str) -> None:
-        async with turns.turn(owner):
+        async with slots.slot(owner):
             order.append(owner)
             await go_on.wait()
 
@@ -90,10 +90,10 @@ async def test_who_waits_comes_in_owner_by_owner() -> None:
 
 @pytest.mark.parametrize("is_called", [False, True])
 async def test_who_gives_up_waiting_takes_no_turn(is_called: bool) -> None:
-    turns, go_on = Turns(1), asyncio.Event()
+    slots, go_on = FairSemaphore(1), asyncio.Event()
 
     async def one() -> None:
-        async with turns.turn("x"):
+        async with slots.slot("x"):
             await go_on.wait()
 
     inside, waiting = asyncio.create_task(one()), asyncio.create_task(one())
@@ -119,7 +119,7 @@ async def test_an_answer_is_looked_for_once_for_all_who_ask() -> None:
         await asyncio.sleep(0)
         return looks
 
-    kept, fleeting = Remembered(look, 60), Remembered(look, 0)
+    kept, fleeting = CachedAnswer(look, 60), CachedAnswer(look, 0)
     gone = asyncio.create_task(kept.get())
     await asyncio.sleep(0)
     gone.cancel()

@@ -45,7 +45,7 @@ _FAILED = text(
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingSettings:
+class CatalogueSyncSettings:
     """How often, in seconds: changes, all, again after a failure; and how long one reading may take."""
 
     every_seconds: float
@@ -64,7 +64,9 @@ class _Turn:
 class CatalogueSync:
     """A background task."""
 
-    def __init__(self, database: Database, known: PriceCatalogue, pages: Pages, settings: ReadingSettings) -> None:
+    def __init__(
+        self, database: Database, known: PriceCatalogue, pages: Pages, settings: CatalogueSyncSettings
+    ) -> None:
         self._database = database
         self._known = known
         self._pages = pages

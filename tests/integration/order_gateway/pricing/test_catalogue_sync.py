@@ -9,7 +9,7 @@ import pytest
 
 from order_gateway.gateway.grpc import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
-from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueSync, ReadingSettings
+from order_gateway.pricing.catalogue_sync import OVERLAP, CatalogueSync, CatalogueSyncSettings
 from order_gateway.pricing.price_catalogue import PRODUCTS_CACHED_MAX, PriceCatalogue
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient
@@ -19,7 +19,7 @@ from tests.kits.warehouse_kit import fresh, serving, sql
 
 pytestmark = pytest.mark.sql
 READ_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
-SETTINGS = ReadingSettings(every_seconds=30, all_every_seconds=3600, retry_seconds=5, lease_seconds=60)
+SETTINGS = CatalogueSyncSettings(every_seconds=30, all_every_seconds=3600, retry_seconds=5, lease_seconds=60)
 DUE = "UPDATE catalogue_reading SET due_at = NOW(6)"
 
 
