@@ -19,7 +19,7 @@ from warehouse.stock.commands import (
     CreateWarehouse,
     decode_answer,
     encode_answer,
-    fingerprint,
+    request_hash,
 )
 from warehouse.stock.records import Product, Warehouse
 from warehouse.stock.refusals import Reason, Refusal, request_id_reused
@@ -89,7 +89,7 @@ class Catalogue:
 
     async def _once(self, command: CreateProduct | CreateWarehouse, act: Act) -> Answer | Refusal:
         """Let `act` have its effect unless the request id has had one."""
-        print_of_command = fingerprint(command)
+        hash_of_request = request_hash(command)
 
         async def known(connection: AsyncConnection) -> Answer | Refusal | None:
             columns = (func.lower(func.hex(request_ids.c.fingerprint)), request_ids.c.answer)
@@ -97,7 +97,7 @@ class Catalogue:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            return decode_answer(row[1]) if row[0] == print_of_command else request_id_reused(command.request_id)
+            return decode_answer(row[1]) if row[0] == hash_of_request else request_id_reused(command.request_id)
 
         async def work(connection: AsyncConnection) -> Answer | Refusal:
             if (answer := await known(connection)) is not None:
@@ -109,7 +109,7 @@ class Catalogue:
             await connection.execute(
                 insert(request_ids).values(
                     request_id=command.request_id,
-                    fingerprint=func.unhex(print_of_command),
+                    fingerprint=func.unhex(hash_of_request),
                     answer=encode_answer(outcome),
                     created_at=_NOW,
                 )
