@@ -266,8 +266,8 @@ class LocalServer(Child):
 
     def _choose_port(self) -> int:
         remembered = self.folder / "port"
-        wished = self._fixed_port or (int(remembered.read_text()) if remembered.exists() else 0)
-        port = _free_port(wished)
+        preferred = self._fixed_port or (int(remembered.read_text()) if remembered.exists() else 0)
+        port = _free_port(preferred)
         if self._fixed_port and port != self._fixed_port:
             raise ServerDidNotStart(f"Port {self._fixed_port} is taken: choose another one for the database server.")
         remembered.write_text(str(port))
@@ -346,7 +346,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _serves(pid: int, folder: Path) -> bool:
-    """Whether `pid` is a server of this folder and not a stranger that was given the number later."""
+    """Whether `pid` is a server of this folder and not another program that was given the number later."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -354,8 +354,8 @@ def _serves(pid: int, folder: Path) -> bool:
     return f"--datadir={folder / 'data'}".encode() in arguments
 
 
-def _free_port(wished: int) -> int:
-    for candidate in (wished, 0):
+def _free_port(preferred: int) -> int:
+    for candidate in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -11,7 +11,7 @@ An item whose time has not come, because somebody else keeps what it needs, can 
 again, in its old position before all that came later, and the batches go on meanwhile.
 
 Why not only take what waits: a busy server lets its callers in one by one, between everything else it has to do. As
-long as it is busy with batches of one, hardly two come in at a time, however many stand at the door. And why two
+long as it is busy with batches of one, hardly two come in at a time, however many wait to be let in. And why two
 pauses: callers come in lumps, because they were answered in lumps; the silence before a lump is not the end of it.
 """
 
@@ -141,7 +141,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def start(self) -> None:
         """Begin to process; needs a running event loop."""
-        # Whoever starts it may be a call: its log lines and spans must not pass for those of that call for ever.
+        # It may be started from within a call: its log lines and spans must not pass for that call's forever.
         self._worker = keep(self.name, self._run, lambda: self._closing, Context())
 
     def submit(self, item: ItemT, deadline: float | None = None, *, is_patient: bool = True) -> asyncio.Future[ResultT]:

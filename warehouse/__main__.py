@@ -105,7 +105,7 @@ def audit_command(
         if not report.is_clean and (repair_drift or dry_run):
             drifted = asyncio.run(drifted_levels(settings.database_url, settings.audit.slice_rows))
             for product_id, warehouse_id in drifted:
-                typer.echo(f"repair: the counters of product {product_id} in warehouse {warehouse_id} are set anew")
+                typer.echo(f"repair: the counters of product {product_id} in warehouse {warehouse_id} are corrected")
             if not dry_run:
                 typer.echo("Repairing ...")
                 mended = asyncio.run(repair(settings.database_url, settings.audit.slice_rows))

@@ -108,9 +108,9 @@ class Streams:
             if not request[PASS].is_valid():
                 await response.write(b": the key or the token is not valid any more\n\n")
                 return
-            for happening in happened:
-                await response.write(_frame(happening, caller))
-                last, written_at = happening.id, clock()
+            for event in happened:
+                await response.write(_frame(event, caller))
+                last, written_at = event.id, clock()
             if len(happened) == BATCH:
                 continue
             if await self._is_over(order_id, last, caller):
@@ -135,14 +135,14 @@ class Streams:
         return not await self._listing.history(order_id, last, 1, caller.actor)
 
 
-def event_view(happening: OrderEvent, caller: Caller) -> EventView:
-    """A happening as this caller may see it."""
-    known = {**asdict(happening), "actor": None if caller.only_user is not None else happening.actor}
+def event_view(event: OrderEvent, caller: Caller) -> EventView:
+    """An event as this caller may see it."""
+    known = {**asdict(event), "actor": None if caller.only_user is not None else event.actor}
     return EventView(**known)
 
 
-def _frame(happening: OrderEvent, caller: Caller) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (happening.id, _encode(event_view(happening, caller)))
+def _frame(event: OrderEvent, caller: Caller) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (event.id, _encode(event_view(event, caller)))
 
 
 def _last_event_id(request: web.Request) -> int:

@@ -95,12 +95,12 @@ class OrderRoutes:
             return self._created(earlier)
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
-        wishes = [
+        requested = [
             RequestedLine(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items
         ]
         is_service = request[CALLER].person is None
         call = Call("", request[CORRELATION_ID])
-        lines = await self._basket.fill(wishes, call, choice, body.currency, may_name_prices=is_service)
+        lines = await self._basket.fill(requested, call, choice, body.currency, may_name_prices=is_service)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
         claimed = (*key, begun.claim) if key and begun else None
@@ -227,7 +227,7 @@ class OrderRoutes:
 
 
 async def visible_order(store: Store, request: web.Request, order_id: int) -> Order:
-    """An order, if the caller may see it; a stranger's is as if it did not exist. Raises: OrderNotFound."""
+    """An order, if the caller may see it; somebody else's is as if it did not exist. Raises: OrderNotFound."""
     _bind(order_id)
     order = await store.read(order_id)
     if request[CALLER].only_user not in (None, order.user_id):

@@ -26,7 +26,7 @@ from service_kit.times import from_microseconds, to_microseconds
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
-"""The actor of what nobody wished."""
+"""The actor of what nobody asked for."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ def apply_event(
     Args:
         now: the database's clock, in microseconds.
         grace_seconds: how long a hold outlives the order's time to be paid.
-        traceparent: of whoever wished it; its steps continue that trace.
+        traceparent: of the request that asked for it; its steps continue that trace.
     """
     result = _decide(order, change, now)
     if isinstance(result, Illegal):

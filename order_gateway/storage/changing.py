@@ -36,7 +36,7 @@ class Work(msgspec.Struct, frozen=True):
     """A change to an order.
 
     Attributes:
-        traceparent: of whoever wished it.
+        traceparent: of the request that asked for it.
         known: the order as the caller saw it last.
     """
 
@@ -104,7 +104,7 @@ class Changing:
         return [found.get(order_id) or _missing(order_id) for order_id in order_ids]
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
         await self._reading.close()
 

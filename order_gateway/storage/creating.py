@@ -137,7 +137,7 @@ class Creating:
         return await self._database.retry(attempt)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
     async def _write(self, creations: Sequence[Creation], *, is_repeated: bool) -> list[Order | Exception]:

@@ -79,7 +79,7 @@ class Listing:
             return await self._database.read_in_snapshot(work)
 
     async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[OrderEvent]:
-        """What happened to an order after the happening with the id `after`, oldest first; `owner`: as for `page`."""
+        """What happened to an order after the event with the id `after`, oldest first; `owner`: as for `page`."""
         columns = tables.history.c
         query = (
             select(tables.history)
@@ -95,7 +95,7 @@ class Listing:
             return await self._database.run_in_transaction(work)
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
-        """The id of the latest happening of each order."""
+        """The id of the latest event of each order."""
         columns = tables.orders.c
         query = select(columns.id, columns.version).where(columns.id.in_(order_ids))
 

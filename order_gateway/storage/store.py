@@ -117,7 +117,7 @@ class Store:
         return await self._database.run_in_transaction(work)
 
     async def close(self) -> None:
-        """Finish what is under way, and hang up."""
+        """Finish what is under way, and close the connections."""
         if self._is_started:
             for batcher in (self._creations, self._changes, self._reads):
                 await batcher.close()

@@ -207,7 +207,7 @@ class Database:
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._pulse.close()
         await self.engine.dispose()
 

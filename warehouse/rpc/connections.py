@@ -4,7 +4,7 @@ gRPC's core counts the connections it has accepted and turns further ones away; 
 strangers could keep everybody else out by opening as many as there may be. Therefore this process looks at its own
 sockets, a few times a second. A connection on which nobody has shown a valid key yet is a stranger's. Some room is
 always kept free: strangers' connections go before that is used up, first those of who has the most of them, and of
-these the oldest. So whoever comes with a key gets in, and once the key is shown, stays.
+these the oldest. So a caller who comes with a key is let in, and once the key is shown, stays.
 """
 
 import asyncio

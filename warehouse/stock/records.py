@@ -147,7 +147,7 @@ class Movement(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
-    """What the world is told about a change; `data` is a JSON object."""
+    """What is published about a change; `data` is a JSON object."""
 
     event_id: str
     type: str

@@ -120,7 +120,7 @@ class Catalogue:
 
 
 async def _start_over_if_beaten(work: Act, connection: AsyncConnection) -> Answer | Refusal:
-    """Somebody else made the same key a moment ago: with theirs in sight the answer is another one."""
+    """Somebody else made the same key a moment ago: now that theirs is visible the answer is another one."""
     try:
         return await work(connection)
     except (sqlalchemy.exc.IntegrityError, pymysql.err.IntegrityError) as error:

@@ -3,7 +3,7 @@
 Commands that need what somebody else keeps locked are set aside; the others go on without them.
 
 Two servers that insert the same key (a request id, the first reservation of an order) collide; the loser rolls
-back and starts over, with the winner's rows in sight.
+back and starts over, with the winner's rows visible.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,7 +98,7 @@ class StockStore:
         return await self._isolate(commands, error)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
     async def _isolate(self, commands: Sequence[Command], error: Exception) -> list[Result]:
@@ -205,7 +205,7 @@ class LevelReader:
         return [await self._database.retry(attempt)] * len(wanted)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
 

@@ -114,7 +114,7 @@ class Pass(msgspec.Struct, frozen=True):
 
     def is_valid(self) -> bool:
         """Whether the key, and the token if there is one, would still be taken now."""
-        # Found out anew: no list of what was revoked can be out of date.
+        # Found out again: no list of what was revoked can be out of date.
         key = self.door.keyring.find(self.presented)
         try:
             return key == self.caller.key and self.door.caller(self.caller.key, self.authorization) == self.caller

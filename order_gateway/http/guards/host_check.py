@@ -3,7 +3,7 @@
 A page from anywhere can have its own name lead to this machine (DNS rebinding); the browser of somebody who works here
 then sends what the page asks for to us, as to the page's own server. Such a request names the page's host. Everybody
 knows the keys of the development profile, so there, only who asks for this machine by address or by a name that is
-known, or that has no dot and so is none of the world's, is answered.
+known, or that has no dot and so is no public name, is answered.
 """
 
 import re
