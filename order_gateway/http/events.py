@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
-from order_gateway.http.guards.auth import PASS, Caller
+from order_gateway.http.guards.auth import CREDENTIALS, Caller
 from order_gateway.http.guards.slots import SLOT, TIME_LIMIT
 from order_gateway.http.wire.connections import ended_by_hang_up
 from order_gateway.http.wire.readers import is_digits
@@ -105,7 +105,7 @@ class Streams:
         written_at = clock()
         while not self._watching.is_stopping:
             happened = await self._listing.history(order_id, last, BATCH, caller.actor)
-            if not request[PASS].is_valid():
+            if not request[CREDENTIALS].is_valid():
                 await response.write(b": the key or the token is not valid any more\n\n")
                 return
             for event in happened:
@@ -116,7 +116,7 @@ class Streams:
             if await self._is_over(order_id, last, caller):
                 return
             while not await self._has_more(request, order_id, last, patience):
-                if self._watching.is_stopping or not request[PASS].is_valid():
+                if self._watching.is_stopping or not request[CREDENTIALS].is_valid():
                     break
                 if clock() - written_at >= settings.event_heartbeat_seconds:
                     await response.write(b": still here\n\n")

@@ -89,7 +89,7 @@ class Caller(msgspec.Struct, frozen=True):
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 
-class Door:
+class Authenticator:
     """Knows who is behind a key, and a token if there is one."""
 
     def __init__(self, keyring: Keyring, tokens: Tokens) -> None:
@@ -103,11 +103,14 @@ class Door:
         return Caller(key, None if authorization is None else self._tokens.read(authorization))
 
 
-class Pass(msgspec.Struct, frozen=True):
-    """What a caller came in with. It leads to no request: one that leads to itself would have to be looked for later,
-    together with all that it has, by Python's garbage collector."""
+class Credentials(msgspec.Struct, frozen=True):
+    """What a caller has shown.
 
-    door: Door
+    It leads to no request: one that leads to itself would have to be found later, together with all that it has, by
+    Python's garbage collector.
+    """
+
+    authenticator: Authenticator
     presented: str
     authorization: str | None
     caller: Caller
@@ -115,21 +118,23 @@ class Pass(msgspec.Struct, frozen=True):
     def is_valid(self) -> bool:
         """Whether the key, and the token if there is one, would still be taken now."""
         # Found out again: no list of what was revoked can be out of date.
-        key = self.door.keyring.find(self.presented)
+        key = self.authenticator.keyring.find(self.presented)
         try:
-            return key == self.caller.key and self.door.caller(self.caller.key, self.authorization) == self.caller
+            return (
+                key == self.caller.key and self.authenticator.caller(self.caller.key, self.authorization) == self.caller
+            )
         except ApiError:
             return False
 
 
-PASS: web.RequestKey[Pass] = web.RequestKey("pass", Pass)
+CREDENTIALS: web.RequestKey[Credentials] = web.RequestKey("credentials", Credentials)
 
 
 def auth_guard(
     keyring: Keyring, tokens: Tokens, attempts: AttemptLimit, trusted_proxies: Sequence[Network] = ()
 ) -> Guard:
     """Let only callers with a valid key through, and remember who they are."""
-    door = Door(keyring, tokens)
+    authenticator = Authenticator(keyring, tokens)
 
     def check(request: web.Request) -> None:
         if is_open(request.path):
@@ -137,8 +142,8 @@ def auth_guard(
         presented = _only(request, "X-API-Key") or ""
         key = _admitted(attempts, client_of(request, trusted_proxies), keyring.find(presented))
         authorization = _only(request, "Authorization")
-        request[CALLER] = caller = door.caller(key, authorization)
-        request[PASS] = Pass(door, presented, authorization, caller)
+        request[CALLER] = caller = authenticator.caller(key, authorization)
+        request[CREDENTIALS] = Credentials(authenticator, presented, authorization, caller)
         know_connection(request, key.name, None if caller.person is None else caller.person.user_id)
         note_call(caller=caller.actor)
 
@@ -157,7 +162,7 @@ def _admitted(attempts: AttemptLimit, address: str, key: ApiKey | None) -> ApiKe
 
 def must_still_be_valid(request: web.Request) -> None:
     """For what took long. Raises: ApiError, if the key or the token would not be taken any more."""
-    if not request[PASS].is_valid():
+    if not request[CREDENTIALS].is_valid():
         raise ApiError("UNAUTHENTICATED", "the key or the token is not valid any more")
 
 

@@ -253,7 +253,7 @@ async def test_the_command_line(stock: Stock) -> None:
     assert LEVEL in done.stdout
     done = run_audit(stock.url, "--repair", "--dry-run")
     assert done.returncode == 1
-    assert "repair: the counters of product 1 in warehouse 1 are set anew" in done.stdout
+    assert "repair: the counters of product 1 in warehouse 1 are corrected" in done.stdout
     assert run_audit(stock.url).returncode == 1
     done = run_audit(stock.url, "--repair")
     assert done.returncode == 0, done.stdout
