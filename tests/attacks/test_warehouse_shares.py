@@ -50,6 +50,7 @@ FLOOD_BYTES = 2**30
 SETTINGS_BYTES = 2**26
 """Each is answered, so that fewer are taken in the same time."""
 FLOOD_SECONDS_MAX = 120.0
+FLOODS_MAX = 4
 _ONE = (1).to_bytes(4, "big")
 FLOODS: dict[str, tuple[bytes, bytes]] = {
     "settings": (frame(SETTINGS, 0, 0), b""),
@@ -204,23 +205,33 @@ async def test_pings_without_end_cost_no_more_than_their_bytes(warehouse_databas
 
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_frames_without_end_take_no_memory(processes: Processes, warehouse_database_url: str, kind: str) -> None:
-    unit, begin = FLOODS[kind]
-    length = SETTINGS_BYTES if kind == "settings" else FLOOD_BYTES
     process, target = processes.warehouse(warehouse_database_url, settings={"WAREHOUSE_API_KEYS": key_only("shop")})
     port = int(target.rpartition(":")[2])
+    # What is read fast leaves gaps in the allocator's memory, once; what stays, stays of each flood: half of what comes
+    # as settings does with gRPC's own way to read, also once the connection has ended.
+    for _ in range(FLOODS_MAX):
+        before = resident_mib(process.pid)
+        length = await _flooded(port, kind)
+        if resident_mib(process.pid) - before < length / 2**20 / 4:
+            break
+    else:
+        pytest.fail(f"each flood left a quarter of its bytes in memory: {resident_mib(process.pid)} MiB")
+
+
+async def _flooded(port: int, kind: str) -> int:
+    """Flood the server, which goes on to answer others; with how many bytes."""
+    unit, begin = FLOODS[kind]
+    length = SETTINGS_BYTES if kind == "settings" else FLOOD_BYTES
     async with known_to(port) as shop:
         with contextlib.closing(open_connection(port)) as made:
             made.sendall(begin)
-            before = resident_mib(process.pid)
             flooding = asyncio.create_task(asyncio.to_thread(flood, made, unit, length, FLOOD_SECONDS_MAX))
             while not flooding.done():
                 assert await shop.is_answered()
             sent = await flooding
             assert (sent < length) == (kind in HUNG_UP_ON), sent
-            # With gRPC's own way to read, half of what comes as settings stays, also once the connection has ended. Of
-            # what is read fast the allocator keeps up to some 200 MiB, however much comes.
-            assert resident_mib(process.pid) - before < length / 2**20 / 4
         assert await shop.is_answered()
+    return length
 
 
 async def test_a_connection_without_calls_is_closed(warehouse_database_url: str) -> None:

@@ -53,7 +53,7 @@ def shows(key: str, role: str = "") -> dict[str, str]:
     """The headers of a key, and of a person with a role if it is given."""
     headers = {"X-API-Key": key_of(key)}
     if role:
-        claims = {"sub": "7", "role": role, "iss": "order-service", "aud": "order-service", "exp": time.time() + 600}
+        claims = {"sub": "7", "role": role, "iss": "order-service", "aud": "order-service", "exp": time.time() + 86_400}
         headers["Authorization"] = f"Bearer {secret(jwt.encode(claims, JWT_SECRET, 'HS256'))}"
     return headers
 
