@@ -23,7 +23,7 @@ from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
 
 ORDER_ID_MAX = 2**63 - 1
 ROUNDS_MAX = 100
-"""Rounds of audit and repair; each mends at most `findings_max` orders."""
+"""Rounds of audit and repair; each repairs at most `findings_max` orders."""
 Since = Annotated[
     str, typer.Option(help="Only orders made at this instant or later, in UTC unless it says so: 2026-11-25T08:00:00")
 ]

@@ -130,9 +130,9 @@ class Batcher(Generic[ItemT, ResultT]):
         return len(self._aside)
 
     @property
-    def is_well(self) -> bool:
-        """Whether its worker is at work, or not needed yet."""
-        return self._worker is None or self._worker.is_well
+    def is_healthy(self) -> bool:
+        """Whether its worker runs, or is not needed yet."""
+        return self._worker is None or self._worker.is_healthy
 
     @property
     def failures(self) -> int:

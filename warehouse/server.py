@@ -295,7 +295,7 @@ async def _tell_health(known: Health, database: Database, background: Background
     except DatabaseAway as error:
         log.warning("database_away", error=repr(error.__cause__))
         status = NOT_SERVING
-    if ill := background.ill:
+    if ill := background.unhealthy:
         log.warning("background_task_ill", tasks=ill)
         status = NOT_SERVING
     for name in ("", *SERVICES):

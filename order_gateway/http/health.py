@@ -52,7 +52,7 @@ class HealthRoutes:
 
     Args:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
-        standing: whether the warehouse takes this service's key; needed in every mode, as no waiting mends it.
+        standing: whether the warehouse takes this service's key; needed in every mode, as waiting does not help.
         background: what has to go on for the service to work.
         ready_seconds: how old an answer of /ready may be.
     """
@@ -108,9 +108,9 @@ class HealthRoutes:
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
             self._key(),
         )
-        ill = self._background.ill
-        problem = f"not at work: {', '.join(ill)}" if ill else None
-        at_work = Check(not ill, 0.0, needed=True, problem=problem)
+        unhealthy = self._background.unhealthy
+        problem = f"not at work: {', '.join(unhealthy)}" if unhealthy else None
+        at_work = Check(not unhealthy, 0.0, needed=True, problem=problem)
         return {"database": database, "warehouse": warehouse, "background": at_work, **key}
 
     async def _key(self) -> dict[str, Check]:

@@ -38,7 +38,7 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The provider said no, for good."""
+    """The provider said no, and will not say anything else."""
 
     message: str
 

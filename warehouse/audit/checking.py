@@ -1,4 +1,4 @@
-"""Checks the warehouse's invariants against the rows themselves, and mends counters that drifted.
+"""Checks the warehouse's invariants against the rows themselves, and corrects counters that drifted.
 
 The checks run in one read-only snapshot, so that they are right under load, too. Each is a query that finds
 rows which contradict an invariant: nothing found, nothing wrong. A query looks at a slice of the rows at a time,
@@ -136,7 +136,7 @@ async def drifted_levels(url: str, rows: int = SLICE_ROWS) -> list[LevelKey]:
 
 
 async def repair(url: str, rows: int = SLICE_ROWS) -> int:
-    """Set the counters of drifted levels from the open reservations and the ledger; return how many were mended.
+    """Set the counters of drifted levels from the open reservations and the ledger; return how many were corrected.
 
     `reserved` becomes what is held, `on_hand` what the ledger says (never less than what is held). Each change is
     an ADJUSTMENT movement with its event, made under the level's lock. A ledger that contradicts itself is left as it

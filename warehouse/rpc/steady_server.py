@@ -1,4 +1,4 @@
-"""grpc.aio's server, mended in one place: no path that a client names can end it.
+"""grpc.aio's server, corrected in one respect: no path that a client names can end it.
 
 The library's loop decodes the path of every call as UTF-8, and ends, and the whole server with it, at the first one
 that is not: one request of anybody. Here the core tells methods apart, by bytes; the path of a call of none of them is

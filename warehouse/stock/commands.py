@@ -157,7 +157,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 class CorruptedLedger(Exception):
     """The counters of a stock level contradict its reservations or its ledger: somebody changed rows by hand.
 
-    The command had no effect. `python -m warehouse audit --repair` mends the counters.
+    The command had no effect. `python -m warehouse audit --repair` corrects the counters.
     """
 
 

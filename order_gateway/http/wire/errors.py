@@ -138,7 +138,7 @@ def from_illegal(illegal: Illegal) -> ApiError:
 
 
 def request_in_progress() -> ApiError:
-    """Another request with the same Idempotency-Key is at work."""
+    """Another request with the same Idempotency-Key is in progress."""
     message = "a request with this Idempotency-Key is being worked on; ask again shortly"
     return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
 

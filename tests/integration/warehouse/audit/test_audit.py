@@ -257,7 +257,7 @@ async def test_the_command_line(stock: Stock) -> None:
     assert run_audit(stock.url).returncode == 1
     done = run_audit(stock.url, "--repair")
     assert done.returncode == 0, done.stdout
-    assert "Mended 1 stock levels" in done.stdout
+    assert "Repaired 1 stock levels" in done.stdout
     assert run_audit(stock.url).returncode == 0
     done = run_audit("mysql://nobody@127.0.0.1:1/none")
     assert done.returncode not in (0, 1) or "127.0.0.1" in done.stderr + done.stdout
