@@ -59,7 +59,7 @@ async def start(processes: Processes, warehouse_database_url: str, orders_databa
             gateway = Gateway(make_url(base_url).port or 0, session)
             if is_queued:
                 # So that its products are known.
-                await gateway.place("1")
+                await gateway.create_order("1")
                 await asyncio.to_thread(warehouse.stop)
             return gateway
 

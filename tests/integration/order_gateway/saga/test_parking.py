@@ -34,7 +34,7 @@ async def world(orders_database_url: str) -> AsyncIterator[World]:
 
 async def paid(world: World, *outcomes: Any) -> Order:
     """An order that is paid, and whose sale ends as told."""
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["commit"] = list(outcomes)
     await world.saga.pay(order.id, "test")
     return order
