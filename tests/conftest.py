@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from development.local_server import LocalServer, LocalServerSettings
@@ -32,9 +33,11 @@ pytest_plugins = ["tests.kits.secrets_watch"]
 
 
 def pytest_configure() -> None:
-    """Everything here is on this machine: no proxy, unless a test sets one."""
+    """Everything here is on this machine: no proxy, unless a test sets one; and it may be slow, which is no fault."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
+    settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
