@@ -25,8 +25,10 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # A compiler of its own, older than the one that would fit the services' protobuf: see requirements/protoc.in.
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" .local/protoc/bin/python -m grpc_tools.protoc -Iprotos -I"$(SITE_PACKAGES)"
-# Each process has servers and databases of its own; a module's tests stay together. The slowest ones are named.
-PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations=15 --durations-min=1
+# Each process has servers and databases of its own; a module's tests stay together. Long modules begin first, and what
+# took how long is said at the end (tests/kits/where_time_goes.py).
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	--durations=15 --durations-min=1
 DEVELOPMENT := -m development.runner
 # The runner stops everything when make itself is killed: it is tethered to make ($$PPID).
 TETHERED := exec $(BIN)/python -I -S service_kit/child_process.py $$PPID

@@ -17,6 +17,7 @@ from benchmarks.generator import BenchmarkFailed
 from benchmarks.processors import family_cpu_seconds
 from benchmarks.trees import Tree, run_python, this_tree
 from benchmarks.workloads import Server
+from development.free_ports import free_port
 from development.local_server import LocalServer, LocalServerSettings
 from development.service_process import (
     NO_PROXY,
@@ -145,7 +146,7 @@ class Stage:
             self._make_database(server)
         if server in _GATEWAYS or server is Server.HTTP_ECHO:
             return self._start_http(server)
-        target = f"127.0.0.1:{_free_port()}"
+        target = f"127.0.0.1:{free_port()}"
         if server in _REAL:
             settings = {
                 **self._tree.settings.warehouse,
@@ -164,7 +165,7 @@ class Stage:
         return target
 
     def _start_http(self, server: Server) -> str:
-        target = f"127.0.0.1:{_free_port()}"
+        target = f"127.0.0.1:{free_port()}"
         if server is Server.HTTP_ECHO:
             self._launch(server, ["-m", "benchmarks.http_echo", target], {}, lambda: _accepts_at(target))
             return target
@@ -175,7 +176,7 @@ class Stage:
             **self._tree.settings.orders,
             "ORDERS_DATABASE_URL": self._orders_url(server),
             "ORDERS_LISTEN": target,
-            "ORDERS_WAREHOUSE_TARGET": f"127.0.0.1:{_free_port()}" if is_dead else self.target(Server.WAREHOUSE),
+            "ORDERS_WAREHOUSE_TARGET": f"127.0.0.1:{free_port()}" if is_dead else self.target(Server.WAREHOUSE),
             "ORDERS_GATEWAY": mode,
         }
         self._tree.migrate_orders(settings)
@@ -218,7 +219,7 @@ class Stage:
 
     def _proxy_port(self) -> int:
         if "proxy" not in self._processes:
-            port = _free_port()
+            port = free_port()
             arguments = ["-m", "benchmarks.proxy", str(port), str(self._database.port), str(ROUND_TRIP_MS)]
             self._launch("proxy", arguments, {}, lambda: _accepts(port))
             self._far_port = port
@@ -241,12 +242,6 @@ class Stage:
             process.start()
         except ServiceDidNotStart as error:
             raise BenchmarkFailed(str(error)) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _accepts(port: int) -> bool:

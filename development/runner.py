@@ -19,6 +19,7 @@ import typer
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+from development.free_ports import free_port
 from development.local_server import LocalServer, ServerDidNotStart
 from development.private_files import append_private, write_private
 from development.server_programs import Flavour, ServerNotInstalled
@@ -176,7 +177,7 @@ def audit(context: typer.Context, data_dir: DataDir = Path(".local")) -> None:
     _stop_on_signals()
     with _explained(), _database(data_dir.resolve(), make_new=False) as urls:
         # Orders are compared with what the warehouse says: one is started for it, whether another one runs or not.
-        plan = Plan(data_dir.resolve(), _free_port(), 1)
+        plan = Plan(data_dir.resolve(), free_port(), 1)
         warehouse = plan.service("warehouse", "warehouse", urls, lambda: grpc_is_serving(plan.target), log="audit")
         try:
             warehouse.launch()
@@ -344,12 +345,6 @@ def _wait_for_port(port: int, name: str) -> None:
                 f"as in `make run {name}={port + 1 if port < 65535 else port - 1}`."
             )
         time.sleep(_WATCH_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:

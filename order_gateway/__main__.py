@@ -9,7 +9,6 @@ import structlog
 import typer
 import uvloop
 from aiohttp import web
-from alembic.util.exc import CommandError
 
 from order_gateway import operator_commands
 from order_gateway.bootstrap import Instruments, Service, database_of, opened
@@ -19,7 +18,6 @@ from order_gateway.metrics import GatewayMetrics, connection_gauge
 from order_gateway.settings import OrdersSettings
 from order_gateway.starting import SERVICE, failures_explained
 from service_kit.database.character_sets import report_wrong_columns
-from service_kit.database.migrating import upgrade
 from service_kit.database.problems import check_database
 from service_kit.database_url import name_of_setting
 from service_kit.descriptors import room_for
@@ -61,6 +59,11 @@ def serve() -> None:
 @cli.command(epilog=EXIT_STATUSES)
 def migrate() -> None:
     """Bring the orders database to the newest schema, creating it if it is missing."""
+    # Nothing else needs Alembic.
+    from alembic.util.exc import CommandError
+
+    from service_kit.database.migrating import upgrade
+
     settings = _settings()
     with failures_explained(settings):
         try:

@@ -19,8 +19,9 @@ from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
 from service_kit.database import migrating
 from service_kit.database.migrating import Service
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.secrets_used import note_settings
+from tests.kits.small_server import copy_template, make_template, small_server
 from tests.kits.warehouse_kit import connection, sql
 
 MakeDatabase = Callable[[Service], str]
@@ -29,7 +30,7 @@ _PROCESSES = pytest.StashKey[Processes]()
 _KEPT_TABLES = frozenset({"alembic_version", "migration_lock"})
 
 
-pytest_plugins = ["tests.kits.secrets_watch"]
+pytest_plugins = ["tests.kits.secrets_watch", "tests.kits.where_time_goes"]
 
 
 def pytest_configure() -> None:
@@ -50,13 +51,23 @@ def database_flavour() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def database_server(database_flavour: Flavour) -> Iterator[str]:
+def database_template(database_flavour: Flavour, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stopped server without databases; see `copy_template`."""
+    folder = tmp_path_factory.mktemp("template") / "database"
+    make_template(folder, database_flavour)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database_server(database_flavour: Flavour, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database server, without a database."""
     if existing := os.environ.get("TEST_DATABASE_URL"):
         note_settings({"DATABASE_URL": existing})
         yield existing
         return
     with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
+        # Not asked for where a server runs already.
+        copy_template(request.getfixturevalue("database_template"), Path(folder))
         server = LocalServer(Path(folder), database_flavour, settings=SERVER_SETTINGS)
         with server:
             note_settings({"DATABASE_URL": server.url})
@@ -64,14 +75,9 @@ def database_server(database_flavour: Flavour) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def own_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+def own_server(database_template: Path) -> Iterator[LocalServer]:
     """A small database server that may be killed."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
-        note_settings({"DATABASE_URL": server.url})
+    with small_server(database_template) as server:
         yield server
 
 
@@ -125,12 +131,6 @@ def processes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proces
     request.node.stash[_PROCESSES] = started
     yield started
     started.stop_all()
-
-
-@pytest.fixture(name="free_port")
-def free_port_fixture() -> Callable[[], int]:
-    """Gives free ports."""
-    return free_port
 
 
 @pytest.hookimpl(wrapper=True)

@@ -41,26 +41,42 @@ def unsurprised(shop: Attacked) -> Iterator[None]:
     assert not surprises, surprises[0][-3000:]
 
 
+@pytest.fixture(scope="module")
+def warehouse_target(make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A warehouse with the demo's stock, one per module of tests: what is attacked is the order service before it."""
+    processes = Processes(tmp_path_factory.mktemp("warehouse"))
+    _process, target = processes.warehouse(make_database("warehouse"))
+    asyncio.run(load_demo(target, ""))
+    yield target
+    processes.stop_all()
+
+
 @pytest.fixture
-async def start(processes: Processes, warehouse_database_url: str, orders_database_url: str) -> AsyncIterator[Start]:
+async def start(
+    processes: Processes, warehouse_target: str, warehouse_database_url: str, orders_database_url: str
+) -> AsyncIterator[Start]:
     """Starts an order service with these settings; `is_queued`: whose orders wait for a warehouse that is away."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def run(*, is_queued: bool = False, **settings: object) -> Gateway:
             given = {f"ORDERS_{name.upper()}": str(value) for name, value in settings.items()}
             given["ORDERS_METRICS__REFRESH_SECONDS"] = "0"
-            if is_queued:
-                given["ORDERS_GATEWAY"] = "queued"
+            if not is_queued:
+                return await begin(warehouse_target, given)
+            given["ORDERS_GATEWAY"] = "queued"
+            # One of its own, as it has to go.
             warehouse, target = await asyncio.to_thread(processes.warehouse, warehouse_database_url)
             await load_demo(target, "")
+            gateway = await begin(target, given)
+            # So that its products are known.
+            await gateway.create_order("1")
+            await asyncio.to_thread(warehouse.stop)
+            return gateway
+
+        async def begin(target: str, given: dict[str, str]) -> Gateway:
             _process, base_url = await asyncio.to_thread(
                 lambda: processes.order_gateway(orders_database_url, target, settings=given)
             )
-            gateway = Gateway(make_url(base_url).port or 0, session)
-            if is_queued:
-                # So that its products are known.
-                await gateway.create_order("1")
-                await asyncio.to_thread(warehouse.stop)
-            return gateway
+            return Gateway(make_url(base_url).port or 0, session)
 
         yield run

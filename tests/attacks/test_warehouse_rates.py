@@ -10,9 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from development.free_ports import free_port
 from tests.attacks.frames import CHECK, call_again_and_again
 from tests.attacks.warehouse import QUESTION, RESERVE, by, guarded, known_to
-from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import Calls, No, calling, outcome
 from warehouse.rpc import strangers
 from warehouse.settings import OpenCallSettings

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -38,6 +38,7 @@ from tests.attacks.warehouse import QUESTION, RESERVE, SOON_SECONDS, by, guarded
 from tests.kits.attacked import resident_mib
 from tests.kits.processes import Processes
 from tests.kits.secrets_used import key_of
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving
 from tests.kits.warehouse_kit import calling as calling_without_key
 from warehouse.settings import OpenCallSettings
@@ -276,13 +277,6 @@ async def test_one_key_leaves_calls_to_the_others(warehouse_database_url: str) -
         assert len(turned_away) == 22
         assert all(no.retry_seconds for no in turned_away)
         assert await shop.is_answered()
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Look until something that happens elsewhere has happened."""
-    async with asyncio.timeout(SOON_SECONDS):
-        while not await is_so():  # noqa: ASYNC110 - a server makes it so
-            await asyncio.sleep(0.05)
 
 
 async def seen(opened: socket.socket, seconds: float) -> list[tuple[int, int, int, bytes]]:

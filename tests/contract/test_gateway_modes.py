@@ -31,7 +31,7 @@ from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient, stock_pb2
 from tests.kits.processes import Processes
-from tests.kits.shop_processes import until
+from tests.kits.waiting import until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from development.free_ports import free_port
 from development.server_programs import Flavour
 from development.service_process import grpc_is_serving, http_answers
-from tests.kits.development_run import PATIENCE_SECONDS, Run, development
-from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment, free_port
+from tests.kits.development_run import Run, development
+from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, clean_environment
+from tests.kits.waiting import block_until
 from tests.kits.warehouse_kit import sql
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
@@ -52,23 +53,13 @@ def finished(command: list[str], settings: dict[str, str] | None = None) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def until(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to be so, sooner or later."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def gone(pids: list[int]) -> bool:
+def wait_until_gone(pids: list[int]) -> None:
     files = [Path(f"/proc/{pid}/cmdline") for pid in pids]
-    return until(lambda: not any(file.exists() and file.read_bytes() for file in files))
+    block_until(lambda: not any(file.exists() and file.read_bytes() for file in files))
 
 
-def serves_again(run: Run) -> bool:
-    return until(lambda: grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"))
+def wait_until_it_serves(run: Run) -> None:
+    block_until(lambda: grpc_is_serving(run.target) and http_answers(f"{run.base_url}/api/v1/health"))
 
 
 def test_it_leaves_nothing_open_to_others(steady: Run) -> None:
@@ -96,7 +87,7 @@ def test_ready_then_stopped_without_leftovers_then_ready_again(start: Callable[[
     children = first.children()
     assert set(children) == {"database", "warehouse", "order gateway"}
     assert first.end(signal.SIGINT) == 0
-    assert gone(list(children.values()))
+    wait_until_gone(list(children.values()))
 
     second = start()
     second.wait_for("^ready ")
@@ -141,9 +132,9 @@ def test_a_killed_process_is_started_again(steady: Run, victim: str) -> None:
     os.kill(old, signal.SIGKILL)
     assert "killed by signal 9; starting it again" in steady.wait_for(victim)
     steady.wait_for(rf"{victim}.*started again")
-    assert serves_again(steady)
+    wait_until_it_serves(steady)
     # A process has no command line for a moment after its start.
-    assert until(lambda: steady.children().get(victim, old) != old)
+    block_until(lambda: steady.children().get(victim, old) != old)
 
 
 def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start: Callable[[], Run]) -> None:
@@ -153,7 +144,7 @@ def test_a_killed_runner_leaves_nothing_behind_and_the_next_run_takes_over(start
     first.process.kill()
     first.process.wait()
     start().wait_for("^ready ")
-    assert gone(list(children.values()))
+    wait_until_gone(list(children.values()))
 
 
 @pytest.mark.parametrize("command", ["audit", "migrate"])

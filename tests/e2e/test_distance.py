@@ -16,8 +16,9 @@ import pytest
 from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from tests.kits.secrets_used import hashed, key_of
-from tests.kits.shop_processes import order, until
+from tests.kits.shop_processes import order
 from tests.kits.tcp_proxy import proxied
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import scalar, sql
 from warehouse.demo import load_demo
 

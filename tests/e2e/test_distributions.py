@@ -21,10 +21,11 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy.engine import make_url
 
+from development.free_ports import free_port
 from development.service_process import ServiceProcess, grpc_is_serving, http_answers
 from tests.conftest import MakeDatabase
 from tests.kits.installed import Environment, Wheels, build, environment, pins
-from tests.kits.processes import ROOT, free_port
+from tests.kits.processes import ROOT
 from tests.kits.warehouse_kit import sql
 
 pytestmark = pytest.mark.e2e

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from tests.kits.processes import DEVELOPMENT_API_KEY, ROOT, Processes, clean_environment
-from tests.kits.shop_processes import Shop, order, until
+from tests.kits.shop_processes import Shop, order
+from tests.kits.waiting import until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -14,10 +14,12 @@ from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
-SECONDS_MAX = 75
 SEED = "20261121"
-CASES_MIN = 2000
-CASES_PER_OPERATION_MAX = 30
+SECONDS_MAX = 600
+"""Far more than it needs: what it tries does not depend on how fast the machine is."""
+RANDOM_CASES_PER_OPERATION = 30
+"""Besides those that are the same each time: the document's examples, and every constraint, kept and broken."""
+CASES_MIN = 3000
 OPERATIONS_MIN = 32
 PROMISED = """
 POST /orders
@@ -79,11 +81,11 @@ def test_schemathesis_finds_nothing(base_url: str, tmp_path: Path) -> None:
             f"{base_url}/openapi.json",
         ),
         *("--header", f"X-API-Key: {DEVELOPMENT_API_KEY}", "--checks", "all", "--workers", "1", "--seed", SEED),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(CASES_PER_OPERATION_MAX)),
-        *("--max-time", str(SECONDS_MAX), "--continue-on-failure", "--warnings", "off", "--no-color"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(RANDOM_CASES_PER_OPERATION)),
+        *("--continue-on-failure", "--warnings", "off", "--no-color"),
         *("--report", "json", "--report-json-path", str(report)),
     ]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS_MAX + 60, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr[-2_000:]
     summary: Any = json.loads(report.read_text())
     assert summary["operations"]["tested"] == summary["operations"]["selected"] >= OPERATIONS_MIN

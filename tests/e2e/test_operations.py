@@ -1,11 +1,8 @@
 """What operators see of both services as real processes: metrics, log lines and traces of one order."""
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +14,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from development.free_ports import free_port
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, json_lines
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import sql
 from warehouse.demo import load_demo
 
@@ -45,14 +44,6 @@ QUICK = {
 def order(quantity: int = 2) -> dict[str, Any]:
     item = {"product_id": 1, "warehouse_id": 1, "quantity": quantity}
     return {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [item]}
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it is so."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await holds():
-        assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -130,10 +121,6 @@ def events_of(warehouse_database_url: str) -> list[str]:
         warehouse_database_url, "SELECT traceparent FROM outbox WHERE type = 'warehouse.reservation.reserved.v1'"
     )
     return [row[0] for row in rows]
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 async def test_an_order_is_seen_in_metrics_and_logs(
@@ -284,7 +271,6 @@ async def test_without_the_warehouse_a_service_that_can_do_without_it_is_ready(
     processes: Processes,
     session: aiohttp.ClientSession,
     orders_database_url: str,
-    free_port: Callable[[], int],
     mode: str,
     status: int,
 ) -> None:
@@ -314,7 +300,7 @@ async def test_without_the_warehouse_a_service_that_can_do_without_it_is_ready(
 
 
 async def test_metrics_are_shown_while_the_warehouse_is_away(
-    processes: Processes, session: aiohttp.ClientSession, orders_database_url: str, free_port: Callable[[], int]
+    processes: Processes, session: aiohttp.ClientSession, orders_database_url: str
 ) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     gateway, base_url = processes.order_gateway(orders_database_url, nobody, settings=QUICK)

@@ -9,7 +9,8 @@ import pytest
 
 from stockwarden_client import ReservationState, line
 from tests.kits.processes import Processes
-from tests.kits.shop_processes import Shop, order, until, until_instant
+from tests.kits.shop_processes import Shop, order, until_instant
+from tests.kits.waiting import until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e

@@ -3,21 +3,22 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 import aiohttp
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.payments.signing import sign
 from stockwarden_client import ClientSettings, WarehouseClient
 from tests.kits.payment_kit import CALLBACK_SECRET, ReferenceProvider, violations
-from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
+from tests.kits.waiting import PATIENCE_SECONDS, until
 from warehouse.demo import load_demo
 
 pytestmark = pytest.mark.e2e
-PATIENCE_SECONDS = 20
 QUICK = {
     "ORDERS_RELAY__POLL_SECONDS": "0.1",
     "ORDERS_RELAY__RETRY_WAIT_INITIAL_SECONDS": "0.1",
@@ -100,14 +101,6 @@ class Shop:
     async def close(self) -> None:
         await self.session.close()
         await self.warehouse.close()
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it is so."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await holds():
-        assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

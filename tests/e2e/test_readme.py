@@ -14,17 +14,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from development.free_ports import free_port
 from development.server_programs import Flavour
 from tests.kits.development_run import Run, development
-from tests.kits.processes import ROOT, clean_environment, free_port
+from tests.kits.processes import ROOT, clean_environment
+from tests.kits.readme import without_what_changes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
 
-_CHANGING = (
-    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
-    (re.compile(r"\b[0-9a-f]{32}\b"), "REQUEST"),
-)
 _CODES = {grpc.StatusCode.FAILED_PRECONDITION: "FailedPrecondition"}
 
 
@@ -45,12 +42,6 @@ def examples() -> list[tuple[str, str]]:
             command, _, output = part.partition("\n")
             found.append((command, output))
     return found
-
-
-def without_what_changes(text: str) -> str:
-    for pattern, name in _CHANGING:
-        text = pattern.sub(name, text)
-    return text.strip()
 
 
 def grpcurl(arguments: list[str], target: str) -> str:

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from development.free_ports import free_port
 from development.server_programs import Flavour
 from development.service_process import ServiceProcess, http_answers
 from tests.kits.development_run import Run
 from tests.kits.payment_kit import paths
-from tests.kits.processes import ROOT, clean_environment, free_port
+from tests.kits.processes import ROOT, clean_environment
+from tests.kits.readme import without_what_changes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.sql]
-_CHANGING = (
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
-    (re.compile(r"\b[0-9a-f]{32}\b"), "REQUEST"),
-)
 
 
 def section(title: str) -> str:
@@ -36,12 +34,6 @@ def examples(title: str) -> list[tuple[str, str]]:
             command, _, output = part.partition("\n")
             found.append((command, output))
     return found
-
-
-def without_what_changes(text: str) -> str:
-    for pattern, name in _CHANGING:
-        text = pattern.sub(name, text)
-    return text.strip()
 
 
 class Reader:

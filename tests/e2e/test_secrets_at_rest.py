@@ -4,19 +4,21 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
 
+from development.free_ports import free_port
 from order_gateway.payments.signing import sign
 from tests.conftest import MakeDatabase
 from tests.kits.payment_kit import CALLBACK_SECRET, PROVIDER_KEY, ReferenceProvider
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.raw_http import RawAnswer, exchange, request
 from tests.kits.secrets_used import hashed, key_of, known_secrets, lines_with_secrets, secret
 from tests.kits.shop_processes import order
+from tests.kits.waiting import block_until
 from tests.kits.warehouse_kit import connection
 from warehouse.demo import load_demo
 
@@ -110,7 +112,7 @@ def sell_and_refund(shop: Shop) -> tuple[str, str]:
         "POST", f"{path}/cancel", {"reason": "admin"}, f"X-API-Key: {ADMIN}", "Idempotency-Key: end-1"
     )
     assert cancelled["status"] == "cancelled"
-    until(lambda: shop.data("GET", path, None, *as_person)["payment_status"] == "refunded")
+    block_until(lambda: shop.data("GET", path, None, *as_person)["payment_status"] == "refunded")
     return as_person
 
 
@@ -157,10 +159,3 @@ def dump(url: str) -> bytes:
                 lines += [value if isinstance(value, bytes) else str(value).encode() for value in row]
     assert lines
     return b"\n".join(lines)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.05)

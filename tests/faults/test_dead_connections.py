@@ -22,6 +22,7 @@ from development.local_server import LocalServer, LocalServerSettings
 from development.server_programs import Flavour
 from service_kit.database.database import Database, DatabaseSettings, DriverSession
 from tests.kits.database_proxy import DatabaseProxy, proxied
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import scalar, sql
 
 pytestmark = pytest.mark.sql
@@ -84,13 +85,6 @@ async def used(url: str) -> AsyncIterator[tuple[World, set[int]]]:
         yield world, await world.use()
     finally:
         await world.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def _connections(url: str) -> int:

@@ -25,6 +25,7 @@ from stockwarden_client import ClientSettings, WarehouseClient, new_request_id
 from tests.kits.cluster_system import ClusterKiller, ClusterSystem
 from tests.kits.customers import Customer, Memory
 from tests.kits.processes import Processes
+from tests.kits.small_server import copy_template
 from tests.kits.warehouse_kit import scalar, sql
 from tests.kits.whole_system import Killer, WholeSystem
 from warehouse.demo import UNITS, load_demo
@@ -104,8 +105,11 @@ def hands() -> Iterator[Executor]:
 
 
 @pytest.fixture
-def system(hands: Executor, database_flavour: Flavour, processes: Processes) -> Iterator[WholeSystem]:
+def system(
+    hands: Executor, database_flavour: Flavour, database_template: Path, processes: Processes
+) -> Iterator[WholeSystem]:
     with tempfile.TemporaryDirectory(prefix="stock-test-") as folder:
+        copy_template(database_template, Path(folder))
         made = hands.submit(WholeSystem, Path(folder), database_flavour, processes).result()
         yield made
         hands.submit(made.close).result()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import make_url
 
-from development.local_server import LocalServer, LocalServerSettings
-from development.server_programs import Flavour
+from development.local_server import LocalServer
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
 from service_kit.database import migrating
 from service_kit.database.database import Database, DatabaseSettings
 from tests.kits.database_proxy import proxied
 from tests.kits.orders_api import KEY, ORDER, Api, serving_orders
 from tests.kits.plain_account import PLAIN, plain_url, read_only
+from tests.kits.small_server import small_server
 from tests.kits.warehouse_kit import fresh, reserve, scalar, serving, sql
 
 pytestmark = pytest.mark.sql
@@ -26,13 +25,9 @@ MOVES_WITHIN_SECONDS = 5
 
 
 @pytest.fixture(scope="module")
-def other_server(database_flavour: Flavour) -> Iterator[LocalServer]:
+def other_server(database_template: Path) -> Iterator[LocalServer]:
     """A second small database server."""
-    settings = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-    with (
-        tempfile.TemporaryDirectory(prefix="stock-test-") as folder,
-        LocalServer(Path(folder), database_flavour, settings=settings) as server,
-    ):
+    with small_server(database_template) as server:
         yield server
 
 

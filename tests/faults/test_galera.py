@@ -26,8 +26,8 @@ from tests.kits.several_nodes import (
     ask,
     everything_is_as_told,
     stock_up,
-    until,
 )
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import Calls, No, fresh, outcome, reserve, serving, sql
 from warehouse.stock.commands import Line, Reserve
 from warehouse.stock.records import State
@@ -133,7 +133,7 @@ async def test_a_survivor_without_quorum_is_away_until_it_has_one(
     for node in cluster.nodes[:2]:
         node.kill()
     try:
-        await until(lambda: survivor.status("wsrep_cluster_status") == "non-Primary")
+        await until(lambda: asyncio.to_thread(lambda: survivor.status("wsrep_cluster_status") == "non-Primary"))
         for store in (connected, fresh_one):
             began = time.monotonic()
             with pytest.raises(DatabaseAway):

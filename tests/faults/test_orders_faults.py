@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.lifecycle import Illegal, Payment, Reason, Status, Stock
 from service_kit.starting import Exit
 from tests.kits.database_proxy import DatabaseProxy, proxied
-from tests.kits.processes import ROOT, clean_environment, free_port
+from tests.kits.processes import ROOT, clean_environment
 from tests.kits.scripted_orders import World
 
 pytestmark = pytest.mark.sql

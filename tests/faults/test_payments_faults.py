@@ -15,13 +15,13 @@ from typing import Any, Self
 import aiohttp
 import pytest
 
+from development.free_ports import free_port
 from tests.kits.payment_kit import ReferenceProvider
 from tests.kits.processes import (
     DEVELOPMENT_API_KEY,
     ROOT,
     Processes,
     clean_environment,
-    free_port,
 )
 from warehouse.demo import load_demo
 

@@ -30,8 +30,8 @@ from tests.kits.several_nodes import (
     ask,
     everything_is_as_told,
     stock_up,
-    until,
 )
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import assert_clean, cancel, fresh, reserve, serving, sql
 from warehouse.stock.commands import Cancel, Command, Commit, Line, Reserve
 from warehouse.writing.store import StockStore
@@ -84,7 +84,7 @@ async def torn_urls(nodes: GaleraCluster | MysqlGroup) -> list[str]:
     sql(ours, "DROP TABLE IF EXISTS things")
     sql(ours, "CREATE TABLE things (id INT PRIMARY KEY, value INT)")
     sql(ours, "INSERT INTO things VALUES (1, 0), (2, 0)")
-    await until(lambda: _is_there(theirs) and things(theirs) == [(1, 0), (2, 0)])
+    await until(lambda: asyncio.to_thread(lambda: _is_there(theirs) and things(theirs) == [(1, 0), (2, 0)]))
     return [ours, theirs]
 
 
@@ -119,13 +119,13 @@ async def test_a_transaction_that_another_node_ends_leaves_nothing(
         await atomic_packet.finish(session, then, VALUES)
 
     trying = asyncio.ensure_future(transaction())
-    await until(lambda: is_pausing(ours))
+    await until(lambda: asyncio.to_thread(lambda: is_pausing(ours)))
     await asyncio.to_thread(sql, theirs, "UPDATE things SET value = 9 WHERE id = 1")
     [error] = await asyncio.gather(trying, return_exceptions=True)
     assert isinstance(error, Exception), "a transaction that was ended was told OK"
     assert error_number(error) in CONFLICTS
     await session.rollback()
-    await until(lambda: things(ours) == things(theirs) == [(1, 9), (2, 0)])
+    await until(lambda: asyncio.to_thread(lambda: things(ours) == things(theirs) == [(1, 9), (2, 0)]))
 
 
 async def test_an_ended_transaction_is_noticed_by_the_next_packet(
@@ -135,7 +135,7 @@ async def test_an_ended_transaction_is_noticed_by_the_next_packet(
     session = open_session(ours)
     await session.execute(f"{atomic_packet.BEGIN};{ROW}", {})
     await asyncio.to_thread(sql, theirs, "UPDATE things SET value = 9 WHERE id = 1")
-    await until(lambda: things(ours)[0] == (1, 9))
+    await until(lambda: asyncio.to_thread(lambda: things(ours)[0] == (1, 9)))
     with pytest.raises(pymysql.err.OperationalError) as raised:
         await atomic_packet.finish(session, [OTHER_ROW, NEW_ROW], VALUES)
     assert error_number(raised.value) in CONFLICTS

@@ -15,8 +15,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from development.free_ports import free_port
 from development.service_process import ServiceProcess
-from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from warehouse.demo import load_demo
 
 ORDERS, ORDER = "/api/v1/orders", "/api/v1/orders/1"

@@ -11,8 +11,9 @@ from typing import Self
 
 import pymysql
 
+from development.free_ports import free_port
 from development.local_server import USER, LocalServer, LocalServerSettings
-from tests.kits.processes import ROOT, free_port
+from tests.kits.processes import ROOT
 from tests.kits.warehouse_kit import sql
 
 HOME = ROOT / ".local" / "galera"

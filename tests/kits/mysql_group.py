@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from development.free_ports import free_port
 from development.local_server import USER, LocalServer, LocalServerSettings
 from development.server_programs import ServerProgram
-from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import sql
 
 MEMBERS = 2

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import text
-
 from order_gateway.audit.agreement import Problem
 from order_gateway.audit.checking import OrdersAudit
 from order_gateway.bootstrap import Core, saga_settings
@@ -21,6 +19,7 @@ from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient
 from stockwarden_client.v1 import warehouse_pb2 as pb
+from tests.kits.orders_by_hand import ByHand
 from tests.kits.warehouse_kit import Calls, calling, sql
 from warehouse.server import running
 from warehouse.settings import WarehouseSettings
@@ -66,7 +65,7 @@ class Till:
         return sum((amount for key, amount in self.charged.items() if key not in self.refunded), Decimal(0))
 
 
-class Shop:
+class Shop(ByHand):
     """The order service and its warehouse. Make it with `shop`."""
 
     def __init__(self, orders_url: str, warehouse_url: str, client: WarehouseClient, calls: Calls, till: Till) -> None:
@@ -137,18 +136,6 @@ class Shop:
         """What the warehouse has under the request id of its RESERVE."""
         [outcome] = await self.client.get_requests([await self.key(order, Step.RESERVE)])
         return list(outcome.reservations)
-
-    async def relay_all(self) -> None:
-        """Let the relay do all that is open, however late it is due."""
-        for _ in range(10):
-            await self.execute("UPDATE intents SET due_at = NOW(6)")
-            for intent in await self.intents.claim(100, 30):
-                await self.relay.do(intent)
-
-    async def execute(self, statement: str) -> None:
-        """Change the orders database by hand."""
-        async with self.database.engine.begin() as connection:
-            await connection.execute(text(statement))
 
     def in_warehouse(self, statement: str) -> list[tuple[Any, ...]]:
         """Look at the warehouse's database, or change it by hand."""

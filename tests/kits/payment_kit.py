@@ -13,8 +13,9 @@ from typing import Any
 import jsonschema_rs
 import yaml
 
+from development.free_ports import free_port
 from development.service_process import ServiceProcess, http_answers
-from tests.kits.processes import ROOT, Processes, clean_environment, free_port
+from tests.kits.processes import ROOT, Processes, clean_environment
 from tests.kits.secrets_used import secret
 
 PROVIDER_KEY = secret("the-key-of-this-shop")

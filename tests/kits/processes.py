@@ -1,11 +1,13 @@
 """The services as real processes, for tests."""
 
+import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from development.free_ports import free_port
 from development.service_process import ServiceProcess, grpc_is_serving, http_answers
 from tests.kits.secrets_used import found_in, note_settings
 
@@ -14,11 +16,9 @@ DEVELOPMENT_API_KEY = "order-service-api-key"
 _OURS = ("WAREHOUSE_", "ORDERS_", "DATABASE_URL")
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """What a process wrote that logs a JSON object per line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
 from order_gateway.gateway.port import (
     Call,
@@ -26,6 +26,7 @@ from order_gateway.settings import OrdersSettings, PaymentSettings
 from order_gateway.storage import tables
 from order_gateway.storage.store import Store, StoreSettings
 from service_kit.database.database import Database, DatabaseSettings
+from tests.kits.orders_by_hand import ByHand
 from tests.kits.unasked_warehouse import UnaskedWarehouse
 
 AWAY = GatewayFault("WAREHOUSE_UNAVAILABLE", "away")
@@ -92,7 +93,7 @@ class Outside(UnaskedWarehouse):
         pass
 
 
-class World:
+class World(ByHand):
     """The order service without its HTTP, and the hands of a test on its clock."""
 
     def __init__(self, url: str, outside: Outside | None = None, settings: DatabaseSettings | None = None) -> None:
@@ -114,21 +115,10 @@ class World:
         item = NewItem(1, 1, 2, Decimal("19.99"))
         return await self.saga.create_order(NewOrder("u", "Street 1", "card", (item, item), "c-1", "test", way))
 
-    async def relay_all(self) -> None:
-        """Let the relay do all that is open, however late it is due."""
-        for _ in range(10):
-            await self.execute("UPDATE intents SET due_at = NOW(6)")
-            for intent in await self.intents.claim(100, 30):
-                await self.relay.do(intent)
-
     async def open_steps(self) -> list[str]:
         async with self.database.engine.connect() as connection:
             rows = await connection.execute(select(tables.intents.c.step))
             return sorted(row.step for row in rows)
-
-    async def execute(self, statement: str) -> None:
-        async with self.database.engine.begin() as connection:
-            await connection.execute(text(statement))
 
     async def pass_deadline(self, order: Order) -> None:
         async with self.database.engine.begin() as connection:

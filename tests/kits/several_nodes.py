@@ -1,6 +1,5 @@
 """What the tests on several writing nodes share: what was told, and whether every node says the same."""
 
-import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,14 +54,6 @@ class Told:
             for name in ends.keys() | stored.keys()
             if stored.get(name) not in ends.get(name, set())
         ]
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait, for ten seconds at most."""
-    deadline = time.monotonic() + 10
-    while not await asyncio.to_thread(is_so):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def everything_is_as_told(told: Told, urls: Sequence[str]) -> None:

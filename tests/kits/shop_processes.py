@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -88,14 +87,6 @@ async def run_module(module: str, command: str, settings: dict[str, str]) -> Non
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it is so."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await holds():
-        assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.05)
 
 
 async def until_instant(instant: str, offset_seconds: float) -> None:

@@ -15,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from development.local_server import LocalServer, LocalServerSettings
+from development.local_server import LocalServer
 from development.server_programs import Flavour
 from development.service_process import ServiceDidNotStart, ServiceProcess
 from service_kit.database import migrating
 from tests.kits.processes import ROOT, Processes, clean_environment
+from tests.kits.small_server import SMALL
 
 OUTAGE_SECONDS = 1.5
 """At most so long a process stays dead before it is started again, and the system in peace before the next blow."""
@@ -61,8 +62,7 @@ class WholeSystem:
 
     def __init__(self, folder: Path, flavour: Flavour, processes: Processes) -> None:
         self._processes = processes
-        small = LocalServerSettings(buffer_pool_mib=64, redo_log_mib=64)
-        self.server = LocalServer(folder, flavour, settings=small)
+        self.server = LocalServer(folder, flavour, settings=SMALL)
         self.server.start()
         self.warehouse_url, self.orders_url = f"{self.server.url}/warehouse", f"{self.server.url}/orders"
         migrating.upgrade(self.warehouse_url, "warehouse")

@@ -1,7 +1,9 @@
 """JSON Web Tokens for people: read from the header Authorization, and issued for a password."""
 
 import asyncio
+import base64
 import os
+import secrets
 import threading
 import time
 import uuid
@@ -24,8 +26,19 @@ PASSWORD_CHECKS_MAX = 1
 """At the same time: each takes 64 MiB, and four threads for a twentieth of a second."""
 PASSWORD_CHECKS_NICE = 10
 """They step back behind everything else: anybody may ask for one."""
-# Compared with when there is no such user, so that the time taken does not tell.
-_NOBODY = PasswordHasher().hash(uuid.uuid4().hex)
+
+
+def _nobodys_hash(hasher: PasswordHasher) -> str:
+    """Compared with when there is no such user, so that the time taken does not tell.
+
+    It has the costs of a real one and is that of no password known to anybody; it is not calculated, because each
+    start and each command would pay for that.
+    """
+    salt, digest = (
+        base64.b64encode(secrets.token_bytes(length)).rstrip(b"=").decode()
+        for length in (hasher.salt_len, hasher.hash_len)
+    )
+    return f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,7 @@ class Tokens:
         self.file = ReloadableFiles("JWK set", [jwks], lambda contents: read_public_keys(contents[0])) if jwks else None
         self._users: Mapping[str, UserAccount] = {user.name: user for user in settings.users}
         self._hasher = PasswordHasher()
+        self._nobody = _nobodys_hash(self._hasher)
         self._checks = ThreadPoolExecutor(PASSWORD_CHECKS_MAX, "passwords", _step_back)
 
     @property
@@ -91,7 +105,7 @@ class Tokens:
     async def log_in(self, name: str, password: str) -> UserAccount:
         """The user with this name and password. Raises: ApiError."""
         user = self._users.get(name)
-        expected = user.password_hash if user else _NOBODY
+        expected = user.password_hash if user else self._nobody
         matches = await asyncio.get_running_loop().run_in_executor(self._checks, self._verify, expected, password)
         if user is None or not matches:
             raise ApiError("UNAUTHENTICATED", "the user name or the password is wrong")

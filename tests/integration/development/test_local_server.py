@@ -1,7 +1,6 @@
 """The private database server: its data outlives everything, and it outlives nobody."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,23 +18,15 @@ from development.server_programs import Flavour
 from service_kit.database.migrating import Service
 from tests.conftest import SERVER_SETTINGS
 from tests.kits.processes import ROOT
+from tests.kits.small_server import copy_template
 
 pytestmark = pytest.mark.sql
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, database_flavour: Flavour) -> Path:
-    """A folder with a database that was made and stopped: copying it is quicker than making another."""
-    folder = tmp_path_factory.mktemp("template") / "database"
-    with LocalServer(folder, database_flavour, settings=SERVER_SETTINGS):
-        return folder
-
-
 @pytest.fixture
-def tmp_path(tmp_path: Path, template: Path) -> Path:
+def tmp_path(tmp_path: Path, database_template: Path) -> Path:
     """The test's own folder, with a database in it."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "port").unlink()
+    copy_template(database_template, tmp_path)
     return tmp_path
 
 

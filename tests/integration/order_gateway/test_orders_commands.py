@@ -2,23 +2,17 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.lifecycle import Status, Way
-from tests.kits.orders_kit import Shop, shop
-from tests.kits.processes import ROOT, clean_environment, free_port
+from tests.kits.orders_kit import Shop
+from tests.kits.processes import ROOT, clean_environment
 from tests.kits.warehouse_kit import cancel
 
 pytestmark = pytest.mark.sql
-
-
-@pytest.fixture
-async def at(orders_database_url: str, warehouse_database_url: str) -> AsyncIterator[Shop]:
-    async with shop(orders_database_url, warehouse_database_url) as opened:
-        yield opened
 
 
 async def run(at: Shop, *arguments: str, target: str = "") -> tuple[int, str]:

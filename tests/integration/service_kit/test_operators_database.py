@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from development.free_ports import free_port
 from service_kit.starting import Exit
 from tests.kits.operators import PREFIXES, Command, end_of, ends_of, of_both
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.warehouse_kit import calling, sql
 
 pytestmark = pytest.mark.sql

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from development.free_ports import free_port
 from development.service_process import http_answers
 from order_gateway import __main__ as order_gateway_main
 from order_gateway import settings as orders_settings
@@ -19,7 +20,7 @@ from service_kit.ports import hold_alone, require_free, split_address
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
 from tests.kits.certificates import Authority
 from tests.kits.operators import end_of, of_both
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.warehouse_kit import serving
 from warehouse import settings as warehouse_settings
 from warehouse.__main__ import app as warehouse_cli

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 import stockwarden_client as client
+from development.free_ports import free_port
 from service_kit.database.database import DatabaseSettings
 from stockwarden_client import ClientSettings, WarehouseClient, WarehouseError, line
 from stockwarden_client.v1 import stock_pb2 as stock
 from tests.conftest import MakeDatabase
-from tests.kits.processes import ROOT, free_port
+from tests.kits.processes import ROOT
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import connection, make_overdue, plain_logs, scalar, sql
 from warehouse.auth import ApiKey, Role

@@ -1,20 +1,18 @@
 """What the warehouse tells about itself: metrics, and log lines of real processes."""
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import aiohttp
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from development.free_ports import free_port
 from service_kit.database.database import Database, RaceLost
 from stockwarden_client.v1 import warehouse_pb2 as pb
-from tests.kits.processes import Processes
+from tests.kits.processes import Processes, json_lines
 from tests.kits.warehouse_kit import calling, make_overdue, refused, reserve, serving, sql
 
 pytestmark = pytest.mark.sql
@@ -44,9 +42,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
     return found[name, frozenset(labels.items())]
 
 
-async def test_calls_refusals_batches_and_sweeps_are_counted(
-    warehouse_database_url: str, free_port: Callable[[], int]
-) -> None:
+async def test_calls_refusals_batches_and_sweeps_are_counted(warehouse_database_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     async with serving(warehouse_database_url, metrics_listen=address, sweep_seconds=0.05) as calls:
         await calls.keep({(1, 1): 5})
@@ -78,9 +74,7 @@ async def test_calls_refusals_batches_and_sweeps_are_counted(
     assert value(found, "process_open_fds") > 0
 
 
-async def test_the_lag_of_a_sweep_is_how_late_the_oldest_hold_was(
-    warehouse_database_url: str, free_port: Callable[[], int]
-) -> None:
+async def test_the_lag_of_a_sweep_is_how_late_the_oldest_hold_was(warehouse_database_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     async with serving(warehouse_database_url, metrics_listen=address) as calls:
         await calls.keep({(1, 1): 5})
@@ -92,7 +86,7 @@ async def test_the_lag_of_a_sweep_is_how_late_the_oldest_hold_was(
         assert value(samples(await scrape(address)), "warehouse_sweep_lag_seconds") == 0
 
 
-async def test_prometheus_may_ask_for_open_metrics(warehouse_database_url: str, free_port: Callable[[], int]) -> None:
+async def test_prometheus_may_ask_for_open_metrics(warehouse_database_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     async with serving(warehouse_database_url, metrics_listen=address):
         families = open_metrics(await scrape(address, "application/openmetrics-text"))  # type: ignore[no-untyped-call]
@@ -190,7 +184,7 @@ async def test_answered_calls_are_logged_at_debug_level_only(processes: Processe
 
 @pytest.mark.e2e
 async def test_each_worker_shows_its_metrics_on_a_port_of_its_own(
-    processes: Processes, warehouse_database_url: str, free_port: Callable[[], int]
+    processes: Processes, warehouse_database_url: str
 ) -> None:
     first = free_port()
     places = {"WAREHOUSE_WORKERS": "2", "WAREHOUSE_METRICS_LISTEN": f"127.0.0.1:{first}"}
@@ -211,7 +205,3 @@ async def _is_there(port: int) -> bool:
     writer.close()
     await writer.wait_closed()
     return True
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

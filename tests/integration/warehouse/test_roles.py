@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import aiohttp
 import pytest
 
+from development.free_ports import free_port
 from tests.kits.warehouse_kit import make_overdue, serving, sql
 
 pytestmark = pytest.mark.sql
@@ -18,9 +18,7 @@ async def scraped(address: str) -> str:
         return await response.text()
 
 
-async def test_a_process_without_the_role_ends_no_hold(
-    warehouse_database_url: str, free_port: Callable[[], int]
-) -> None:
+async def test_a_process_without_the_role_ends_no_hold(warehouse_database_url: str) -> None:
     def state() -> str:
         [(found,)] = sql(warehouse_database_url, "SELECT state FROM reservations")
         return str(found)

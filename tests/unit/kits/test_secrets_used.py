@@ -71,9 +71,13 @@ def test_a_run_of_tests_fails_when_something_logs_a_secret(tmp_path: Path, leak:
     (tmp_path / "test_leak.py").write_text(TEST.replace("LEAK", LEAKS[leak]))
     (tmp_path / "pytest.ini").write_text("[pytest]")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", processes, "-p", "tests.kits.secrets_watch", "test_leak.py"],
+        [
+            *(sys.executable, "-m", "pytest", "-n", processes),
+            *("-p", "xdist", "-p", "tests.kits.secrets_watch", "test_leak.py"),
+        ],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        # Loading all plugins that are installed takes longer than the run.
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -3,12 +3,12 @@
 import asyncio
 import socket
 import time
-from collections.abc import Callable
 
 import grpc
 import pytest
 
 import stockwarden_client as client
+from development.free_ports import free_port
 from stockwarden_client import ClientSettings, WarehouseClient, new_request_id
 from tests.kits.scripted_warehouse import LINES, SETTINGS, Act, Context, Scripted, fail, lose_the_answer, serving
 
@@ -66,7 +66,7 @@ async def test_keeps_to_the_deadline() -> None:
     assert len(scripted.request_ids) >= 2
 
 
-async def test_says_so_when_nobody_listens(free_port: Callable[[], int]) -> None:
+async def test_says_so_when_nobody_listens() -> None:
     async with connect(free_port()) as warehouse:
         started = time.monotonic()
         with pytest.raises(client.WarehouseUnavailable):
@@ -75,7 +75,7 @@ async def test_says_so_when_nobody_listens(free_port: Callable[[], int]) -> None
         assert not await warehouse.is_serving()
 
 
-async def test_waits_for_a_server_that_restarts(free_port: Callable[[], int]) -> None:
+async def test_waits_for_a_server_that_restarts() -> None:
     port, scripted = free_port(), Scripted()
     async with connect(port) as warehouse:
         waiting = asyncio.create_task(warehouse.reserve("17", LINES, request_id=new_request_id()))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.processes import ROOT, free_port
+from development.free_ports import free_port
+from tests.kits.processes import ROOT
 from tools.vulnerable_pins import accepted_ids, pins_of, pins_of_lock
 
 PINS = "good==1.0 \\\n    --hash=sha256:00\nBad_one[extra]==2.1.0 ; python_version < '4' \\\n    --hash=sha256:11\n"

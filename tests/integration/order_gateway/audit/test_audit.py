@@ -1,12 +1,13 @@
 """The orders' audit finds what disagrees with the warehouse, and its repair makes it agree: on a real warehouse."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.audit.agreement import Mending, Problem
 from order_gateway.audit.checking import Finding, OrdersAudit
 from order_gateway.gateway.grpc.adapter import GrpcGateway
@@ -14,17 +15,10 @@ from order_gateway.lifecycle import Payment, Reason, Status, Step, Stock, Way
 from order_gateway.saga.pending_steps import PendingStep
 from stockwarden_client import ClientSettings, WarehouseClient
 from stockwarden_client.v1 import warehouse_pb2 as pb
-from tests.kits.orders_kit import Shop, shop
-from tests.kits.processes import free_port
+from tests.kits.orders_kit import Shop
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
 
 pytestmark = pytest.mark.sql
-
-
-@pytest.fixture
-async def at(orders_database_url: str, warehouse_database_url: str) -> AsyncIterator[Shop]:
-    async with shop(orders_database_url, warehouse_database_url) as opened:
-        yield opened
 
 
 async def mended(at: Shop, *expected: tuple[int, Problem]) -> None:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import Call, Hold, StockLine
 from order_gateway.gateway.standing import Standing, database_clock
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient
-from tests.kits.processes import free_port
 from tests.kits.secrets_used import hashed, key_of
 from tests.kits.warehouse_kit import Calls, serving
 from warehouse.auth import ApiKey, Role

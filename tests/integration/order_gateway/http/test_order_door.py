@@ -12,11 +12,12 @@ import aiohttp
 import jwt
 import pytest
 
+from development.free_ports import free_port
 from development.service_process import ServiceProcess
 from order_gateway.access import DEVELOPMENT_BROWSER_KEY
 from tests.kits.attacked import KEYS as KEY_PAIRS
 from tests.kits.attacked import public_keys
-from tests.kits.processes import DEVELOPMENT_API_KEY, Processes, free_port
+from tests.kits.processes import DEVELOPMENT_API_KEY, Processes
 from tests.kits.raw_http import RawAnswer, exchange, request
 from tests.kits.secrets_used import hashed, secret
 from tests.kits.shop_processes import order

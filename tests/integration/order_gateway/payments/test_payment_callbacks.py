@@ -1,7 +1,5 @@
 """News of a payment: each message counts once, makes the order's payment due, and is not lost on whoever is at work."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from order_gateway.lifecycle import Order, Payment, Status, Step
@@ -12,13 +10,6 @@ from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import sql
 
 pytestmark = pytest.mark.sql
-
-
-@pytest.fixture
-async def world(orders_database_url: str) -> AsyncIterator[World]:
-    world = World(orders_database_url)
-    yield world
-    await world.close()
 
 
 async def awaiting(world: World) -> Order:

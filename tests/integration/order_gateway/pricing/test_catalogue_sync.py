@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from development.free_ports import free_port
 from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
 from order_gateway.pricing.catalogue_sync import OVERLAP, CatalogueSync, CatalogueSyncSettings
@@ -14,7 +15,6 @@ from order_gateway.pricing.price_catalogue import PRODUCTS_CACHED_MAX, PriceCata
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient
 from stockwarden_client.v1 import stock_pb2 as stock
-from tests.kits.processes import free_port
 from tests.kits.warehouse_kit import fresh, serving, sql
 
 pytestmark = pytest.mark.sql

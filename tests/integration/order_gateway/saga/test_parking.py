@@ -1,6 +1,5 @@
 """Steps that can't succeed are parked, shown to admins, and go on once what is wrong has been mended."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,13 +22,6 @@ KEY = {"X-API-Key": DEVELOPMENT_API_KEY}
 HOPELESS = Refusal("INVALID_ARGUMENT", "the warehouse does not understand")
 DENIED = GatewayFault("WAREHOUSE_DENIED", "not with this key")
 DUE_IN = "SELECT TIMESTAMPDIFF(SECOND, NOW(6), due_at) FROM intents"
-
-
-@pytest.fixture
-async def world(orders_database_url: str) -> AsyncIterator[World]:
-    world = World(orders_database_url)
-    yield world
-    await world.close()
 
 
 async def paid(world: World, *outcomes: Any) -> Order:

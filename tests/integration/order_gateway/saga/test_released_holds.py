@@ -1,7 +1,6 @@
 """An order's hold is released behind its back: nobody is charged for nothing, and through this service it is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,16 +9,10 @@ from order_gateway.lifecycle import Illegal, Order, Payment, Reason, Status, Sto
 from order_gateway.payments import Bill, Charged, ProviderFault
 from order_gateway.saga.steps import StepFault
 from stockwarden_client.v1 import warehouse_pb2 as pb
-from tests.kits.orders_kit import Shop, shop
+from tests.kits.orders_kit import Shop
 from tests.kits.warehouse_kit import assert_clean, cancel, commit, make_overdue
 
 pytestmark = pytest.mark.sql
-
-
-@pytest.fixture
-async def at(orders_database_url: str, warehouse_database_url: str) -> AsyncIterator[Shop]:
-    async with shop(orders_database_url, warehouse_database_url) as opened:
-        yield opened
 
 
 async def release(at: Shop, order: Order) -> None:

@@ -1,7 +1,6 @@
 """Orders on a real database, with a warehouse and a payment provider that fail by script."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
 
@@ -33,13 +32,6 @@ from tests.kits.order_states import REACHABLE
 from tests.kits.scripted_orders import AWAY, EXPIRED, SHORT, World
 
 pytestmark = pytest.mark.sql
-
-
-@pytest.fixture
-async def world(orders_database_url: str) -> AsyncIterator[World]:
-    world = World(orders_database_url)
-    yield world
-    await world.close()
 
 
 async def test_the_straight_way(world: World) -> None:

@@ -1,7 +1,6 @@
 """What is only needed for a while is deleted, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import pytest
@@ -12,18 +11,12 @@ from order_gateway.settings import RetentionSettings
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, StoredResponse
 from order_gateway.storage.retention import Retention
 from service_kit.background import end, keep
-from tests.kits.orders_kit import Shop, shop
-from tests.kits.shop_processes import until
+from tests.kits.orders_kit import Shop
+from tests.kits.waiting import until
 
 pytestmark = pytest.mark.sql
 SETTINGS = RetentionSettings(idempotency_keys_seconds=3600, batch=10, pause_seconds=0)
 HASH = "0" * 64
-
-
-@pytest.fixture
-async def at(orders_database_url: str, warehouse_database_url: str) -> AsyncIterator[Shop]:
-    async with shop(orders_database_url, warehouse_database_url) as opened:
-        yield opened
 
 
 async def scalars(at: Shop, statement: str) -> list[object]:

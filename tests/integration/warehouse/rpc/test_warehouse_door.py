@@ -14,13 +14,14 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from development.free_ports import free_port
 from development.service_process import NO_PROXY
 from service_kit.starting import Exit
 from stockwarden_client.v1 import warehouse_pb2 as pb
 from stockwarden_client.v1 import warehouse_pb2_grpc
 from tests.attacks.frames import HEADERS, call, frames, open_connection
 from tests.attacks.sockets import connections, head_of, is_ended, status_of
-from tests.kits.processes import Processes, free_port
+from tests.kits.processes import Processes
 from tests.kits.secrets_used import hashed, secret
 
 pytestmark = [pytest.mark.sql, pytest.mark.e2e]

@@ -10,9 +10,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from structlog.testing import capture_logs
 
+from development.free_ports import free_port
 from stockwarden_client.v1 import warehouse_pb2 as pb
 from stockwarden_client.v1 import warehouse_pb2_grpc
-from tests.kits.processes import free_port
 from tests.kits.streaming import FOLLOW, KEYS, LARGE, ChangingKeys, Ticking, by, ticking
 from tests.kits.warehouse_kit import No, connection, outcome, refused, reserve, serving, until_someone_waits_for_a_lock
 from warehouse.auth import ApiKey, Role
