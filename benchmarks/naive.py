@@ -83,7 +83,7 @@ class NaiveServer:
         return pb.ReserveResponse(reservation=hold.as_message())
 
     async def _reserve(self, cursor: Any, request: pb.ReserveRequest) -> Hold:
-        fingerprint = hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
+        request_hash = hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
         await cursor.execute("SELECT answer FROM request_ids WHERE request_id = %s", (request.request_id,))
         if known := await cursor.fetchone():
             return msgspec.json.decode(known[0], type=Hold)
@@ -104,7 +104,7 @@ class NaiveServer:
                 hold = _new_hold(request, wanted, now)
             await self._hold_line(cursor, hold, (product_id, warehouse_id, units), (on_hand, reserved, version))
         assert hold is not None
-        await self._record(cursor, hold, request.request_id, fingerprint)
+        await self._record(cursor, hold, request.request_id, request_hash)
         return hold
 
     async def _hold_line(
@@ -142,7 +142,7 @@ class NaiveServer:
             (hold.reservation_id, product_id, warehouse_id, units, units),
         )
 
-    async def _record(self, cursor: Any, hold: Hold, request_id: str, fingerprint: str) -> None:
+    async def _record(self, cursor: Any, hold: Hold, request_id: str, request_hash: str) -> None:
         answer = hold.as_json()
         await cursor.execute(
             "INSERT INTO reservations (reservation_id, order_id, order_sequence, state, expires_at, created_at)"
@@ -151,7 +151,7 @@ class NaiveServer:
         )
         await cursor.execute(
             "INSERT INTO request_ids (request_id, fingerprint, answer, created_at) VALUES (%s, UNHEX(%s), %s, %s)",
-            (request_id, fingerprint, answer, hold.created_at),
+            (request_id, request_hash, answer, hold.created_at),
         )
         await cursor.execute(
             "INSERT INTO outbox (event_id, type, subject, data, created_at) VALUES (%s, %s, %s, %s, %s)",

@@ -22,6 +22,7 @@ from typing import IO, Self, cast, get_args
 import pymysql
 from pydantic import BaseModel, ConfigDict, Field
 
+from development.child import Child
 from development.private_files import append_private, make_private_folder, write_private
 from development.server_programs import Flavour, Report, ServerProgram, ensure_installed
 from service_kit import child_process
@@ -54,10 +55,11 @@ class LocalServerSettings(BaseModel):
     stop_timeout_seconds: float = Field(60, gt=0, description="until a stopping server is killed")
 
 
-class LocalServer:
+class LocalServer(Child):
     """One server and its data folder; `start` and `stop` may be repeated.
 
-    The server ends with the thread that called `start`, however that ends.
+    The server ends with the thread that called `start`, however that ends. After `kill`, the next `start` recovers what
+    was committed.
 
     Args:
         folder: where its data, its log and its port are kept; made if missing.
@@ -76,6 +78,7 @@ class LocalServer:
         settings: LocalServerSettings | None = None,
         report: Report = lambda _: None,
     ) -> None:
+        super().__init__()
         self.name = "database server"
         self.folder = folder.resolve()
         self.flavour: Flavour = flavour or self._made_by() or "mariadb"
@@ -83,7 +86,6 @@ class LocalServer:
         self.port = port or 0
         self._fixed_port = port
         self._report = report
-        self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -99,16 +101,6 @@ class LocalServer:
     def error_log(self) -> Path:
         """The server's own log."""
         return self.folder / "error.log"
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
-
-    @property
-    def exit_status(self) -> int | None:
-        """How it ended: a status, or minus the number of a signal; None while it runs or before."""
-        return None if self._process is None else self._process.poll()
 
     def launch(self) -> None:
         """The same as `start`."""
@@ -142,12 +134,6 @@ class LocalServer:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def kill(self) -> None:
-        """End the server as a power cut would (SIGKILL); the next `start` recovers what was committed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
     def __enter__(self) -> Self:
         self.start()
@@ -284,8 +270,8 @@ class LocalServer:
 
     def _choose_port(self) -> int:
         remembered = self.folder / "port"
-        wished = self._fixed_port or (int(remembered.read_text()) if remembered.exists() else 0)
-        port = _free_port(wished)
+        preferred = self._fixed_port or (int(remembered.read_text()) if remembered.exists() else 0)
+        port = _free_port(preferred)
         if self._fixed_port and port != self._fixed_port:
             raise ServerDidNotStart(f"Port {self._fixed_port} is taken: choose another one for the database server.")
         remembered.write_text(str(port))
@@ -364,7 +350,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _serves(pid: int, folder: Path) -> bool:
-    """Whether `pid` is a server of this folder and not a stranger that was given the number later."""
+    """Whether `pid` is a server of this folder and not another program that was given the number later."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -372,8 +358,8 @@ def _serves(pid: int, folder: Path) -> bool:
     return f"--datadir={folder / 'data'}".encode() in arguments
 
 
-def _free_port(wished: int) -> int:
-    for candidate in (wished, 0):
+def _free_port(preferred: int) -> int:
+    for candidate in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

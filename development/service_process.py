@@ -1,6 +1,5 @@
 """A service as a child process: started, known to be healthy, killed, stopped, with its log at hand."""
 
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -10,6 +9,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from development.child import Child
 from development.private_files import append_private, make_private_folder
 from service_kit import child_process
 
@@ -24,7 +24,7 @@ class ServiceDidNotStart(Exception):
     """The service ended, or was not healthy in time; the message ends with the end of its log."""
 
 
-class ServiceProcess:
+class ServiceProcess(Child):
     """One service and its log file; `start` and `stop` may be repeated.
 
     Args:
@@ -44,23 +44,13 @@ class ServiceProcess:
         log_path: Path,
         directory: Path | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.log_path = log_path
         self._command = list(command)
         self._is_healthy = is_healthy
         self._environment = dict(environment)
         self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
-
-    @property
-    def exit_status(self) -> int | None:
-        """How it ended: an exit status, or minus the number of a signal; None while it runs or before."""
-        return None if self._process is None else self._process.poll()
 
     def launch(self) -> None:
         """Start it and return at once; nothing happens if it runs already."""
@@ -87,12 +77,6 @@ class ServiceProcess:
         status = self.exit_status
         what = f"was not healthy within {timeout_seconds:g} s" if status is None else f"ended with status {status}"
         raise ServiceDidNotStart(f"{self.name} {what}. The end of {self.log_path}:\n{self.log_tail()}")
-
-    def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
     def stop(self, timeout_seconds: float = 30) -> int | None:
         """Ask it to end, kill it after `timeout_seconds`; return its exit status, None if it never ran."""

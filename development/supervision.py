@@ -8,7 +8,7 @@ from typing import Protocol
 BACKOFF_FIRST_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 15.0
 STEADY_SECONDS = 30.0
-"""Who has run this long is forgiven its earlier ends."""
+"""After running this long, a process that ends is started again as soon as at its first end."""
 
 
 class Startable(Protocol):

@@ -1,7 +1,6 @@
 """The command line of the order service: `python -m order_gateway serve|migrate|audit|reconcile|why`."""
 
 import asyncio
-import gc
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -22,14 +21,13 @@ from service_kit.database.character_sets import report_wrong_columns
 from service_kit.database.problems import check_database
 from service_kit.database_url import name_of_setting
 from service_kit.descriptors import room_for
+from service_kit.garbage import calm_garbage_collector
 from service_kit.logging import configure_logging
 from service_kit.ports import address_problem, require_free, split_address
 from service_kit.settings import load_settings_or_exit, log_risks
 from service_kit.starting import EXIT_STATUSES, NotStarted
 from service_kit.tracing import configure_tracing
 
-GC_THRESHOLD = 50_000
-"""Objects made, less those gone, between two looks for cycles; 700 unless set."""
 LINGERING_SECONDS = 2.0
 """How long a body is read on that nobody wants, so that the client gets to read why."""
 log = structlog.get_logger("order_gateway")
@@ -99,16 +97,9 @@ async def run(settings: OrdersSettings) -> None:
         await stack.enter_async_context(service.at_work())
         await report_wrong_columns(database)
         await _listen(app, settings, stack, instruments.metrics)
-        _calm_garbage_collector()
+        calm_garbage_collector()
         await stop.wait()
         log.info("stopping")
-
-
-def _calm_garbage_collector() -> None:
-    """What start-up made stays; requests make hardly any cycles, and looking for them often costs their time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
 async def _listen(

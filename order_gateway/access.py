@@ -65,7 +65,7 @@ _KEYS: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(tuple[ApiKey, ...])
 
 
 class AccessSettings(ServiceSettings):
-    """The part of the order service's settings that guards its door."""
+    """The part of the order service's settings that says who may call it, how often and how much."""
 
     profile: Literal["production", "development"] = "production"
     listen: str = Field("127.0.0.1:3000", pattern=r"^.+:\d{1,5}$")
@@ -132,7 +132,7 @@ class AccessSettings(ServiceSettings):
         75, gt=0, le=86_400, description="between two requests; proxies should keep theirs for less"
     )
     ready_seconds: float = Field(1, ge=0, le=60, description="how old an answer of /ready may be")
-    event_stream_seconds_max: float = Field(3600, gt=0, le=86_400, description="then the client connects anew")
+    event_stream_seconds_max: float = Field(3600, gt=0, le=86_400, description="then the client connects again")
     event_heartbeat_seconds: float = Field(15, gt=0, le=300, description="a silent stream shows that it lives")
     event_poll_seconds: float = Field(0.25, gt=0, le=60, description="how often watched orders are looked at")
     host_names: tuple[str, ...] = Field(

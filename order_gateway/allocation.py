@@ -1,4 +1,4 @@
-"""PURE: from which warehouse each line of an order comes, where that is ours to choose.
+"""PURE: from which warehouse each line of an order comes, where we choose it.
 
 One allocator decides for new orders and for those that were refused; the warehouse's Reserve has the last word.
 """
@@ -18,7 +18,7 @@ ChosenWarehouses = tuple[int, ...]
 
 
 class WantedLine(Protocol):
-    """A line that is to get a warehouse; None: ours to choose."""
+    """A line that is to get a warehouse; None: we choose."""
 
     @property
     def product_id(self) -> int:
@@ -39,33 +39,33 @@ class WantedLine(Protocol):
 def allocate(lines: Sequence[WantedLine], stock: Stock) -> ChosenWarehouses | Refusal:
     """A warehouse for every line: the first that has enough beside what the other lines take.
 
-    A line comes from one warehouse. Large lines choose before small ones, which fit into more places.
+    A line comes from one warehouse. Large lines choose before small ones, for which more warehouses have enough.
 
     Returns: the warehouses; or a refusal that names each line for which no warehouse has enough.
     """
     free = {
         product_id: {level.warehouse_id: level.quantity for level in levels} for product_id, levels in stock.items()
     }
-    places: dict[int, int] = {}
+    warehouses: dict[int, int] = {}
     for position, line in enumerate(lines):
         if line.warehouse_id is not None:
-            places[position] = line.warehouse_id
+            warehouses[position] = line.warehouse_id
             _take(free, line, line.warehouse_id)
     short: dict[int, dict[str, Any]] = {}
     for position in sorted(range(len(lines)), key=lambda position: -lines[position].quantity):
         line = lines[position]
-        if position in places:
+        if position in warehouses:
             continue
         levels = free.get(line.product_id, {})
-        place = next((warehouse_id for warehouse_id, units in levels.items() if units >= line.quantity), None)
-        if place is None:
+        warehouse_id = next((warehouse_id for warehouse_id, units in levels.items() if units >= line.quantity), None)
+        if warehouse_id is None:
             short[position] = _shortage(line, levels)
         else:
-            places[position] = place
-            _take(free, line, place)
+            warehouses[position] = warehouse_id
+            _take(free, line, warehouse_id)
     if short:
         return Refusal("INSUFFICIENT_STOCK", "not enough stock", tuple(short[position] for position in sorted(short)))
-    return tuple(places[position] for position in range(len(lines)))
+    return tuple(warehouses[position] for position in range(len(lines)))
 
 
 def chosen_warehouses(items: Sequence[Item]) -> tuple[int | None, ...]:
@@ -73,9 +73,9 @@ def chosen_warehouses(items: Sequence[Item]) -> tuple[int | None, ...]:
     return tuple(item.warehouse_id for item in items)
 
 
-def placed(items: Sequence[Item], places: ChosenWarehouses) -> tuple[Item, ...]:
+def with_warehouses(items: Sequence[Item], warehouses: ChosenWarehouses) -> tuple[Item, ...]:
     """These lines with their warehouses."""
-    return tuple(replace(item, warehouse_id=place) for item, place in zip(items, places, strict=True))
+    return tuple(replace(item, warehouse_id=warehouse_id) for item, warehouse_id in zip(items, warehouses, strict=True))
 
 
 def undecided(items: Iterable[WantedLine]) -> set[int]:
@@ -84,7 +84,7 @@ def undecided(items: Iterable[WantedLine]) -> set[int]:
 
 
 def movable(items: Sequence[Item], refusal: Refusal) -> set[int]:
-    """The products of which a line fell short whose warehouse is ours to choose."""
+    """The products of which a line fell short for which we choose the warehouse."""
     short = _available(refusal)
     return {item.product_id for item in items if item.any_warehouse and (item.product_id, item.warehouse_id) in short}
 
@@ -92,8 +92,8 @@ def movable(items: Sequence[Item], refusal: Refusal) -> set[int]:
 def reallocate(items: Sequence[Item], refusal: Refusal, stock: Stock) -> ChosenWarehouses | None:
     """Warehouses for an order that was just refused; None: there is nothing better.
 
-    Of the products in `stock`, all lines that are ours to place are placed anew. A stock level that was just
-    refused counts with what the refusal says is available there.
+    Of the products in `stock`, all lines for which we choose get a warehouse again. A stock level that was just refused
+    counts with what the refusal says is available there.
     """
     short = _available(refusal)
     known = {
@@ -106,15 +106,15 @@ def reallocate(items: Sequence[Item], refusal: Refusal, stock: Stock) -> ChosenW
     open_ = [
         replace(item, warehouse_id=None) if item.any_warehouse and item.product_id in stock else item for item in items
     ]
-    places = allocate(open_, known)
-    if isinstance(places, Refusal):
+    warehouses = allocate(open_, known)
+    if isinstance(warehouses, Refusal):
         return None
     asked = dict.fromkeys(short, 0)
-    for item, place in zip(items, places, strict=True):
-        if (item.product_id, place) in asked:
-            asked[item.product_id, place] += item.quantity
-    # Lines whose warehouse is the customer's wish may be what is short.
-    return places if all(asked[level] <= short[level] for level in short) else None
+    for item, warehouse_id in zip(items, warehouses, strict=True):
+        if (item.product_id, warehouse_id) in asked:
+            asked[item.product_id, warehouse_id] += item.quantity
+    # Lines whose warehouse the customer named may be what is short.
+    return warehouses if all(asked[level] <= short[level] for level in short) else None
 
 
 def _take(free: dict[int, dict[int, int]], line: WantedLine, warehouse_id: int) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from order_gateway.audit.checking import OrdersAudit
 from order_gateway.audit.reconcile import Reconciling
 from order_gateway.audit.repair import OrdersRepair
-from order_gateway.audit.why import Explaining
+from order_gateway.audit.why import OrderExplainer
 from order_gateway.gateway.breaker import GuardedGateway
 from order_gateway.gateway.grpc.adapter import GrpcGateway, connected
 from order_gateway.gateway.modes import Modes
@@ -49,7 +49,7 @@ from order_gateway.payments import Payments
 from order_gateway.payments.callbacks import Callbacks
 from order_gateway.payments.choosing import make_payments
 from order_gateway.pricing.basket import Basket, ProductPrices
-from order_gateway.pricing.catalogue_reading import CatalogueSync, ReadingSettings
+from order_gateway.pricing.catalogue_sync import CatalogueSync, CatalogueSyncSettings
 from order_gateway.pricing.price_catalogue import PriceCatalogue
 from order_gateway.saga.pending_steps import PendingSteps
 from order_gateway.saga.relay import Relay
@@ -96,9 +96,9 @@ class Core:
         hold_seconds = settings.payment_window_seconds + settings.hold_grace_seconds
         return OrdersRepair(self.database, self.store, saga, relay, self.warehouse, hold_seconds)
 
-    def explaining(self, gateway: WarehouseGateway | None = None) -> Explaining:
+    def explainer(self, gateway: WarehouseGateway | None = None) -> OrderExplainer:
         """Why an order is as it is."""
-        return Explaining(self.audit(gateway), self.store, Listing(self.database, self.settings.list_counted_max))
+        return OrderExplainer(self.audit(gateway), self.store, Listing(self.database, self.settings.list_counted_max))
 
 
 @asynccontextmanager
@@ -233,7 +233,7 @@ class Service:
             ConfigRoutes(self._modes, self._gateway, PREFIX),
             self._health(),
             DeadLetterRoutes(self._steps, self._relay, PREFIX),
-            WhyRoutes(core.explaining(self._gateway), PREFIX),
+            WhyRoutes(core.explainer(self._gateway), PREFIX),
         )
         return [operation for noun in nouns for operation in noun.operations()]
 
@@ -292,7 +292,7 @@ class Service:
             core.database,
             self._price_catalogue,
             self._gateway.catalogue,
-            ReadingSettings(
+            CatalogueSyncSettings(
                 every_seconds=settings.catalogue_read_seconds,
                 all_every_seconds=settings.catalogue_all_seconds,
                 retry_seconds=min(settings.breaker.open_seconds_max, settings.catalogue_read_seconds),

@@ -13,7 +13,7 @@ import msgspec
 from order_gateway.lifecycle import Order, Step
 
 KEY_BYTES = 10
-"""With token, number (of at most 19 digits), step and place, a request id then has no more than 64 characters."""
+"""With token, number (of at most 19 digits), step and position, a request id then has no more than 64 characters."""
 _NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,18})-([0-9a-f]{20})")
 _BARE_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -36,14 +36,14 @@ class OrderName(msgspec.Struct, frozen=True):
         """The warehouse's order id."""
         return f"{self.installation}-{self.number}-{self.key}" if self.key else str(self.number)
 
-    def request_id(self, step: Step, place: int | None = None) -> str:
+    def request_id(self, step: Step, position: int | None = None) -> str:
         """The request id of a step; the same for every repetition.
 
         Args:
-            place: of the line, where a step is a call per line.
+            position: of the line, where a step is a call per line.
         """
         begin = self.in_warehouse if self.key else f"{self.installation}-order-{self.number}"
-        return f"{begin}-{step}" if place is None else f"{begin}-{step}-{place}"
+        return f"{begin}-{step}" if position is None else f"{begin}-{step}-{position}"
 
 
 def new_request_key() -> str:

@@ -21,9 +21,9 @@ from service_kit.progress import Progress
 from service_kit.settings import load_settings_or_exit
 from service_kit.starting import EXIT_STATUSES, Exit, NotStarted
 
-ID_MAX = 2**63 - 1
+ORDER_ID_MAX = 2**63 - 1
 ROUNDS_MAX = 100
-"""Rounds of audit and repair; each mends at most `findings_max` orders."""
+"""Rounds of audit and repair; each repairs at most `findings_max` orders."""
 Since = Annotated[
     str, typer.Option(help="Only orders made at this instant or later, in UTC unless it says so: 2026-11-25T08:00:00")
 ]
@@ -100,7 +100,7 @@ async def _reconcile(settings: OrdersSettings, since: datetime | None) -> Exit:
         return Exit.FOUND if found.lost_count or report.found else Exit.DONE
 
 
-def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The order's number.")]) -> None:
+def why(order_id: Annotated[int, typer.Argument(min=1, max=ORDER_ID_MAX, help="The order's number.")]) -> None:
     """Explain an order: what is still to be done for it, tries, last error, next try, history, holds.
 
     It ends with status 1 if there is no such order, or if it does not agree with the warehouse.
@@ -111,7 +111,7 @@ def why(order_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The ord
 async def _why(settings: OrdersSettings, order_id: int) -> Exit:
     async with opened_core(settings) as core:
         try:
-            explained = await core.explaining().explain(order_id)
+            explained = await core.explainer().explain(order_id)
         except OrderNotFound as error:
             typer.echo(f"{error}.", err=True)
             return Exit.FOUND

@@ -14,7 +14,7 @@ def securing(server: str) -> Callable[[CIMultiDict[str]], None]:
     Args:
         server: what a server calls itself; otherwise it would be the library's name and version.
     """
-    # Not an ordinary dict, whose names would be folded to lower case anew for every answer.
+    # Not an ordinary dict, whose names would be folded to lower case again for every answer.
     common = CIMultiDictProxy(
         CIMultiDict(
             {

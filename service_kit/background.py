@@ -1,7 +1,7 @@
 """Background tasks that go on for as long as the service does: kept alive, seen from outside, and ended for sure.
 
 None may end unnoticed. What ends without having been told to, whatever ended it, is logged, counted, begun again, and
-meanwhile named by `Background.ill`, which health and metrics read.
+meanwhile named by `Background.unhealthy`, which health and metrics read.
 """
 
 import asyncio
@@ -42,8 +42,8 @@ class Kept:
         self.task = asyncio.get_running_loop().create_task(self._run(), name=name, context=context)
 
     @property
-    def is_well(self) -> bool:
-        """Whether it is at work, and has been for as long as it last rested if it ever failed."""
+    def is_healthy(self) -> bool:
+        """Whether it runs, and, if it ever failed, has run for as long as its last pause was."""
         if self.task.done():
             return self._is_over() or self.task.cancelled()
         if self._begun_at is None:
@@ -157,8 +157,8 @@ class Watched(Protocol):
         ...
 
     @property
-    def is_well(self) -> bool:
-        """Whether it is at work."""
+    def is_healthy(self) -> bool:
+        """Whether it runs."""
         ...
 
     @property
@@ -184,9 +184,9 @@ class Background:
         self._watched += watched
 
     @property
-    def ill(self) -> tuple[str, ...]:
-        """The names of those that are not at work, or were not a moment ago."""
-        return tuple(one.name for one in self._watched if not one.is_well)
+    def unhealthy(self) -> tuple[str, ...]:
+        """The names of those that do not run, or did not a moment ago."""
+        return tuple(one.name for one in self._watched if not one.is_healthy)
 
     def measures(self, prefix: str) -> list[Measure]:
         """What metrics tell, each per task."""
@@ -194,7 +194,7 @@ class Background:
             Gauge(
                 f"{prefix}_background_task_well",
                 "1 if the background task is at work.",
-                lambda: self._each(lambda one: one.is_well),
+                lambda: self._each(lambda one: one.is_healthy),
                 ("task",),
             ),
             Gauge(

@@ -8,10 +8,10 @@ nobody has come for `gather_patience_seconds`, or, once the share is there, for 
 and after `gather_seconds` at most.
 
 An item whose time has not come, because somebody else keeps what it needs, can be set aside (`SetAside`): it comes
-again, in its old place before all that came later, and the batches go on meanwhile.
+again, in its old position before all that came later, and the batches go on meanwhile.
 
 Why not only take what waits: a busy server lets its callers in one by one, between everything else it has to do. As
-long as it is busy with batches of one, hardly two come in at a time, however many stand at the door. And why two
+long as it is busy with batches of one, hardly two come in at a time, however many wait to be let in. And why two
 pauses: callers come in lumps, because they were answered in lumps; the silence before a lump is not the end of it.
 """
 
@@ -47,7 +47,7 @@ class BatchFailed(Fault):
 
 
 class SetAside(NamedTuple):
-    """Stands in the place of an item's result: nothing was done, let it come again at `until` (the loop's time).
+    """Stands for an item's result: nothing was done, let it come again at `until` (the loop's time).
 
     Attributes:
         until: when; the item is then before all that came after it.
@@ -78,7 +78,7 @@ class BatcherSettings(BaseModel, extra="forbid"):
 
 
 class _Entry(msgspec.Struct, Generic[ItemT, ResultT], frozen=True):
-    """An item on its way; `number` is its place among all."""
+    """An item on its way; `number` is its position among all."""
 
     number: int
     item: ItemT
@@ -130,9 +130,9 @@ class Batcher(Generic[ItemT, ResultT]):
         return len(self._aside)
 
     @property
-    def is_well(self) -> bool:
-        """Whether its worker is at work, or not needed yet."""
-        return self._worker is None or self._worker.is_well
+    def is_healthy(self) -> bool:
+        """Whether its worker runs, or is not needed yet."""
+        return self._worker is None or self._worker.is_healthy
 
     @property
     def failures(self) -> int:
@@ -141,7 +141,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def start(self) -> None:
         """Begin to process; needs a running event loop."""
-        # Whoever starts it may be a call: its log lines and spans must not pass for those of that call for ever.
+        # It may be started from within a call: its log lines and spans must not pass for that call's forever.
         self._worker = keep(self.name, self._run, lambda: self._closing, Context())
 
     def submit(self, item: ItemT, deadline: float | None = None, *, is_patient: bool = True) -> asyncio.Future[ResultT]:
@@ -292,7 +292,7 @@ class Batcher(Generic[ItemT, ResultT]):
             entry.future.set_exception(told.fault)
 
     def _bring_back(self, now: float) -> None:
-        """Put what was set aside until now back into its place."""
+        """Put what was set aside until now back to its position."""
         due = [entry for until, entry in self._aside if until <= now]
         if due:
             self._aside = [(until, entry) for until, entry in self._aside if until > now]

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from service_kit.followed import Followed
+from service_kit.reloadable_files import ReloadableFiles
 
 EXAMPLE = "mysql://user:password@host:3306/database"
 OPTIONS = ("tls", "tls_ca")
@@ -53,7 +53,7 @@ class DatabaseAddress:
     tls_ca: str = ""
 
     @property
-    def place(self) -> str:
+    def host_and_port(self) -> str:
         """host:port, for people."""
         return f"{self.url.host}:{self.url.port or 3306}"
 
@@ -145,10 +145,10 @@ def encrypt_connections(address: DatabaseAddress) -> Callable[..., None]:
     """
     address.tls_context()  # what is wrong with the file is said in its own words
     paths = [Path(address.tls_ca)] if address.tls_ca else []
-    followed = Followed("the CA of the database", paths, lambda _contents: address.tls_context())
+    files = ReloadableFiles("the CA of the database", paths, lambda _contents: address.tls_context())
 
     def encrypt(_dialect: object, _record: object, _arguments: list[Any], options: dict[str, Any]) -> None:
-        followed.look()
-        options["ssl"] = followed.content
+        files.reload()
+        options["ssl"] = files.content
 
     return encrypt

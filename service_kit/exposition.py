@@ -56,7 +56,7 @@ async def exposed(metrics: Metrics, setting: str, listen: str, server: str) -> A
 
 
 class _Handler(RequestHandler):
-    """A connection that can't be kept open for ever, and of whose errors nothing that was sent gets into the log."""
+    """A connection that can't be kept open forever, and of whose errors nothing that was sent gets into the log."""
 
     __slots__ = ("_end", "_others", "_secure")
 

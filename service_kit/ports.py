@@ -57,9 +57,9 @@ def hold_alone(setting: str, listen: str) -> Iterator[str]:
     held: list[socket.socket] = []
     try:
         missing: list[NotStarted] = []
-        for family, place in _places(setting, listen, host, port):
+        for family, address in _socket_addresses(setting, listen, host, port):
             try:
-                held.append(_take(setting, listen, family, place))
+                held.append(_take(setting, listen, family, address))
             except _NotHere as problem:
                 missing.append(problem)
         if not held:
@@ -71,39 +71,41 @@ def hold_alone(setting: str, listen: str) -> Iterator[str]:
             taken.close()
 
 
-def _places(setting: str, listen: str, host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+def _socket_addresses(setting: str, listen: str, host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
     if port > PORT_MAX:
         raise NotStarted(f"{setting}: can't listen on {listen}: there is no port {port}; set one up to {PORT_MAX}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise address_problem(setting, listen, error) from error
-    places = [(int(family), (str(place[0]), int(place[1]))) for family, _kind, _protocol, _name, place in found]
+    addresses = [
+        (int(family), (str(address[0]), int(address[1]))) for family, _kind, _protocol, _name, address in found
+    ]
     # With port 0 each would get another one.
-    return places if port else places[:1]
+    return addresses if port else addresses[:1]
 
 
-def _take(setting: str, listen: str, family: int, place: tuple[str, int]) -> socket.socket:
+def _take(setting: str, listen: str, family: int, address: tuple[str, int]) -> socket.socket:
     try:
         try:
-            return _bound(family, place, reuse=False)
+            return _bound(family, address, reuse=False)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             # It may only be that connections of an earlier server are still dying (TIME_WAIT).
-            return _bound(family, place, reuse=True)
+            return _bound(family, address, reuse=True)
     except OSError as error:
         problem = address_problem(setting, listen, error)
         raise (_NotHere(str(problem)) if error.errno in _ABSENT else problem) from error
 
 
-def _bound(family: int, place: tuple[str, int], *, reuse: bool) -> socket.socket:
+def _bound(family: int, address: tuple[str, int], *, reuse: bool) -> socket.socket:
     taken = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
             taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
-        taken.bind(place)
+        taken.bind(address)
         # Alone so far; from here on others may join, but only those who ask for it, and nobody who wants it alone.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -99,15 +99,15 @@ def load_settings(kind: type[SettingsT], *, to_serve: bool = True) -> SettingsT:
     if settings is None and problems:
         # What else is wrong shows if those that can't be read are left at their defaults.
         settings, further = _construct(kind, {**_defaults(kind, problems), **kind.stand_ins})
-        problems.update({place: text for place, text in further.items() if not _concerns(text, problems)})
+        problems.update({path: text for path, text in further.items() if not _concerns(text, problems)})
     reasons = [] if settings is None or not to_serve else settings.reasons_not_to_serve()
-    known_bad = {_name(kind, place[:1]) for place in problems if place}
+    known_bad = {_name(kind, path[:1]) for path in problems if path}
     lines = [
         *(f"{name}: {text}" for name, text in unknown.items()),
         *(
-            f"{_name(kind, place)}: {text}" if place else text
-            for place, text in problems.items()
-            if _name(kind, place) not in unknown
+            f"{_name(kind, path)}: {text}" if path else text
+            for path, text in problems.items()
+            if _name(kind, path) not in unknown
         ),
         *(reason for reason in reasons if not any(name in reason for name in known_bad)),
     ]
@@ -193,14 +193,14 @@ def _nearest(name: str, known: frozenset[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-Place = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
-def _construct(kind: type[SettingsT], given: Mapping[str, Any]) -> tuple[SettingsT | None, dict[Place, str]]:
+def _construct(kind: type[SettingsT], given: Mapping[str, Any]) -> tuple[SettingsT | None, dict[FieldPath, str]]:
     try:
         return kind(**given), {}
     except ValidationError as error:
-        problems: dict[Place, str] = {}
+        problems: dict[FieldPath, str] = {}
         for item in error.errors():
             text = _text(kind, item)
             problems[item["loc"]] = f"{problems[item['loc']]}; {text}" if item["loc"] in problems else text
@@ -208,40 +208,40 @@ def _construct(kind: type[SettingsT], given: Mapping[str, Any]) -> tuple[Setting
 
 
 def _text(kind: type[BaseSettings], item: Mapping[str, Any]) -> str:
-    place: Place = item["loc"]
+    path: FieldPath = item["loc"]
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        name = _name(kind, place)
+        name = _name(kind, path)
         return f"there is no such setting{'' if '[' in name else _nearest(name, known_names(kind))}"
     if isinstance(item["input"], str) and item["type"] in ("tuple_type", "model_type", "list_type", "dict_type"):
         return _NOT_JSON
     return text
 
 
-def _defaults(kind: type[BaseSettings], problems: Mapping[Place, str]) -> dict[str, Any]:
+def _defaults(kind: type[BaseSettings], problems: Mapping[FieldPath, str]) -> dict[str, Any]:
     """For each field that can't be read, its default, under the name by which it is given."""
     by_name = {alias: field for field in kind.model_fields.values() for alias in _aliases(field)}
     found: dict[str, Any] = {}
-    for place in problems:
-        field = kind.model_fields.get(str(place[0])) or by_name.get(str(place[0])) if place else None
+    for path in problems:
+        field = kind.model_fields.get(str(path[0])) or by_name.get(str(path[0])) if path else None
         if field is not None and not field.is_required():
-            found[str(place[0])] = field.get_default(call_default_factory=True)
+            found[str(path[0])] = field.get_default(call_default_factory=True)
     return found
 
 
-def _concerns(text: str, problems: Mapping[Place, str]) -> bool:
+def _concerns(text: str, problems: Mapping[FieldPath, str]) -> bool:
     """Whether a further problem only comes of leaving out one that is known already."""
-    return any(place and str(place[0]).upper() in text for place in problems)
+    return any(path and str(path[0]).upper() in text for path in problems)
 
 
-def _name(kind: type[BaseSettings], place: Place) -> str:
-    """The environment variable of a place in the settings, and where in its JSON if that is a list."""
-    if not place:
+def _name(kind: type[BaseSettings], path: FieldPath) -> str:
+    """The environment variable of a field of the settings, and where in its JSON if that is a list."""
+    if not path:
         return ""
-    first = str(place[0])
+    first = str(path[0])
     prefix = "" if first not in kind.model_fields else str(kind.model_config.get("env_prefix") or "")
     name, inside = f"{prefix}{first}".upper(), ""
-    for part in place[1:]:
+    for part in path[1:]:
         if isinstance(part, int):
             inside += f"[{part}]"
         elif inside:

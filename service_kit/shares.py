@@ -9,19 +9,19 @@ from collections.abc import Sequence
 
 _ROUNDING = 1e-6
 ALL = -1
-"""The place of a refusal for want of any free slot."""
+"""The share of a refusal for want of any free slot."""
 
 
 class NoSlot(Exception):
     """There is no slot now.
 
     Attributes:
-        place: of the name whose share is used up, among the names given; ALL if no slot is free at all.
+        share: which one is used up, by its position among the names given; ALL if no slot is free at all.
     """
 
-    def __init__(self, place: int) -> None:
-        super().__init__("no slot is free" if place == ALL else "the share is used up")
-        self.place = place
+    def __init__(self, share: int) -> None:
+        super().__init__("no slot is free" if share == ALL else "the share is used up")
+        self.share = share
 
 
 class Budget:
@@ -47,26 +47,26 @@ class Budget:
         free = self.slots_max - self.taken
         if free <= 0:
             raise NoSlot(ALL)
-        for place, name in enumerate(names):
-            if name is not None and self._taken_by[place].get(name, 0) >= self._weights[place] * free - _ROUNDING:
-                raise NoSlot(place)
+        for position, name in enumerate(names):
+            if name is not None and self._taken_by[position].get(name, 0) >= self._weights[position] * free - _ROUNDING:
+                raise NoSlot(position)
         self.taken += 1
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             if name is not None:
-                by_name = self._taken_by[place]
+                by_name = self._taken_by[position]
                 by_name[name] = by_name.get(name, 0) + 1
 
     def give_back(self, *names: str | None) -> None:
         """Give a slot back that was taken for the same names."""
         self.taken -= 1
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             if name is not None:
-                by_name = self._taken_by[place]
+                by_name = self._taken_by[position]
                 if by_name[name] > 1:
                     by_name[name] -= 1
                 else:
                     del by_name[name]
 
-    def taken_by(self, place: int, name: str) -> int:
+    def taken_by(self, share: int, name: str) -> int:
         """How many slots a name has now."""
-        return self._taken_by[place].get(name, 0)
+        return self._taken_by[share].get(name, 0)

@@ -30,7 +30,7 @@ class RowsLocked(LockRetriesSpent):
     """Another session keeps rows locked that this needs; nothing was done, ask again later."""
 
 
-class HeldUp(Exception):
+class WriteBlocked(Exception):
     """What a batch writes has to wait for somebody else's locks, and they last; nothing was done."""
 
 
@@ -109,7 +109,7 @@ class StuckRows(Generic[KeyT]):
             self._stuck.pop(key, None)
 
     def set_aside(self, keys: Iterable[KeyT], names: Iterable[Hashable], now: float, why: str) -> SetAside:
-        """What stands in the place of an item's result that needs the rows `keys`.
+        """What stands for the result of an item that needs the rows `keys`.
 
         Args:
             names: what the item is called; others of that name follow it (`follows`), so that they keep their order.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from development.local_server import LocalServer, LocalServerSettings
@@ -33,9 +34,10 @@ pytest_plugins = ["tests.kits.secrets_watch", "tests.kits.where_time_goes"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Everything here is on this machine: no proxy, unless a test sets one. And what is compiled is kept for a run.
+    """Everything here is on this machine: no proxy, unless a test sets one; and it may be slow, which is no fault.
 
-    Some hundred processes are started; where PYTHONDONTWRITEBYTECODE is set, each would compile everything again.
+    Some hundred processes are started, and what they compile is kept for a run; where PYTHONDONTWRITEBYTECODE is set,
+    each would compile everything again.
     """
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
@@ -43,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         compiled = tempfile.TemporaryDirectory(prefix="stock-test-compiled-", ignore_cleanup_errors=True)
         os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
         config.add_cleanup(compiled.cleanup)
+    settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

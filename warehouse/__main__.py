@@ -108,11 +108,11 @@ def audit_command(
         if not report.is_clean and (repair_drift or dry_run):
             drifted = asyncio.run(drifted_levels(settings.database_url, settings.audit.slice_rows))
             for product_id, warehouse_id in drifted:
-                typer.echo(f"repair: the counters of product {product_id} in warehouse {warehouse_id} are set anew")
+                typer.echo(f"repair: the counters of product {product_id} in warehouse {warehouse_id} are corrected")
             if not dry_run:
                 typer.echo("Repairing ...")
-                mended = asyncio.run(repair(settings.database_url, settings.audit.slice_rows))
-                typer.echo(f"Mended {mended} stock levels. Checking again ...")
+                repaired = asyncio.run(repair(settings.database_url, settings.audit.slice_rows))
+                typer.echo(f"Repaired {repaired} stock levels. Checking again ...")
                 report = _audited(settings)
         if not report.is_complete:
             raise NotStarted(f"{report.summary}; give it more with WAREHOUSE_AUDIT__TIME_LIMIT_SECONDS")

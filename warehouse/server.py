@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -12,13 +11,14 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.background import Background, end, role_gauge
 from service_kit.batcher import Batcher
 from service_kit.database.character_sets import report_wrong_columns
 from service_kit.database.database import Database, DatabaseAway
 from service_kit.database.problems import check_database
 from service_kit.descriptors import room_for
-from service_kit.guesses import Guesses
+from service_kit.garbage import calm_garbage_collector
 from service_kit.metrics import Metrics
 from service_kit.ports import require_free
 from service_kit.starting import NotStarted
@@ -64,8 +64,6 @@ CALLS_HARD_MAX_FACTOR = 2
 PENDING_MIN = 1000
 """Calls that may wait to be looked at, besides those that are allowed in flight."""
 READ_BYTES_MAX = 64 * 1024
-GC_THRESHOLD = 50_000
-"""New objects after which the garbage collector looks for cycles."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -86,7 +84,7 @@ async def serve(settings: WarehouseSettings, *, shares_port: bool = False) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings, shares_port=shares_port) as port:
-        _calm_garbage_collector()
+        calm_garbage_collector()
         log.info("serving", address=f"{settings.listen.rpartition(':')[0]}:{port}")
         await stop.wait()
         log.info("stopping", grace_seconds=settings.stop_grace_seconds)
@@ -118,7 +116,7 @@ async def running(
     tracing = configure_tracing("warehouse")
     entrance = Entrance(
         Keyring(settings.api_keys),
-        Guesses(settings.wrong_keys_per_minute_max),
+        AttemptLimit(settings.wrong_keys_per_minute_max),
         settings.trusted_proxies,
         calls.limited.add,
         connections.shown.add if are_watched else _ignored,
@@ -262,15 +260,6 @@ def _add_services(
     stock_pb2_grpc.add_StockServiceServicer_to_server(administration, server)
 
 
-def _calm_garbage_collector() -> None:
-    """A call makes a few hundred objects that die at once; by default Python looks through all of them for cycles
-    every 700, which takes an eighth of the processor time here.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
-
-
 def _require_ports(settings: WarehouseSettings, *, shares_port: bool) -> None:
     """Raises: NotStarted, if somebody else has one."""
     if not shares_port:
@@ -335,7 +324,7 @@ async def _tell_health(known: Health, database: Database, background: Background
     except DatabaseAway as error:
         log.warning("database_away", error=repr(error.__cause__))
         status = NOT_SERVING
-    if ill := background.ill:
+    if ill := background.unhealthy:
         log.warning("background_task_ill", tasks=ill)
         status = NOT_SERVING
     for name in ("", *SERVICES):

@@ -147,7 +147,7 @@ class WarehouseSettings(ServiceSettings):
     )
     stop_grace_seconds: float = Field(10, ge=0, le=600, description="time for calls in flight after SIGTERM")
     keepalive_seconds: float = Field(60, ge=1, description="ping a silent client this often")
-    connection_age_max_seconds: float = Field(3600, ge=1, description="then clients reconnect, and spread anew")
+    connection_age_max_seconds: float = Field(3600, ge=1, description="then clients reconnect, and spread again")
     connection_idle_seconds_max: float = Field(300, ge=1, le=86_400, description="a connection without calls is closed")
     connections_max: int = Field(1000, ge=1, le=1_000_000, description="open connections, per process")
     streams_per_connection_max: int = Field(

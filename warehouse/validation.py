@@ -14,9 +14,9 @@ PAGE_SIZE_MAX = 1000
 KEYS_MAX = 1000
 BATCH_MAX = 1000
 MICROS = 1_000_000
-VIOLATIONS_MAX = 300
+CALL_VIOLATIONS_MAX = 300
 """What is looked for in one request: as many as its lines have fields."""
-TOLD_MAX = 5
+VIOLATIONS_IN_TEXT_MAX = 5
 """Violations in the text for people; the structured ones are many more."""
 
 
@@ -25,8 +25,8 @@ class InvalidRequest(Exception):
 
     def __init__(self, violations: Iterable[tuple[str, str]]) -> None:
         self.violations = tuple(violations)
-        text = "; ".join(f"{field}: {problem}" for field, problem in self.violations[:TOLD_MAX])
-        more = len(self.violations) - TOLD_MAX
+        text = "; ".join(f"{field}: {problem}" for field, problem in self.violations[:VIOLATIONS_IN_TEXT_MAX])
+        more = len(self.violations) - VIOLATIONS_IN_TEXT_MAX
         super().__init__(f"{text} (and {more} more)" if more > 0 else text)
 
 
@@ -39,7 +39,7 @@ class Checks:
     def fail(self, field: str, problem: str) -> None:
         """Note a violation. Raises: InvalidRequest, once there are more than anybody is told of."""
         self.violations.append((field, problem))
-        if len(self.violations) >= VIOLATIONS_MAX:
+        if len(self.violations) >= CALL_VIOLATIONS_MAX:
             self.done()
 
     def opaque_id(self, field: str, value: str, *, required: bool = True) -> str:

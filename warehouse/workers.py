@@ -34,15 +34,16 @@ def supervise(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with hold_alone("WAREHOUSE_LISTEN", listen) as address:
-        places = [_nth_port(metrics_listen, number) for number in range(count)]
-        for place in filter(None, places):
-            require_free("WAREHOUSE_METRICS_LISTEN", place)
+        metrics_addresses = [_nth_port(metrics_listen, number) for number in range(count)]
+        for metrics_address in filter(None, metrics_addresses):
+            require_free("WAREHOUSE_METRICS_LISTEN", metrics_address)
         check()
-        workers = [_start(address, place) for place in places]
+        workers = [_start(address, metrics_address) for metrics_address in metrics_addresses]
         try:
             while not stopping.wait(_POLL_SECONDS):
                 workers = [
-                    _restarted_if_dead(worker, address, place) for worker, place in zip(workers, places, strict=True)
+                    _restarted_if_dead(worker, address, metrics_address)
+                    for worker, metrics_address in zip(workers, metrics_addresses, strict=True)
                 ]
         finally:
             for worker in workers:

@@ -161,4 +161,7 @@ def _is_sold(owned: Owned | None) -> bool:
 def request_ids(row: Row, installation: str) -> Sequence[str]:
     """What the warehouse is asked about an order: its RESERVE, and its GIVE_BACK where that is said to be done."""
     name = row.name(installation)
-    return [name.request_id(Step.RESERVE), *(name.request_id(Step.GIVE_BACK, place) for place in range(row.lines))]
+    return [
+        name.request_id(Step.RESERVE),
+        *(name.request_id(Step.GIVE_BACK, position) for position in range(row.lines)),
+    ]

@@ -1,7 +1,7 @@
 """What the audit reads of orders: many at once, and only what it compares."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from order_gateway.lifecycle import Payment, Reason, State, Status, Step, Stock
 from order_gateway.storage.rows import encode
 from service_kit.database.database import Database
 from service_kit.database.json_table import NUMBER, Columns, join, microseconds, unpack
+from service_kit.times import EPOCH, to_database
 
 _IDS: Columns = (("id", NUMBER),)
 # A row of one statement: state and steps are those of one moment.
@@ -30,7 +31,6 @@ _PAGE = (
 )
 _RANGE = "SELECT MIN(id), MAX(id) FROM orders"
 _RANGE_SINCE = f"{_RANGE} WHERE created_at >= %(since)s"
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OpenStep(msgspec.Struct, array_like=True, frozen=True):
@@ -104,13 +104,13 @@ class AuditRows:
 
     async def bounds(self, since: datetime | None) -> tuple[int, int] | None:
         """The least and the greatest id of the orders made at `since` or later; None if there are none."""
-        values = {"since": _naive(since or _LONG_AGO)}
+        values = {"since": to_database(since or EPOCH)}
         [(least, greatest)] = await self._all(_RANGE_SINCE if since else _RANGE, values)
         return None if least is None else (int(least), int(greatest))
 
     async def page(self, after: int, last: int, since: datetime | None, limit: int) -> list[Row]:
         """The next orders behind `after`, up to `last`, in the order of their ids."""
-        values = {"after": after, "last": last, "since": _naive(since or _LONG_AGO), "limit": limit}
+        values = {"after": after, "last": last, "since": to_database(since or EPOCH), "limit": limit}
         return [_row(*row) for row in await self._all(_PAGE, values)]
 
     async def some(self, ids: Iterable[int]) -> list[Row]:
@@ -138,7 +138,3 @@ def _row(order: str, reservation_ids: str | None, steps: str | None) -> Row:
         frozenset(_read_texts(reservation_ids)) if reservation_ids else frozenset(),
         _read_steps(steps) if steps else (),
     )
-
-
-def _naive(instant: datetime) -> datetime:
-    return instant.astimezone(UTC).replace(tzinfo=None)

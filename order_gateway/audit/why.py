@@ -17,8 +17,8 @@ from order_gateway.lifecycle import (
     is_settled,
 )
 from order_gateway.storage.reading import Listing, OrderEvent
-from order_gateway.storage.rows import from_microseconds
 from order_gateway.storage.store import Store
+from service_kit.times import from_microseconds
 
 HAPPENINGS_MAX = 100
 _FIRST_TRY = 0
@@ -84,7 +84,7 @@ class Explanation:
     history: tuple[OrderEvent, ...]
 
 
-class Explaining:
+class OrderExplainer:
     """Explains orders."""
 
     def __init__(self, audit: OrdersAudit, store: Store, listing: Listing) -> None:

@@ -12,19 +12,19 @@ from order_gateway.http.framework.openapi import document
 from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import auth_guard, is_open
 from order_gateway.http.guards.cors import cors_headers, cors_middleware
-from order_gateway.http.guards.following import follow
 from order_gateway.http.guards.guard import guards_middleware
 from order_gateway.http.guards.host_check import host_guard
 from order_gateway.http.guards.idempotency import idempotency_middleware
 from order_gateway.http.guards.keys import Keyring
+from order_gateway.http.guards.reloading import reload_on_change
 from order_gateway.http.guards.slots import Slots, slots_middleware
 from order_gateway.http.guards.tokens import Tokens
 from order_gateway.http.login import LoginRoutes
 from order_gateway.http.wire.answer_headers import secure
 from order_gateway.http.wire.errors import CORRELATION_ID, ERROR_CODE, REQUEST_ID, error_middleware
 from order_gateway.storage.idempotency import IdempotencyStore
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.background import Background
-from service_kit.guesses import Guesses
 from service_kit.logging import begin_call
 from service_kit.rates import RateLimit
 from service_kit.unique_ids import random_hex
@@ -56,7 +56,7 @@ def make_app(
     """
     keyring, tokens = Keyring(settings), Tokens(settings)
     attempts = RateLimit(settings.logins_per_minute_max, SECONDS_PER_MINUTE)
-    by_account = Guesses(settings.wrong_passwords_per_minute_max)
+    by_account = AttemptLimit(settings.wrong_passwords_per_minute_max)
     login = LoginRoutes(tokens, attempts, by_account, settings.token_lifetime_seconds, PREFIX, settings.trusted_proxies)
     slots = slots or Slots(settings)
     every = [*operations, *login.operations()]
@@ -69,7 +69,7 @@ def make_app(
             [
                 *([host_guard(settings.host_names)] if settings.profile == "development" else []),
                 # Who calls is known before anything is taken: strangers can't fill what belongs to those with a key.
-                auth_guard(keyring, tokens, Guesses(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
+                auth_guard(keyring, tokens, AttemptLimit(settings.wrong_keys_per_minute_max), settings.trusted_proxies),
             ]
         ),
         slots_middleware(slots),
@@ -80,7 +80,7 @@ def make_app(
     app.add_routes(DocumentRoutes(document(every, PREFIX), PREFIX).routes())
     app.on_response_prepare.append(_common_headers(settings.cors_origins))
     files = [file for file in (keyring.file, tokens.file) if file is not None]
-    app.cleanup_ctx.append(follow(files, settings.api_keys_check_seconds, background))
+    app.cleanup_ctx.append(reload_on_change(files, settings.api_keys_check_seconds, background))
     return app
 
 

@@ -79,14 +79,14 @@ class CallbackBody(BaseModel):
 
 
 class StatusBody(Body):
-    """A wish to move an order on."""
+    """A request to move an order on."""
 
     status: Literal["paid", "cancelled", "shipped", "completed"]
     reason: Note | None = None
 
 
 class CancelBody(Body):
-    """A wish to cancel an order."""
+    """A request to cancel an order."""
 
     reason: Note | None = None
 

@@ -1,4 +1,4 @@
-"""Steps of orders that keep failing, for admins: they see why, and have them tried again once they have mended it."""
+"""Steps of orders that keep failing, for admins: they see why, and have them tried again once that is corrected."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -12,11 +12,11 @@ import structlog
 from aiohttp import web
 
 from order_gateway.access import AccessSettings
-from order_gateway.http.guards.auth import PASS, Caller
+from order_gateway.http.guards.auth import CREDENTIALS, Caller
 from order_gateway.http.guards.slots import SLOT, TIME_LIMIT
 from order_gateway.http.wire.connections import ended_by_hang_up
 from order_gateway.http.wire.readers import is_digits
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from order_gateway.lifecycle import Instant, Payment, Status, is_settled
 from order_gateway.storage.reading import Listing, OrderEvent
 from order_gateway.storage.store import Store
@@ -105,18 +105,18 @@ class Streams:
         written_at = clock()
         while not self._watching.is_stopping:
             happened = await self._listing.history(order_id, last, BATCH, caller.actor)
-            if not request[PASS].is_valid():
+            if not request[CREDENTIALS].is_valid():
                 await response.write(b": the key or the token is not valid any more\n\n")
                 return
-            for happening in happened:
-                await response.write(_frame(happening, caller))
-                last, written_at = happening.id, clock()
+            for event in happened:
+                await response.write(_frame(event, caller))
+                last, written_at = event.id, clock()
             if len(happened) == BATCH:
                 continue
             if await self._is_over(order_id, last, caller):
                 return
             while not await self._has_more(request, order_id, last, patience):
-                if self._watching.is_stopping or not request[PASS].is_valid():
+                if self._watching.is_stopping or not request[CREDENTIALS].is_valid():
                     break
                 if clock() - written_at >= settings.event_heartbeat_seconds:
                     await response.write(b": still here\n\n")
@@ -135,14 +135,14 @@ class Streams:
         return not await self._listing.history(order_id, last, 1, caller.actor)
 
 
-def event_view(happening: OrderEvent, caller: Caller) -> EventView:
-    """A happening as this caller may see it."""
-    known = {**asdict(happening), "actor": None if caller.only_user is not None else happening.actor}
+def event_view(event: OrderEvent, caller: Caller) -> EventView:
+    """An event as this caller may see it."""
+    known = {**asdict(event), "actor": None if caller.only_user is not None else event.actor}
     return EventView(**known)
 
 
-def _frame(happening: OrderEvent, caller: Caller) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (happening.id, _encode(event_view(happening, caller)))
+def _frame(event: OrderEvent, caller: Caller) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (event.id, _encode(event_view(event, caller)))
 
 
 def _last_event_id(request: web.Request) -> int:

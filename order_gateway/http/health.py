@@ -14,8 +14,8 @@ from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import Access
 from order_gateway.http.wire.errors import ApiError, success
 from service_kit.background import Background
+from service_kit.cached_answer import CachedAnswer
 from service_kit.database.database import Database, DatabaseAway
-from service_kit.remembered import Remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class HealthRoutes:
 
     Args:
         needs_warehouse: whether orders can't be taken now while the warehouse is away.
-        standing: whether the warehouse takes this service's key; needed in every mode, as no waiting mends it.
+        standing: whether the warehouse takes this service's key; needed in every mode, as waiting does not help.
         background: what has to go on for the service to work.
         ready_seconds: how old an answer of /ready may be.
     """
@@ -67,7 +67,7 @@ class HealthRoutes:
         background: Background | None = None,
         ready_seconds: float = 0,
     ) -> None:
-        self._checks = Remembered(self._look, ready_seconds)
+        self._checks = CachedAnswer(self._look, ready_seconds)
         self._standing = standing
         self._background = background or Background()
         self._database = database
@@ -108,9 +108,9 @@ class HealthRoutes:
             _measured(self._gateway.is_serving(), needed=self._needs_warehouse()),
             self._key(),
         )
-        ill = self._background.ill
-        problem = f"not at work: {', '.join(ill)}" if ill else None
-        at_work = Check(not ill, 0.0, needed=True, problem=problem)
+        unhealthy = self._background.unhealthy
+        problem = f"not at work: {', '.join(unhealthy)}" if unhealthy else None
+        at_work = Check(not unhealthy, 0.0, needed=True, problem=problem)
         return {"database": database, "warehouse": warehouse, "background": at_work, **key}
 
     async def _key(self) -> dict[str, Check]:

@@ -11,8 +11,8 @@ from order_gateway.http.guards.auth import Access
 from order_gateway.http.guards.tokens import Tokens
 from order_gateway.http.wire.addresses import client_of
 from order_gateway.http.wire.errors import ApiError, success
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.client_addresses import Network
-from service_kit.guesses import Guesses
 from service_kit.rates import RateLimit
 
 
@@ -40,7 +40,7 @@ class LoginRoutes:
         self,
         tokens: Tokens,
         attempts: RateLimit,
-        by_account: Guesses,
+        by_account: AttemptLimit,
         lifetime_seconds: int,
         prefix: str,
         trusted_proxies: Sequence[Network] = (),

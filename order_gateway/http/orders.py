@@ -21,7 +21,7 @@ from order_gateway.http.wire.errors import (
     success,
 )
 from order_gateway.http.wire.fields import ById, Query, WaitSeconds
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from order_gateway.lifecycle import (
     Event,
     Illegal,
@@ -41,7 +41,7 @@ from order_gateway.storage.store import Store
 from order_gateway.storage.watching import Watching
 from service_kit.logging import note_call
 
-PLACED = (
+CREATION = (
     "INSUFFICIENT_STOCK",
     "PRODUCT_NOT_FOUND",
     "WAREHOUSE_NOT_FOUND",
@@ -78,7 +78,7 @@ class OrderRoutes:
         orders = f"{self._prefix}/orders"
         one = f"{orders}/{{id}}"
         return [
-            Operation("POST", orders, self.place, OrderView, "orders", (201, 202), PLACED),
+            Operation("POST", orders, self.create, OrderView, "orders", (201, 202), CREATION),
             Operation("GET", one, self.show, OrderView, "orders", codes=ORDER),
             Operation("POST", f"{one}/payment", self.pay, OrderView, "orders", PAYING, PAID),
             Operation("POST", f"{one}/pay", self.pay, OrderView, "orders", PAYING, PAID),
@@ -87,24 +87,24 @@ class OrderRoutes:
             Operation("GET", f"{one}/reservations", self.reservations, list[Reservation], "orders", codes=ORDER),
         ]
 
-    async def place(self, request: web.Request, body: OrderBody) -> web.Response:
+    async def create(self, request: web.Request, body: OrderBody) -> web.Response:
         """Place an order: its stock is held and it waits for its payment; 202 if the hold is still to come."""
         request[CALLER].must_be(body.user_id)
         key, begun = request[KEY], request[BEGUN]
         if begun and (earlier := await self._earlier(begun)):
-            return self._placed(earlier)
+            return self._created(earlier)
         # Before prices are asked for: where no order can begin, nobody waits for them.
         choice = self._saga.choose()
-        wishes = [
+        requested = [
             RequestedLine(item.product_id, item.warehouse_id, item.quantity, item.unit_price) for item in body.items
         ]
         is_service = request[CALLER].person is None
         call = Call("", request[CORRELATION_ID])
-        lines = await self._basket.fill(wishes, call, choice, body.currency, may_name_prices=is_service)
+        lines = await self._basket.fill(requested, call, choice, body.currency, may_name_prices=is_service)
         if isinstance(lines, Refusal):
             raise from_refusal(lines)
         claimed = (*key, begun.claim) if key and begun else None
-        return self._placed(await self._saga.place(_new_order(request, body, lines), claimed))
+        return self._created(await self._saga.create_order(_new_order(request, body, lines), claimed))
 
     async def show(self, request: web.Request, path: ById, query: WaitQuery) -> web.Response:
         """Show an order, at once or when its stock is held or refused."""
@@ -213,7 +213,7 @@ class OrderRoutes:
         order = await self._store.read(begun.order_id)
         return None if order.state.reason is Reason.RESERVATION_TIMEOUT else order
 
-    def _placed(self, order: Order) -> web.Response:
+    def _created(self, order: Order) -> web.Response:
         _bind(order.id)
         headers = {"Location": f"{self._prefix}/orders/{order.id}"}
         if order.state.status is Status.PENDING_RESERVATION:
@@ -227,7 +227,7 @@ class OrderRoutes:
 
 
 async def visible_order(store: Store, request: web.Request, order_id: int) -> Order:
-    """An order, if the caller may see it; a stranger's is as if it did not exist. Raises: OrderNotFound."""
+    """An order, if the caller may see it; somebody else's is as if it did not exist. Raises: OrderNotFound."""
     _bind(order_id)
     order = await store.read(order_id)
     if request[CALLER].only_user not in (None, order.user_id):

@@ -75,7 +75,7 @@ class ReservationRoutes:
         try:
             hold, order = await self._holds.find(request, await self._reservation_id(path))
         except ApiError as error:
-            # In the very words in which a stranger's hold is not found.
+            # In the very words in which somebody else's hold is not found.
             if user is not None and error.code == "RESERVATION_NOT_FOUND":
                 raise _not_found(path.id) from error
             raise

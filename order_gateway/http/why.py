@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from order_gateway.audit.why import Explaining, Explanation
+from order_gateway.audit.why import Explanation, OrderExplainer
 from order_gateway.http.framework.operations import Operation
 from order_gateway.http.guards.auth import Access
 from order_gateway.http.wire.errors import success
@@ -12,8 +12,8 @@ from order_gateway.http.wire.fields import ById
 class WhyRoutes:
     """The operation that explains an order."""
 
-    def __init__(self, explaining: Explaining, prefix: str) -> None:
-        self._explaining = explaining
+    def __init__(self, explainer: OrderExplainer, prefix: str) -> None:
+        self._explainer = explainer
         self._prefix = prefix
 
     def operations(self) -> list[Operation]:
@@ -24,4 +24,4 @@ class WhyRoutes:
 
     async def explain(self, _request: web.Request, path: ById) -> web.Response:
         """Explain an order: its open steps with tries, last error and next try, its history, what the warehouse has."""
-        return success(await self._explaining.explain(path.id))
+        return success(await self._explainer.explain(path.id))

@@ -25,4 +25,4 @@ class ExternalPayments:
         return Charged(bill.reference or "")
 
     async def close(self) -> None:
-        """Nothing to hang up."""
+        """Nothing: there is no connection."""

@@ -109,7 +109,7 @@ class HttpProvider:
             return Refunded()
         if state in (PaymentState.PENDING, PaymentState.CAPTURING, PaymentState.REFUNDING):
             return Pending()
-        raise ProviderFault(f"the provider did not let go of a payment, which is {state} there")
+        raise ProviderFault(f"the provider did not release a payment, which is {state} there")
 
     async def look_up(self, bill: Bill) -> Authorised | Charged | Declined | Pending | None:
         """How the payment stands. Raises: ProviderFault."""
@@ -117,7 +117,7 @@ class HttpProvider:
         return None if answer is None else _taking(answer)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 

@@ -38,7 +38,7 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The provider said no, for good."""
+    """The provider said no, and will not say anything else."""
 
     message: str
 
@@ -81,7 +81,7 @@ class PaymentProvider(Protocol):
         ...
 
     async def refund(self, bill: Bill) -> Refunded | RefundRequested | Pending:
-        """Give back what was charged under the key, and let go of what was set aside.
+        """Give back what was charged under the key, and release what was set aside.
 
         What the provider has not done yet under this key, it never will. Raises: ProviderFault.
         """
@@ -92,5 +92,5 @@ class PaymentProvider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         ...

@@ -41,7 +41,7 @@ class PaymentSimulator:
         return self._decide(bill)
 
     async def close(self) -> None:
-        """Nothing to hang up."""
+        """Nothing: there is no connection."""
 
     def _decide(self, bill: Bill) -> Authorised | Declined:
         digest = self._digest(bill.key)
@@ -87,4 +87,4 @@ class RetiredSimulator:
         return await self.authorise(bill)
 
     async def close(self) -> None:
-        """Nothing to hang up."""
+        """Nothing: there is no connection."""

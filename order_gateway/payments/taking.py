@@ -85,7 +85,7 @@ class Payments:
         return await self._retrying()(self._observed, "refund", provider.refund, provider, bill)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         for provider in (self._provider, *self._others.values()):
             await provider.close()
 

@@ -13,8 +13,8 @@ from order_gateway.gateway.looking import free_stock
 from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, WarehouseGateway
 from order_gateway.lifecycle import CURRENCY_UNLESS_SAID, NewItem, Way
+from order_gateway.pricing.lru_cache import LruCache
 from order_gateway.pricing.price_catalogue import PriceCatalogue
-from order_gateway.pricing.recent import Recent
 from service_kit.currencies import CENT, WITHOUT_CENTS
 
 log = structlog.get_logger(__name__)
@@ -55,8 +55,8 @@ class ProductPrices:
         self._deadline_seconds = deadline_seconds
         self._ask_seconds = max(ask_seconds, deadline_seconds)
         self._recall_seconds = recall_seconds
-        self._answered: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
-        self._recalled: Recent[int, Product] = Recent(CATALOGUE_SIZE_MAX)
+        self._answered: LruCache[int, Product] = LruCache(CATALOGUE_SIZE_MAX)
+        self._recalled: LruCache[int, Product] = LruCache(CATALOGUE_SIZE_MAX)
         self._known = known
         self._asking: dict[tuple[int, ...], asyncio.Future[Mapping[int, Product]]] = {}
 
@@ -115,13 +115,13 @@ class ProductPrices:
         return recalled
 
 
-def _found(memory: Recent[int, Product], product_ids: Iterable[int], age: float | None = None) -> dict[int, Product]:
+def _found(memory: LruCache[int, Product], product_ids: Iterable[int], age: float | None = None) -> dict[int, Product]:
     """Those of `product_ids` that are in a memory, and no older than `age` seconds there."""
     return {one: product for one in product_ids if (product := memory.get(one, age)) is not None}
 
 
 class Basket:
-    """Turns wishes into lines.
+    """Turns requested lines into the lines of an order.
 
     Args:
         deadline_seconds: how long the warehouse is asked for what is free.
@@ -142,60 +142,60 @@ class Basket:
 
     async def fill(
         self,
-        wishes: Sequence[RequestedLine],
+        requested: Sequence[RequestedLine],
         call: Call,
         choice: Choice,
         said: str | None = None,
         *,
         may_name_prices: bool = True,
     ) -> tuple[NewItem, ...] | Refusal:
-        """The lines of an order for `wishes`, or why there can't be one. Raises: GatewayFault.
+        """The lines of an order for `requested`, or why there can't be one. Raises: GatewayFault.
 
         Args:
             choice: how the order is going to begin. Where it goes by the queue, or may, warehouses may stay open.
             said: the currency that the caller has named.
             may_name_prices: whether the caller's `unit_price` counts where the catalogue has none.
         """
-        products = await self._catalogue.products({wish.product_id for wish in wishes}, call)
-        prices = [_price(place, wish, products, may_name_prices) for place, wish in enumerate(wishes)]
+        products = await self._catalogue.products({line.product_id for line in requested}, call)
+        prices = [_price(position, line, products, may_name_prices) for position, line in enumerate(requested)]
         refused = [price for price in prices if isinstance(price, Refusal)]
         if refused:
             same = [refusal for refusal in refused if refusal.code == refused[0].code]
             return Refusal(same[0].code, same[0].message, tuple(item for refusal in same for item in refusal.details))
-        currency = _currency(wishes, products, said, self._currency)
+        currency = _currency(requested, products, said, self._currency)
         if isinstance(currency, Refusal):
             return currency
         if currency in WITHOUT_CENTS and (details := _with_cents(prices, currency)):
             return Refusal("INVALID_ARGUMENT", "the request is not valid", details)
-        places = await self._choose_warehouses(wishes, call, choice)
-        if isinstance(places, Refusal):
-            return places
+        warehouse_ids = await self._choose_warehouses(requested, call, choice)
+        if isinstance(warehouse_ids, Refusal):
+            return warehouse_ids
         return tuple(
-            NewItem(wish.product_id, place, wish.quantity, price, wish.warehouse_id is None, currency)
-            for wish, place, price in zip(wishes, places, prices, strict=True)
+            NewItem(line.product_id, warehouse_id, line.quantity, price, line.warehouse_id is None, currency)
+            for line, warehouse_id, price in zip(requested, warehouse_ids, prices, strict=True)
             if not isinstance(price, Refusal)
         )
 
     async def _choose_warehouses(
-        self, wishes: Sequence[RequestedLine], call: Call, choice: Choice
+        self, requested: Sequence[RequestedLine], call: Call, choice: Choice
     ) -> Sequence[int | None] | Refusal:
         """Advice only, as any look at stock is: Reserve decides, and the order's RESERVE step chooses again."""
-        wished = [wish.warehouse_id for wish in wishes]
-        if choice.way is Way.QUEUED or None not in wished:
-            return wished
-        products = {wish.product_id for wish in wishes if wish.warehouse_id is None}
+        warehouse_ids = [line.warehouse_id for line in requested]
+        if choice.way is Way.QUEUED or None not in warehouse_ids:
+            return warehouse_ids
+        products = {line.product_id for line in requested if line.warehouse_id is None}
         look = replace(call, deadline_seconds=self._deadline_seconds)
         try:
             stock = await free_stock(self._gateway, products, look)
         except GatewayFault:
             if not choice.may_defer:
                 raise
-            return wished
-        return allocate(wishes, stock)
+            return warehouse_ids
+        return allocate(requested, stock)
 
 
 def _currency(
-    wishes: Sequence[RequestedLine], products: Mapping[int, Product], said: str | None, otherwise: str
+    requested: Sequence[RequestedLine], products: Mapping[int, Product], said: str | None, otherwise: str
 ) -> str | Refusal:
     """The one currency of an order's prices: the catalogue's, and the caller's where that has no price."""
     named = said or otherwise
@@ -215,28 +215,28 @@ def _with_cents(prices: Sequence[Decimal | Refusal], currency: str) -> tuple[Map
     """The prices that a currency without cents has no coins for."""
     message = f"must be a whole number, because {currency} has no cents"
     return tuple(
-        {"field": f"items.{place}.unit_price", "message": message}
-        for place, price in enumerate(prices)
+        {"field": f"items.{position}.unit_price", "message": message}
+        for position, price in enumerate(prices)
         if isinstance(price, Decimal) and price != price.to_integral_value()
     )
 
 
 def _price(
-    place: int, wish: RequestedLine, products: Mapping[int, Product], may_name_prices: bool
+    position: int, line: RequestedLine, products: Mapping[int, Product], may_name_prices: bool
 ) -> Decimal | Refusal:
-    product = products.get(wish.product_id)
-    field = f"items.{place}.unit_price"
+    product = products.get(line.product_id)
+    field = f"items.{position}.unit_price"
     if product is None:
-        return Refusal("PRODUCT_NOT_FOUND", "there is no such product", ({"product_id": wish.product_id},))
+        return Refusal("PRODUCT_NOT_FOUND", "there is no such product", ({"product_id": line.product_id},))
     if product.price is None and not may_name_prices:
-        unknown = ({"field": field, "product_id": wish.product_id},)
+        unknown = ({"field": field, "product_id": line.product_id},)
         return Refusal("PRICE_UNKNOWN", "the product has no price; only a service may name one", unknown)
-    if product.price is None and wish.unit_price is None:
+    if product.price is None and line.unit_price is None:
         missing = {"field": field, "message": "required, because the product has no list price"}
         return Refusal("INVALID_ARGUMENT", "the request is not valid", (missing,))
-    if product.price is None or wish.unit_price is None or product.price == wish.unit_price:
-        price = product.price if product.price is not None else wish.unit_price
+    if product.price is None or line.unit_price is None or product.price == line.unit_price:
+        price = product.price if product.price is not None else line.unit_price
         assert price is not None
         return price.quantize(CENT)
-    mismatch = {"field": field, "product_id": wish.product_id, "unit_price": product.price}
+    mismatch = {"field": field, "product_id": line.product_id, "unit_price": product.price}
     return Refusal("PRICE_MISMATCH", "the price has changed; ask for the product again", (mismatch,))

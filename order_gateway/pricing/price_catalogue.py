@@ -7,13 +7,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_gateway.gateway.port import Product
-from order_gateway.pricing.recent import Recent
+from order_gateway.pricing.lru_cache import LruCache
 from order_gateway.storage import statements
 from service_kit.database.database import Database, Fault
 
 log = structlog.get_logger(__name__)
-REMEMBERED_MAX = 10_000
-REMEMBERED_SECONDS = 60.0
+PRODUCTS_CACHED_MAX = 10_000
+PRODUCTS_CACHED_SECONDS = 60.0
 """What this process has written is written again after so long: another one may have written something else since."""
 
 
@@ -22,14 +22,14 @@ class PriceCatalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._written: Recent[int, Product] = Recent(REMEMBERED_MAX)
+        self._written: LruCache[int, Product] = LruCache(PRODUCTS_CACHED_MAX)
 
     async def remember(self, products: Mapping[int, Product]) -> None:
         """Keep what is new."""
         fresh = [
             product
             for product_id, product in products.items()
-            if self._written.get(product_id, REMEMBERED_SECONDS) != product
+            if self._written.get(product_id, PRODUCTS_CACHED_SECONDS) != product
         ]
         if fresh:
             try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 from sqlalchemy import func, select, text
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from order_gateway.lifecycle import Instant, Step
 from order_gateway.storage import statements, tables
 from service_kit.database.database import Database
+from service_kit.times import duration_microseconds, from_database
 
 ERROR_LENGTH_MAX = 500
 # Who did it has a lease; if it is due all the same, there is news of it since, for the next try.
@@ -87,14 +88,14 @@ class PendingSteps:
                     Step(row.step),
                     row.attempts + 1,
                     row.traceparent or "",
-                    _utc(row.created_at),
-                    _utc(row.now),
+                    from_database(row.created_at),
+                    from_database(row.now),
                 )
                 for row in await connection.execute(due)
             ]
             if claimed:
                 steps = msgspec.json.encode([(intent.order_id, intent.step) for intent in claimed]).decode()
-                values = {"steps": steps, "lease_microseconds": round(lease_seconds * 1e6)}
+                values = {"steps": steps, "lease_microseconds": duration_microseconds(lease_seconds)}
                 await connection.exec_driver_sql(statements.TAKE_STEPS, values)
             return claimed
 
@@ -113,7 +114,11 @@ class PendingSteps:
         """A step did not succeed: it is due again after a while, unless someone else concluded it meanwhile."""
 
         async def work(connection: AsyncConnection) -> None:
-            values = {"delay": round(delay_seconds * 1e6), "error": error[:ERROR_LENGTH_MAX], "is_parked": is_parked}
+            values = {
+                "delay": duration_microseconds(delay_seconds),
+                "error": error[:ERROR_LENGTH_MAX],
+                "is_parked": is_parked,
+            }
             await connection.execute(_POSTPONE, {**values, "order_id": intent.order_id, "step": intent.step})
 
         await self._database.run_in_transaction(work)
@@ -133,9 +138,9 @@ class PendingSteps:
                     Step(row.step),
                     row.attempts,
                     row.last_error,
-                    _utc(row.created_at),
-                    _utc(row.parked_at),
-                    _utc(row.due_at),
+                    from_database(row.created_at),
+                    from_database(row.parked_at),
+                    from_database(row.due_at),
                 )
                 for row in rows
             ]
@@ -158,7 +163,3 @@ class PendingSteps:
             await connection.execute(_FORGET, {"order_id": intent.order_id, "step": intent.step})
 
         await self._database.run_in_transaction(work)
-
-
-def _utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC)

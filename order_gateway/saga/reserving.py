@@ -61,10 +61,10 @@ class ReserveStep:
         while True:
             answer = None if undecided(order.items) else await self._reserve(order, call, until)
             if isinstance(answer, Hold):
-                held = Change(Event.RESERVED, hold=answer, places=_decided(order))
+                held = Change(Event.RESERVED, hold=answer, warehouses=_decided(order))
                 return await self._store.apply(order.id, held, order)
-            places = await self._choose(order, answer, call, until)
-            change = _refused(order, places) if isinstance(places, Refusal) else _chosen(order, places)
+            warehouses = await self._choose(order, answer, call, until)
+            change = _refused(order, warehouses) if isinstance(warehouses, Refusal) else _chosen(order, warehouses)
             # It does nothing if somebody else has chosen meanwhile: then their choice is sent.
             applied = await self._store.apply(order.id, change, order)
             order = applied.order
@@ -87,8 +87,8 @@ class ReserveStep:
 
     async def _reserve(self, order: Order, call: Call, until: float) -> Hold | Refusal:
         lines = [
-            StockLine(item.product_id, place, item.quantity)
-            for item, place in zip(order.items, _decided(order), strict=True)
+            StockLine(item.product_id, warehouse_id, item.quantity)
+            for item, warehouse_id in zip(order.items, _decided(order), strict=True)
         ]
         # The order's own time, not this process's setting: a repetition must be the same request, whoever sends it.
         window = order.payment_deadline - order.created_at
@@ -97,19 +97,30 @@ class ReserveStep:
         return await self._gateway.reserve(name, lines, hold_seconds, _within(call, until))
 
 
-def _chosen(order: Order, places: ChosenWarehouses) -> Change:
-    lines = zip(order.items, places, strict=True)
-    new = (f"product {item.product_id}: warehouse {place}" for item, place in lines if item.warehouse_id != place)
-    return Change(Event.WAREHOUSE_CHOSEN, note="; ".join(new), places=places, about=chosen_warehouses(order.items))
+def _chosen(order: Order, warehouses: ChosenWarehouses) -> Change:
+    lines = zip(order.items, warehouses, strict=True)
+    new = (
+        f"product {item.product_id}: warehouse {warehouse_id}"
+        for item, warehouse_id in lines
+        if item.warehouse_id != warehouse_id
+    )
+    return Change(
+        Event.WAREHOUSE_CHOSEN,
+        note="; ".join(new),
+        warehouses=warehouses,
+        expected_warehouses=chosen_warehouses(order.items),
+    )
 
 
 def _refused(order: Order, refusal: Refusal) -> Change:
     record = refusal_record(refusal)
-    return Change(Event.RESERVE_REFUSED, note=refusal.code, refusal=record, about=chosen_warehouses(order.items))
+    return Change(
+        Event.RESERVE_REFUSED, note=refusal.code, refusal=record, expected_warehouses=chosen_warehouses(order.items)
+    )
 
 
 def _decided(order: Order) -> ChosenWarehouses:
-    return tuple(place for place in chosen_warehouses(order.items) if place is not None)
+    return tuple(warehouse_id for warehouse_id in chosen_warehouses(order.items) if warehouse_id is not None)
 
 
 def _within(call: Call, until: float) -> Call:

@@ -27,7 +27,7 @@ from order_gateway.saga.hold_check import HoldCheck
 from order_gateway.saga.refusals import refusal_record
 from order_gateway.saga.reserving import ReserveStep
 from order_gateway.storage.applying import Applied, Change
-from order_gateway.storage.placing import KeyClaim
+from order_gateway.storage.creating import KeyClaim
 from order_gateway.storage.store import Store
 from service_kit.tracing import current_traceparent
 
@@ -92,7 +92,7 @@ class Saga:
         self._hold_check = HoldCheck(gateway, settings.step_deadline_seconds)
         self.nudge: Callable[[], None] = _nobody
 
-    async def place(self, new: NewOrder, key: KeyClaim | None = None) -> Order:
+    async def create_order(self, new: NewOrder, key: KeyClaim | None = None) -> Order:
         """Make an order and hold its stock.
 
         Args:
@@ -293,11 +293,11 @@ class Saga:
 
     async def _give_back(self, order: Order) -> Change:
         reference = (await self._store.name(order)).in_warehouse
-        for place, item in enumerate(order.items):
+        for position, item in enumerate(order.items):
             if item.warehouse_id is None:
                 # Nothing was ever asked for it.
                 continue
-            call = await self._call(order, Step.GIVE_BACK, place=place)
+            call = await self._call(order, Step.GIVE_BACK, position=position)
             line = StockLine(item.product_id, item.warehouse_id, item.quantity)
             await self._gateway.give_back(line, reference, call)
         return self._change(Event.RETURNED)
@@ -306,10 +306,10 @@ class Saga:
         return (await self._store.name(order)).request_id(step)
 
     async def _call(
-        self, order: Order, step: Step, deadline_seconds: float | None = None, place: int | None = None
+        self, order: Order, step: Step, deadline_seconds: float | None = None, position: int | None = None
     ) -> Call:
         return Call(
-            (await self._store.name(order)).request_id(step, place),
+            (await self._store.name(order)).request_id(step, position),
             order.correlation_id,
             current_traceparent(),
             deadline_seconds=deadline_seconds or self._settings.step_deadline_seconds,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from order_gateway.allocation import ChosenWarehouses, chosen_warehouses, placed
+from order_gateway.allocation import ChosenWarehouses, chosen_warehouses, with_warehouses
 from order_gateway.gateway.port import Hold
 from order_gateway.lifecycle import (
     Event,
@@ -21,11 +21,12 @@ from order_gateway.lifecycle import (
     advance,
     is_open,
 )
-from order_gateway.storage.rows import encode, from_microseconds, hold_records, reservations_after, to_microseconds
+from order_gateway.storage.rows import encode, hold_records, reservations_after
+from service_kit.times import from_microseconds, to_microseconds
 
 NOTE_LENGTH_MAX = 255
 SYSTEM = "system"
-"""The actor of what nobody wished."""
+"""The actor of what nobody asked for."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -35,9 +36,9 @@ class Change(msgspec.Struct, frozen=True):
         payment_provider: who is asked to take the money of a PAY.
         provider_reference: their number for the payment; of a REFUND_CONFIRMED, for the refund.
         lease_seconds: how long the steps that begin with it are left to the caller, before the relay takes over.
-        places: the warehouses of the order's lines from now on.
-        about: the warehouses that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by now,
-            it does nothing.
+        warehouses: those of the order's lines from now on.
+        expected_warehouses: those that a RESERVE_REFUSED or WAREHOUSE_CHOSEN is about; where the order has others by
+            now, it does nothing.
     """
 
     event: Event
@@ -51,8 +52,8 @@ class Change(msgspec.Struct, frozen=True):
     payment_provider: str | None = None
     provider_reference: str | None = None
     lease_seconds: float = 0
-    places: ChosenWarehouses | None = None
-    about: tuple[int | None, ...] | None = None
+    warehouses: ChosenWarehouses | None = None
+    expected_warehouses: tuple[int | None, ...] | None = None
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ class Changes:
         if after.items is not before.items:
             self._add("recounted", after.id, after.warehouse_changes)
             for position, item in enumerate(after.items, 1):
-                self._add("placed", after.id, position, item.warehouse_id)
+                self._add("warehouses", after.id, position, item.warehouse_id)
 
     def add_history(self, before: Order, after: Order, event: Event, actor: str, note: str | None, now: int) -> None:
         """What happened."""
@@ -161,7 +162,7 @@ def apply_event(
     Args:
         now: the database's clock, in microseconds.
         grace_seconds: how long a hold outlives the order's time to be paid.
-        traceparent: of whoever wished it; its steps continue that trace.
+        traceparent: of the request that asked for it; its steps continue that trace.
     """
     result = _decide(order, change, now)
     if isinstance(result, Illegal):
@@ -192,7 +193,7 @@ def _decide(order: Order, change: Change, now: int) -> Transition | Illegal:
         return Transition(order.state)
     if change.event is Event.PAY and late and order.state.status is Status.PENDING:
         return Illegal("PAYMENT_EXPIRED", "the time to pay this order has run out; place a new order")
-    if change.about is not None and change.about != chosen_warehouses(order.items):
+    if change.expected_warehouses is not None and change.expected_warehouses != chosen_warehouses(order.items):
         return Transition(order.state)
     return advance(order.state, change.event, change.reason)
 
@@ -213,8 +214,8 @@ def _after(order: Order, change: Change, result: Transition, now: int, at: int, 
         values["payment_deadline"] = change.hold.expires_at - grace
     if change.actor != SYSTEM:
         values["actor"] = change.actor
-    if change.places is not None and change.places != chosen_warehouses(order.items):
-        values["items"] = placed(order.items, change.places)
+    if change.warehouses is not None and change.warehouses != chosen_warehouses(order.items):
+        values["items"] = with_warehouses(order.items, change.warehouses)
         values["warehouse_changes"] = order.warehouse_changes + (None not in chosen_warehouses(order.items))
     if change.refusal is not None:
         values["refusal"] = dict(change.refusal)
@@ -230,7 +231,7 @@ def _has_effect(order: Order, change: Change, result: Transition) -> bool:
     if change.event is Event.DEFERRED:
         return order.state.status is Status.PENDING_RESERVATION and order.way is not Way.QUEUED
     if change.event is Event.WAREHOUSE_CHOSEN:
-        return is_open(order.state, Step.RESERVE) and chosen_warehouses(order.items) == change.about
+        return is_open(order.state, Step.RESERVE) and chosen_warehouses(order.items) == change.expected_warehouses
     return result.state != order.state
 
 

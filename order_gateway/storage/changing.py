@@ -23,10 +23,10 @@ from service_kit.database.database import (
     error_number,
 )
 from service_kit.database.json_table import bounded
-from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp, RowsLocked, StuckRows
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, RowsLocked, StuckRows, WriteBlocked
 
 log = structlog.get_logger(__name__)
-WHY = "another session keeps this order locked, ask again"
+ORDER_LOCKED_MESSAGE = "another session keeps this order locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again whose rows could not be written because of somebody else's locks."""
 _READS = (statements.READ_ITEMS, statements.READ_RESERVATIONS, statements.CLOCK)
@@ -36,7 +36,7 @@ class Work(msgspec.Struct, frozen=True):
     """A change to an order.
 
     Attributes:
-        traceparent: of whoever wished it.
+        traceparent: of the request that asked for it.
         known: the order as the caller saw it last.
     """
 
@@ -69,7 +69,7 @@ class Changing:
     async def process(self, work: Sequence[Work]) -> list[Result]:
         """Carry out changes in order, in one transaction if that can be done.
 
-        SetAside stands in the place of a change to an order that somebody else keeps locked. Raises: DatabaseFault.
+        SetAside stands for a change to an order that somebody else keeps locked. Raises: DatabaseFault.
         """
         results: dict[int, Result] = {}
         todo = list(range(len(work)))
@@ -78,16 +78,16 @@ class Changing:
             seen: set[int] = set()
             now: list[int] = []
             later: list[int] = []
-            for place in todo:
-                (later if work[place].order_id in seen else now).append(place)
-                seen.add(work[place].order_id)
-            done = await self._together([work[place] for place in now])
+            for position in todo:
+                (later if work[position].order_id in seen else now).append(position)
+                seen.add(work[position].order_id)
+            done = await self._together([work[position] for position in now])
             results.update(zip(now, done, strict=True))
             todo = later
-        return [results[place] for place in range(len(work))]
+        return [results[position] for position in range(len(work))]
 
     async def read(self, order_ids: Sequence[int]) -> list[Order | Exception]:
-        """The orders, without locks; OrderNotFound in the place of one that does not exist. Raises: DatabaseFault."""
+        """The orders, without locks; OrderNotFound for one that does not exist. Raises: DatabaseFault."""
         values = {"ids": _ids(order_ids)}
 
         async def attempt() -> dict[int, Order]:
@@ -104,7 +104,7 @@ class Changing:
         return [found.get(order_id) or _missing(order_id) for order_id in order_ids]
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
         await self._reading.close()
 
@@ -118,11 +118,13 @@ class Changing:
         except Exception as error:
             if len(work) == 1:
                 order_id = work[0].order_id
-                if isinstance(error, HeldUp) and not is_again:
+                if isinstance(error, WriteBlocked) and not is_again:
                     return await self._together(work, is_again=True)
-                if isinstance(error, HeldUp):
+                if isinstance(error, WriteBlocked):
                     log.warning("change_held_up", order_id=order_id, error=repr(error.__cause__))
-                    return [self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
+                    return [
+                        self._stuck.follow([order_id], self._stuck.now() + WRITE_HELD_UP_SECONDS, ORDER_LOCKED_MESSAGE)
+                    ]
                 log.exception("change_failed", order_id=order_id)
                 return [error]
         middle = len(work) // 2
@@ -155,7 +157,7 @@ class Changing:
             await self._session.rollback()
             number = error_number(error)
             if is_writing and number in WRITE_WAITS:
-                raise HeldUp from error
+                raise WriteBlocked from error
             if is_writing or not waits or number not in LOCK_WAITS:
                 raise
         else:
@@ -212,8 +214,13 @@ class Changing:
             log.warning("rows_locked", orders=fresh)
         self._stuck.found_locked(dict.fromkeys(locked), now)
         self._stuck.found_free(wanted - locked)
-        aside = {order_id: self._stuck.set_aside([order_id], (), now, WHY) for order_id in locked | left_alone}
-        aside.update({order_id: SetAside(until, RowsLocked(WHY)) for order_id, until in held_up.items()})
+        aside = {
+            order_id: self._stuck.set_aside([order_id], (), now, ORDER_LOCKED_MESSAGE)
+            for order_id in locked | left_alone
+        }
+        aside.update(
+            {order_id: SetAside(until, RowsLocked(ORDER_LOCKED_MESSAGE)) for order_id, until in held_up.items()}
+        )
         return orders, clock, aside
 
     async def _write(self, changes: Changes) -> None:

@@ -55,7 +55,7 @@ class Reused:
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """Another request with this key is at work."""
+    """Another request with this key is in progress."""
 
 
 class IdempotencyStore:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy
@@ -13,7 +13,8 @@ from order_gateway.lifecycle import Order, Status
 from order_gateway.storage import statements, tables
 from order_gateway.storage.rows import encode, line_of, orders_of
 from service_kit.database.database import Database
-from service_kit.turns import Turns
+from service_kit.fair_semaphore import FairSemaphore
+from service_kit.times import from_database, to_database
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Listing:
     """
 
     def __init__(self, database: Database, counted_max: int, lists_at_once_max: int = 3) -> None:
-        self._lists = Turns(lists_at_once_max)
+        self._lists = FairSemaphore(lists_at_once_max)
         self._database = database
         self._counted_max = counted_max
 
@@ -74,11 +75,11 @@ class Listing:
             found = [int(row.id) for row in await connection.execute(ids)] if total else []
             return await _load(connection, found), total
 
-        async with self._lists.turn(owner):
+        async with self._lists.slot(owner):
             return await self._database.read_in_snapshot(work)
 
     async def history(self, order_id: int, after: int, limit: int, owner: str = "") -> list[OrderEvent]:
-        """What happened to an order after the happening with the id `after`, oldest first; `owner`: as for `page`."""
+        """What happened to an order after the event with the id `after`, oldest first; `owner`: as for `page`."""
         columns = tables.history.c
         query = (
             select(tables.history)
@@ -90,11 +91,11 @@ class Listing:
         async def work(connection: AsyncConnection) -> list[OrderEvent]:
             return [_order_event(row) for row in await connection.execute(query)]
 
-        async with self._lists.turn(owner):
+        async with self._lists.slot(owner):
             return await self._database.run_in_transaction(work)
 
     async def latest(self, order_ids: Sequence[int]) -> dict[int, int]:
-        """The id of the latest happening of each order."""
+        """The id of the latest event of each order."""
         columns = tables.orders.c
         query = select(columns.id, columns.version).where(columns.id.in_(order_ids))
 
@@ -136,9 +137,9 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     if wanted.status is not None:
         conditions.append(columns.status == wanted.status)
     if wanted.since is not None:
-        conditions.append(columns.created_at >= _naive(wanted.since))
+        conditions.append(columns.created_at >= to_database(wanted.since))
     if wanted.before is not None:
-        conditions.append(columns.created_at < _naive(wanted.before))
+        conditions.append(columns.created_at < to_database(wanted.before))
     return conditions
 
 
@@ -151,9 +152,5 @@ def _order_event(row: sqlalchemy.Row[Any]) -> OrderEvent:
         status=Status(row.status_after),
         note=row.note,
         actor=row.actor,
-        at=row.created_at.replace(tzinfo=UTC),
+        at=from_database(row.created_at),
     )
-
-
-def _naive(instant: datetime) -> datetime:
-    return instant.astimezone(UTC).replace(tzinfo=None)

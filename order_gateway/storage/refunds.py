@@ -1,7 +1,6 @@
 """Refunds that somebody else has to make: asked for by rows that stay until they are confirmed."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from order_gateway.lifecycle import Instant
 from order_gateway.storage import tables
 from service_kit.database.database import Database
+from service_kit.times import from_database
 
 
 class RefundStatus(StrEnum):
@@ -88,12 +88,8 @@ def _refund(row: sqlalchemy.Row[Any]) -> Refund:
         payment_method=row.payment_method,
         payment_reference=row.payment_reference,
         reason=row.reason,
-        requested_at=row.requested_at.replace(tzinfo=UTC),
-        confirmed_at=_instant(row.confirmed_at),
+        requested_at=from_database(row.requested_at),
+        confirmed_at=None if row.confirmed_at is None else from_database(row.confirmed_at),
         confirmed_by=row.confirmed_by,
         refund_reference=row.refund_reference,
     )
-
-
-def _instant(stored: datetime | None) -> datetime | None:
-    return None if stored is None else stored.replace(tzinfo=UTC)

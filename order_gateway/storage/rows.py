@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import msgspec
@@ -20,11 +19,10 @@ from order_gateway.lifecycle import (
     Stock,
     Way,
 )
+from service_kit.times import from_microseconds, to_microseconds
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LINE_ID_STRIDE = 1000
 """An order has fewer lines."""
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class OrderRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -84,7 +82,7 @@ read_order = msgspec.json.Decoder(OrderRecord).decode
 read_item = msgspec.json.Decoder(ItemRecord).decode
 read_reservation = msgspec.json.Decoder(ReservationRecord).decode
 read_versions = msgspec.json.Decoder(list[tuple[int, int]]).decode
-read_placed = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
+read_created = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 encode = msgspec.json.Encoder().encode
 
 
@@ -96,16 +94,6 @@ def line_id(order_id: int, position: int) -> int:
 def line_of(id_: int) -> tuple[int, int]:
     """The order and the position that `line_id` made a number of."""
     return divmod(id_, LINE_ID_STRIDE)
-
-
-def from_microseconds(microseconds: int) -> datetime:
-    """A time from the database."""
-    return EPOCH + timedelta(microseconds=microseconds)
-
-
-def to_microseconds(instant: datetime) -> int:
-    """A time for the database."""
-    return (instant - EPOCH) // _MICROSECOND
 
 
 def orders_of(rows: Sequence[Iterable[tuple[str, ...]]], now: int) -> dict[int, Order]:

@@ -100,14 +100,14 @@ def _read_parts(table: str, columns: Columns) -> str:
 READ_ITEMS = _read_parts("items", _ITEM)
 READ_RESERVATIONS = _read_parts("reservations", _RESERVATION)
 CLOCK = f"SELECT {microseconds('SYSDATE(6)')}"
-"""The database's time when it is evaluated, which may be after a wait for a lock."""
+"""The database's time when it is evaluated, which may be after a wait for a lock; in UTC, as every session is."""
 
-# A new order: known by its placement until the database has given it an id.
-_PLACEMENT = ascii_text(32)
+# A new order: known by a token of its creation (the column `placement`) until the database has given it an id.
+_TOKEN = ascii_text(32)
 _KEY: Columns = (("owner", LABEL), ("idempotency_key", text(128)))
 _CLAIMED_KEY: Columns = (*_KEY, ("claim", WORD))
 _NEW_ORDER: Columns = (
-    ("placement", _PLACEMENT),
+    ("placement", _TOKEN),
     ("user_id", LABEL),
     ("way", WORD),
     ("total_amount", MONEY),
@@ -120,18 +120,18 @@ _NEW_ORDER: Columns = (
     # Last, because it is long: the server looks for each value of a row from the row's beginning.
     ("shipping_address", TEXT),
 )
-_NEW_ITEM: Columns = (("placement", _PLACEMENT), *_ITEM[1:])
+_NEW_ITEM: Columns = (("placement", _TOKEN), *_ITEM[1:])
 _BEGINNING: Columns = (
-    ("placement", _PLACEMENT),
+    ("placement", _TOKEN),
     ("lease_microseconds", NUMBER),
     ("traceparent", TRACE),
 )
-_KEY_OF_PLACEMENT: Columns = (("placement", _PLACEMENT), *_CLAIMED_KEY)
+_KEY_OF_CREATION: Columns = (("placement", _TOKEN), *_CLAIMED_KEY)
 _IS_KEY = "t.owner = j.owner AND t.idempotency_key = j.idempotency_key"
 _IS_CLAIMED = f"{_IS_KEY} AND t.claim = j.claim"
 _KEY_FOUND = f"{join('idempotency_keys')} ON {_IS_KEY}"
 _CLAIM_FOUND = f"{join('idempotency_keys')} ON {_IS_CLAIMED}"
-_PLACED = f"{join('orders', 'orders_placement', 'o')} ON o.placement = j.placement"
+_BY_TOKEN = f"{join('orders', 'orders_placement', 'o')} ON o.placement = j.placement"
 _BEGINNINGS = unpack("beginnings", _BEGINNING)
 
 INSERT_ORDERS = f"""
@@ -146,28 +146,29 @@ INSERT_ORDERS = f"""
 INSERT_ITEMS = f"""
     INSERT INTO items (order_id, position, product_id, warehouse_id, quantity, unit_price, total_price, any_warehouse)
     SELECT o.id, j.position, j.product_id, j.warehouse_id, j.quantity, j.unit_price, j.total_price, j.any_warehouse
-    FROM {unpack("new_items", _NEW_ITEM)} {_PLACED}"""
+    FROM {unpack("new_items", _NEW_ITEM)} {_BY_TOKEN}"""
 INSERT_CREATED = f"""
     INSERT INTO history (order_id, version, event, status_after, actor, correlation_id, created_at)
-    SELECT o.id, o.version, 'created', o.status, o.actor, o.correlation_id, o.created_at FROM {_BEGINNINGS} {_PLACED}"""
+    SELECT o.id, o.version, 'created', o.status, o.actor, o.correlation_id, o.created_at
+    FROM {_BEGINNINGS} {_BY_TOKEN}"""
 INSERT_RESERVE_STEPS = f"""
     INSERT INTO intents (order_id, step, due_at, traceparent, created_at)
     SELECT o.id, 'reserve', {later("o.created_at", "j.lease_microseconds")}, j.traceparent, o.created_at
-    FROM {_BEGINNINGS} {_PLACED}"""
-LOCK_KEYS = f"SELECT COUNT(*) FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND} FOR UPDATE"
+    FROM {_BEGINNINGS} {_BY_TOKEN}"""
+LOCK_KEYS = f"SELECT COUNT(*) FROM {lockable('keys', _KEY_OF_CREATION)} {_CLAIM_FOUND} FOR UPDATE"
 LOCK_FREE_KEYS = (
-    f"SELECT t.owner, t.idempotency_key FROM {lockable('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}{FREE_ONLY}"
+    f"SELECT t.owner, t.idempotency_key FROM {lockable('keys', _KEY_OF_CREATION)} {_CLAIM_FOUND}{FREE_ONLY}"
 )
-READ_CLAIMED_KEYS = f"SELECT t.owner, t.idempotency_key FROM {unpack('keys', _KEY_OF_PLACEMENT)} {_CLAIM_FOUND}"
-LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_PLACEMENT)} {_PLACED} {_CLAIM_FOUND} SET t.order_id = o.id"
+READ_CLAIMED_KEYS = f"SELECT t.owner, t.idempotency_key FROM {unpack('keys', _KEY_OF_CREATION)} {_CLAIM_FOUND}"
+LINK_KEYS = f"UPDATE {unpack('keys', _KEY_OF_CREATION)} {_BY_TOKEN} {_CLAIM_FOUND} SET t.order_id = o.id"
 DELETE_KEYS = f"DELETE t FROM {unpack('keys', _KEY)} {_KEY_FOUND}"
-_PLACEMENTS: Columns = (("placement", _PLACEMENT),)
-READ_PLACED = f"""
+_TOKENS: Columns = (("placement", _TOKEN),)
+READ_CREATED = f"""
     SELECT JSON_ARRAYAGG(JSON_ARRAY(o.placement, o.id, {microseconds("o.created_at")})) FROM
-    {unpack("placements", _PLACEMENTS)} {_PLACED}"""
+    {unpack("tokens", _TOKENS)} {_BY_TOKEN}"""
 """In one value, because the driver spends its time per row; only for what is short."""
 
-_PLACE: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
+_CHOSEN: Columns = (("order_id", NUMBER), ("position", NUMBER), ("warehouse_id", NUMBER))
 _STEP: Columns = (("order_id", NUMBER), ("step", WORD))
 _AT_ORDER: Columns = (("order_id", NUMBER), ("at", INSTANT), ("provider_reference", TEXT))
 _PAYMENT_OF_ORDER = f"{join('payments')} ON t.order_id = j.order_id"
@@ -215,8 +216,8 @@ WRITES = {
     "refusals": _set("refusals", (("refusal", JSON),)),
     "actors": _set("actors", (("actor", LABEL),)),
     "recounted": _set("recounted", (("warehouse_changes", NUMBER),)),
-    "placed": (
-        f"UPDATE {unpack('placed', _PLACE)} {join('items')} "
+    "warehouses": (
+        f"UPDATE {unpack('warehouses', _CHOSEN)} {join('items')} "
         "ON t.order_id = j.order_id AND t.position = j.position SET t.warehouse_id = j.warehouse_id"
     ),
     "reservations": insert("reservations", "reservations", _RESERVATION),

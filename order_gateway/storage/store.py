@@ -21,7 +21,7 @@ from order_gateway.lifecycle import (
 from order_gateway.storage import tables
 from order_gateway.storage.applying import Applied, Change
 from order_gateway.storage.changing import Changing, Work
-from order_gateway.storage.placing import KeyClaim, Placement, Placing
+from order_gateway.storage.creating import Creating, Creation, KeyClaim
 from service_kit.background import Watched
 from service_kit.batcher import Batcher, BatcherSettings
 from service_kit.database.database import Database
@@ -44,9 +44,9 @@ class Store:
         self._settings = settings
         self._token: str | None = None
         self._token_lock = asyncio.Lock()
-        self._placing = Placing(database, settings.payment_window_seconds)
+        self._creating = Creating(database, settings.payment_window_seconds)
         self._changing = Changing(database, settings.hold_grace_seconds)
-        self._placements: Batcher[Placement, Order] = Batcher(self._placing.process, batches, "placing batcher")
+        self._creations: Batcher[Creation, Order] = Batcher(self._creating.process, batches, "placing batcher")
         self._changes: Batcher[Work, Applied] = Batcher(self._changing.process, batches, "changing batcher")
         self._reads: Batcher[int, Order] = Batcher(self._changing.read, batches, "reading batcher")
         self._is_started = False
@@ -54,7 +54,7 @@ class Store:
     @property
     def batchers(self) -> tuple[Watched, ...]:
         """What goes on in the background."""
-        return (self._placements, self._changes, self._reads)
+        return (self._creations, self._changes, self._reads)
 
     async def token(self) -> str:
         """What makes this installation's request ids its own."""
@@ -80,8 +80,8 @@ class Store:
         request_key = new_request_key()
         # It begins with the time: what is made together stands together in an index.
         token = f"{time.time_ns() // 1_000_000:012x}{request_key}"
-        return await self._placements.submit(
-            Placement(new, token, request_key, lease_seconds, key, current_traceparent())
+        return await self._creations.submit(
+            Creation(new, token, request_key, lease_seconds, key, current_traceparent())
         )
 
     async def read(self, order_id: int) -> Order:
@@ -117,17 +117,17 @@ class Store:
         return await self._database.run_in_transaction(work)
 
     async def close(self) -> None:
-        """Finish what is under way, and hang up."""
+        """Finish what is under way, and close the connections."""
         if self._is_started:
-            for batcher in (self._placements, self._changes, self._reads):
+            for batcher in (self._creations, self._changes, self._reads):
                 await batcher.close()
-            await self._placing.close()
+            await self._creating.close()
             await self._changing.close()
 
     def _start(self) -> None:
         if not self._is_started:
             self._is_started = True
-            for batcher in (self._placements, self._changes, self._reads):
+            for batcher in (self._creations, self._changes, self._reads):
                 batcher.start()
 
 

@@ -22,7 +22,7 @@ class Watching:
         self.is_stopping = False
 
     async def wait(self, order_id: int, after: int, timeout_seconds: float) -> bool:
-        """Whether something happened after the happening with the id `after`, within a time; False also at a stop."""
+        """Whether something happened after the event with the id `after`, within a time; False also at a stop."""
         if self.is_stopping:
             return False
         happened = asyncio.get_running_loop().create_future()
@@ -40,7 +40,7 @@ class Watching:
         return not self.is_stopping
 
     async def newest(self, order_id: int) -> int:
-        """The id of the latest happening of an order; 0 if there is none."""
+        """The id of the latest event of an order; 0 if there is none."""
         return (await self._listing.latest([order_id])).get(order_id, 0)
 
     async def run(self) -> None:

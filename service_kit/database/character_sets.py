@@ -19,7 +19,7 @@ CHARACTER_SET = "utf8mb4"
 COLLATION = "utf8mb4_bin"
 ASCII_COLLATION = "ascii_bin"
 """Of columns for words and ids of our own making."""
-NAMED_MAX = 20
+COLUMNS_LOGGED_MAX = 20
 """How many columns the log names."""
 _LOCKED_TABLE = "migration_lock"
 """Has no text, and somebody holds it while a database is migrated."""
@@ -87,7 +87,7 @@ async def report_wrong_columns(database: Database) -> list[str]:
     if found:
         log.error(
             "wrong_character_set",
-            columns=found[:NAMED_MAX],
+            columns=found[:COLUMNS_LOGGED_MAX],
             count=len(found),
             wanted=COLLATION,
             advice="some texts can't be stored, or ids are mixed up: run `migrate`; what changed them after that, undo",

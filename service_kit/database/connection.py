@@ -164,7 +164,7 @@ class Connection(SafeAsyncConnection):
         return True
 
     async def ensure_closed(self) -> None:
-        """Say goodbye if the other side still listens, and hang up for good."""
+        """Say goodbye if the other side still listens, and close the connection."""
         writer = self._writer
         if writer is None:
             return

@@ -58,7 +58,7 @@ class Database:
     Attributes:
         connector: makes its connections.
         trust: which of its connections are still good.
-        sessions_pinned: how many connections of the pool are held for good once they are used.
+        sessions_pinned: how many connections of the pool are never given back once they are used.
 
     Raises: BadDatabaseUrl.
     """
@@ -89,7 +89,7 @@ class Database:
         return [self._tries, self._retries, in_use]
 
     def session(self) -> DriverSession:
-        """A connection that is held for good once it is used."""
+        """A connection that is never given back once it is used."""
         self.sessions_pinned += 1
         return DriverSession(self.connector, self.trust)
 
@@ -207,7 +207,7 @@ class Database:
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._pulse.close()
         await self.engine.dispose()
 

@@ -54,7 +54,7 @@ class Kind(StrEnum):
     FULL = "full"
     """The server lacks disk, memory or room for locks: again; in the end DatabaseAway."""
     READ_ONLY = "read-only"
-    """This server takes no writes, perhaps because another one does now: every connection is dropped and made anew;
+    """This server takes no writes, perhaps because another one does now: every connection is dropped and made again;
     again; in the end DatabaseAway."""
     NO_SERVICE = "no service"
     """This server answers and does nothing (no quorum, shutting down): as READ_ONLY."""
@@ -143,7 +143,7 @@ NO_QUORUM = 1047
 DUPLICATE_KEY = 1062
 
 MUST_MOVE = frozenset({Kind.READ_ONLY, Kind.NO_SERVICE})
-"""After these every connection of the process is dropped: what is connected to anew may be another server."""
+"""After these every connection of the process is dropped: what is connected to next may be another server."""
 _ABORTS = frozenset({Kind.RACE, Kind.LOCK})
 _ENDINGS: dict[Kind, str] = {
     Kind.INTERRUPTED: "the database ended the work each time, or somebody did",

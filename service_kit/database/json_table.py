@@ -5,6 +5,13 @@ values; the rows that it is unpacked into are the table `j`, and joining *from* 
 rows are locked. Works on MariaDB 10.11+ and MySQL 8.4+.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
 _BINARY = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _ASCII = "CHARACTER SET ascii COLLATE ascii_bin"
 NUMBER = "BIGINT"
@@ -38,6 +45,11 @@ def text(length_max: int) -> str:
 def ascii_text(length_max: int) -> str:
     """As `text`, in a column of ASCII characters."""
     return f"VARCHAR({length_max + 1}) {_ASCII}"
+
+
+def sorted_document(rows: Iterable[Any]) -> str:
+    """The document of `rows`, sorted, so that the rows are locked in this order."""
+    return _encode(sorted(rows)).decode()
 
 
 def unpack(parameter: str, columns: Columns, nested: str = "", alias: str = "j") -> str:

@@ -1,7 +1,7 @@
 """Bringing a service's database to the schema that its code expects: Alembic, called from programs.
 
 The migrations are hand-written DDL in `migrations/<service>/versions`. They run one at a time, however many programs
-start at once: a row that stays locked while one of them is at work makes the others wait; on a cluster, see
+start at once: a row that stays locked while one of them runs makes the others wait; on a cluster, see
 `migration_turn`.
 """
 

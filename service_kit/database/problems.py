@@ -86,8 +86,8 @@ async def _look(connection: AsyncConnection, address: DatabaseAddress, service: 
     found = await connection.exec_driver_sql("SELECT version_num FROM alembic_version")
     if is_behind(str(found.scalar() or ""), service.migrations):
         raise NotStarted(
-            f"{name_of_setting(service.prefix)}: the tables in the database {address.url.database} at {address.place} "
-            f"are older than this program: run `{service.command} migrate`"
+            f"{name_of_setting(service.prefix)}: the tables in the database {address.url.database} "
+            f"at {address.host_and_port} are older than this program: run `{service.command} migrate`"
         )
     for statement in service.needs:
         await connection.exec_driver_sql(statement)
@@ -110,28 +110,28 @@ def database_explained(url: str, service: Service) -> Iterator[None]:
 def database_problem(error: BaseException, address: DatabaseAddress, service: Service) -> NotStarted:
     """What stands in the way, which setting it is about, and what to do."""
     number, said = _number(error), _said(error)
-    setting, place, name = name_of_setting(service.prefix), address.place, address.url.database
+    setting, server, name = name_of_setting(service.prefix), address.host_and_port, address.url.database
     migrate = f"run `{service.command} migrate`"
     if (tls := _tls_error(error)) is not None:
         why = getattr(tls, "verify_message", "") or tls.reason or str(tls)
         text = (
-            f"the TLS certificate of the database at {place} is not trusted ({why}); check tls_ca and the host's name"
+            f"the TLS certificate of the database at {server} is not trusted ({why}); check tls_ca and the host's name"
         )
     elif number in _TLS_REFUSED:
-        text = f"the database at {place} does not encrypt connections, and tls=on asks for it; turn TLS on there"
+        text = f"the database at {server} does not encrypt connections, and tls=on asks for it; turn TLS on there"
     elif number == LOGIN_UNSAFE:
-        text = f"nothing was sent to {place}: {said}; turn TLS on there, and write tls=on or tls_ca=FILE in the URL"
+        text = f"nothing was sent to {server}: {said}; turn TLS on there, and write tls=on or tls_ca=FILE in the URL"
     elif number in _LOGIN_REFUSED:
-        text = f"the database at {place} refuses the login of {address.url.username!r}; check user and password"
+        text = f"the database at {server} refuses the login of {address.url.username!r}; check user and password"
     elif number in _RIGHT_MISSING:
-        text = f"the user {address.url.username!r} lacks a right at {place} ({said}); grant it, or take another user"
+        text = f"the user {address.url.username!r} lacks a right at {server} ({said}); grant it, or take another user"
     elif number in _NO_SCHEMA:
-        text = f"the database {name} at {place} does not have the tables of this program ({said}); {migrate}"
+        text = f"the database {name} at {server} does not have the tables of this program ({said}); {migrate}"
     elif number is None or is_connection_failure(error) or (isinstance(error, Fault) and number not in _FINAL):
         detail = f" ({said})" if said else ""
-        text = f"the database at {place} can't be reached{detail}; check host and port, and that it runs"
+        text = f"the database at {server} can't be reached{detail}; check host and port, and that it runs"
     else:
-        text = f"the database at {place} refuses to work: {said}"
+        text = f"the database at {server} refuses to work: {said}"
     return NotStarted(f"{setting}: {text}")
 
 

@@ -45,7 +45,7 @@ class Pulse:
             raise DatabaseAway(str(self._answer)) from self._answer.__cause__
 
     async def look(self) -> None:
-        """Find out where a new connection leads; no news if none can be made."""
+        """Find out where a new connection leads; nothing changes if none can be made."""
         try:
             connection = await self._connector.connect_apart()
         except Exception as error:
@@ -55,7 +55,7 @@ class Pulse:
         await connection.ensure_closed()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.ensure_closed()

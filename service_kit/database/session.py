@@ -63,7 +63,7 @@ class DriverSession:
         return results
 
     async def rollback(self) -> None:
-        """Leave the failed transaction; hang up if even that can't be done."""
+        """Leave the failed transaction; close the connection if even that can't be done."""
         self._is_open = False
         if self._driver is None:
             return

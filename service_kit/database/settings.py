@@ -43,8 +43,8 @@ class DatabaseSettings(BaseModel, extra="forbid"):
     )
 
     def too_few_connections(self, setting: str, pinned: int) -> list[str]:
-        """Why `pool_size` does not do for a process that keeps `pinned` connections for good; [] if it does."""
-        enough = f"a process keeps {pinned} of them for good, and the rest of it needs one; take {pinned + 1} or more"
+        """Why `pool_size` is too small for a process that never gives `pinned` connections back; [] if it is not."""
+        enough = f"a process never gives {pinned} of them back, and the rest of it needs one; take {pinned + 1} or more"
         return [] if self.pool_size > pinned else [f"{setting}: {self.pool_size} connections are too few: {enough}"]
 
 

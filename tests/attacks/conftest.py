@@ -69,7 +69,7 @@ async def start(
             await load_demo(target, "")
             gateway = await begin(target, given)
             # So that its products are known.
-            await gateway.place("1")
+            await gateway.create_order("1")
             await asyncio.to_thread(warehouse.stop)
             return gateway
 

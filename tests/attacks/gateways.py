@@ -33,7 +33,7 @@ class Gateway:
         """The status of a list of orders."""
         return (await self.status(f"{PREFIX}/orders", headers))[0]
 
-    async def place(self, user_id: str) -> int:
+    async def create_order(self, user_id: str) -> int:
         """The id of a new order."""
         url = f"http://127.0.0.1:{self.port}{PREFIX}/orders"
         async with self.session.post(url, json={**ORDER, "user_id": user_id}, headers=KEY) as response:

@@ -130,7 +130,7 @@ async def test_waits_and_streams_of_one_customer_are_their_own(
         requests_per_second_per_person_max=1000,
         event_heartbeat_seconds=60,
     )
-    first, second = await gateway.place("7"), await gateway.place("8")
+    first, second = await gateway.create_order("7"), await gateway.create_order("8")
 
     async def hold(path: str, count: int) -> None:
         """Requests of customer 7 that wait until they are dropped; those past the share are refused."""
@@ -183,7 +183,7 @@ async def test_requests_waits_and_streams_of_one_key_are_its_own(start: Start) -
         body_seconds_max=60,
         event_heartbeat_seconds=60,
     )
-    path, batch = f"{PREFIX}/orders/{await gateway.place('7')}", {"X-API-Key": BATCH}
+    path, batch = f"{PREFIX}/orders/{await gateway.create_order('7')}", {"X-API-Key": BATCH}
     for kind, begin, count, most in (
         ("in_flight", half_order(batch), 40, 30),
         ("order_waits", whole_get(f"{path}?wait=30", batch), 25, 10),

@@ -63,10 +63,10 @@ class Shop:
         self.saga.nudge = self.relay.nudge
         self.audit = OrdersAudit(self.database, self.store, self.calls)
 
-    async def place(self, quantity: int = 2) -> Order:
+    async def create_order(self, quantity: int = 2) -> Order:
         """Place an order, and wait until its stock is held or refused."""
         item = NewItem(1, 1, quantity, Decimal("19.99"))
-        placed = await self.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test"))
+        placed = await self.saga.create_order(NewOrder("u", "Street 1", "card", (item,), "c-1", "test"))
         return await self.settled(placed.id)
 
     async def settled(self, order_id: int) -> Order:
@@ -108,7 +108,7 @@ async def shop(
 
 
 async def test_orders_of_every_ending(shop: Shop) -> None:
-    waiting, paid, cancelled, returned = [await shop.place() for _ in range(4)]
+    waiting, paid, cancelled, returned = [await shop.create_order() for _ in range(4)]
     assert [order.state.status for order in (waiting, paid, cancelled, returned)] == [Status.PENDING] * 4
     assert await shop.levels() == (100, 8)
     await shop.saga.pay(paid.id, "test")
@@ -119,7 +119,7 @@ async def test_orders_of_every_ending(shop: Shop) -> None:
     assert [state.stock for state in ended] == [Stock.COMMITTED, Stock.FREE, Stock.RETURNED]
     assert [state.payment for state in ended] == [Payment.CHARGED, Payment.NONE, Payment.REFUNDED]
     assert await shop.levels() == (98, 2)
-    refused = await shop.place(1000)
+    refused = await shop.create_order(1000)
     assert refused.state.status is Status.REJECTED
     assert refused.refusal is not None
     assert refused.refusal["code"] == "INSUFFICIENT_STOCK"
@@ -127,7 +127,7 @@ async def test_orders_of_every_ending(shop: Shop) -> None:
 
 
 async def test_the_ledger_says_on_whose_behalf(shop: Shop) -> None:
-    paid, cancelled = await asyncio.gather(shop.place(), shop.place())
+    paid, cancelled = await asyncio.gather(shop.create_order(), shop.create_order())
     await shop.saga.pay(paid.id, "bob")
     await shop.saga.cancel(cancelled.id, "eve", Reason.CUSTOMER, None)
     for order in (paid, cancelled):
@@ -150,7 +150,7 @@ async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop
         await shop.client.add_stock(4, place, 5, request_id=f"more-{place}")
     item = NewItem(4, 1, 1, Decimal("5.00"), any_warehouse=True)
     placed = await asyncio.gather(
-        *(shop.saga.place(NewOrder("u", "Street 1", "card", (item,), "c-1", "test")) for _ in range(25))
+        *(shop.saga.create_order(NewOrder("u", "Street 1", "card", (item,), "c-1", "test")) for _ in range(25))
     )
     orders = [await shop.settled(order.id) for order in placed]
     assert Counter(order.state.status for order in orders) == {Status.PENDING: 15, Status.REJECTED: 10}
@@ -164,7 +164,7 @@ async def test_stock_that_is_split_over_warehouses_is_sold_to_the_last_unit(shop
 
 
 async def test_the_last_units_are_sold_once(shop: Shop) -> None:
-    orders = await asyncio.gather(*(shop.place(1) for _ in range(110)))
+    orders = await asyncio.gather(*(shop.create_order(1) for _ in range(110)))
     statuses = [order.state.status for order in orders]
     assert (statuses.count(Status.PENDING), statuses.count(Status.REJECTED)) == (100, 10)
     assert await shop.levels() == (100, 100)
@@ -172,7 +172,7 @@ async def test_the_last_units_are_sold_once(shop: Shop) -> None:
 
 async def test_a_warehouse_that_is_away_for_a_while(shop: Shop) -> None:
     """grpc: a quick fault and nothing left behind; queued and auto: accepted, and held when it is back."""
-    before = await shop.place(1)
+    before = await shop.create_order(1)
     shop.process.kill()
     # Nobody can say which warehouse has enough: that is left open, where the order can wait.
     item = NewItem(1, None, 1, Decimal("19.99"), any_warehouse=True)
@@ -180,7 +180,7 @@ async def test_a_warehouse_that_is_away_for_a_while(shop: Shop) -> None:
     placed, faults = [], 0
     for _ in range(5):
         try:
-            placed.append(await shop.saga.place(new))
+            placed.append(await shop.saga.create_order(new))
         except StepFault:
             faults += 1
     assert (len(placed), faults) == ((0, 5) if shop.modes.mode is Mode.GRPC else (5, 0))

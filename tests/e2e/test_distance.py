@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e
 ONE_WAY_SECONDS = 0.3
 ORDERS = int(os.environ.get("DISTANCE_ORDERS", "40"))
 TOGETHER = 10
-PLACED_SHARE_MIN = 0.99
+CREATED_SHARE_MIN = 0.99
 RECOVERY_SECONDS_MAX = 10
 CLOCK_OFF_SECONDS = 360
 ADMIN_KEY = key_of("admin")
@@ -44,7 +44,7 @@ class Gateway:
             answer = await response.json()
             return response.status, answer["data"] if response.status < 400 else answer["error"]
 
-    async def place(self, quantity: int = 1, warehouse_id: int | None = 1) -> tuple[int, Any]:
+    async def create_order(self, quantity: int = 1, warehouse_id: int | None = 1) -> tuple[int, Any]:
         return await self.call("POST", "/orders", order(quantity, warehouse_id=warehouse_id))
 
 
@@ -91,9 +91,11 @@ async def test_a_slow_warehouse_is_not_a_dead_one(place: Place) -> None:
         gateway = await place.gateway(proxy.target)
         statuses: Counter[int] = Counter()
         for _ in range(ORDERS // TOGETHER):
-            answers = await asyncio.gather(*(gateway.place(1, 1 if one % 2 else None) for one in range(TOGETHER)))
+            answers = await asyncio.gather(
+                *(gateway.create_order(1, 1 if one % 2 else None) for one in range(TOGETHER))
+            )
             statuses.update(status for status, _ in answers)
-        assert statuses[201] >= PLACED_SHARE_MIN * ORDERS, statuses
+        assert statuses[201] >= CREATED_SHARE_MIN * ORDERS, statuses
         assert (await gateway.call("GET", "/warehouse/health"))[1]["breaker"] == "closed"
         assert (await gateway.call("GET", "/ready"))[0] == 200
         assert proxy.accepted <= 2
@@ -104,11 +106,11 @@ async def test_a_price_that_was_changed_is_seen_at_a_distance(place: Place) -> N
     await place.start_warehouse()
     async with proxied(place.target, ONE_WAY_SECONDS) as proxy:
         gateway = await place.gateway(proxy.target)
-        _status, before = await gateway.place()
+        _status, before = await gateway.create_order()
         sql(place.warehouse_url, "UPDATE products SET list_price = list_price + 1 WHERE product_id = 1")
 
         async def is_seen() -> bool:
-            _status, after = await gateway.place()
+            _status, after = await gateway.create_order()
             return bool(after["items"][0]["unit_price"] == before["items"][0]["unit_price"] + 1)
 
         await until(is_seen)
@@ -119,16 +121,16 @@ async def test_a_dead_connection_is_replaced(place: Place) -> None:
     await place.start_warehouse()
     async with proxied(place.target) as proxy:
         gateway = await place.gateway(proxy.target)
-        assert (await gateway.place())[0] == 201
+        assert (await gateway.create_order())[0] == 201
         assert proxy.swallow() == 1
         died = time.monotonic()
         refused = 0
-        while (await gateway.place())[0] != 201:
+        while (await gateway.create_order())[0] != 201:
             refused += 1
             assert time.monotonic() - died < RECOVERY_SECONDS_MAX
             await asyncio.sleep(0.1)
         assert refused
-        assert [(await gateway.place())[0] for _ in range(5)] == [201] * 5
+        assert [(await gateway.create_order())[0] for _ in range(5)] == [201] * 5
 
 
 def keys() -> str:
@@ -140,7 +142,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
     """From stock to paid, and back; what it is not enough for stops nobody's order."""
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())
     gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY=key_of("order"))
-    placed = [(await gateway.place(2, None))[1]["id"] for _ in range(2)]
+    placed = [(await gateway.create_order(2, None))[1]["id"] for _ in range(2)]
     for number in placed:
         assert (await gateway.call("POST", f"/orders/{number}/payment", {}))[0] == 200
     assert (await gateway.call("POST", f"/orders/{placed[0]}/cancel", {}))[1]["status"] == "cancelled"
@@ -150,7 +152,7 @@ async def test_the_role_order_is_enough_for_orders(place: Place) -> None:
         assert (status, error["code"]) == (503, "WAREHOUSE_DENIED")
         assert "its key 'shop' has the role order, and this needs admin" in error["message"]
         assert (await gateway.call("POST", "/reservations/cleanup", {}))[1]["code"] == "WAREHOUSE_DENIED"
-    assert (await gateway.place())[0] == 201
+    assert (await gateway.create_order())[0] == 201
     assert (await gateway.call("GET", "/warehouse/health"))[1]["breaker"] == "closed"
     assert (await gateway.call("GET", "/ready"))[0] == 200
 
@@ -187,7 +189,7 @@ async def test_a_key_that_is_not_enough_is_named(place: Place, key: str, words: 
 async def test_a_key_that_becomes_good_is_enough_without_a_restart(place: Place) -> None:
     await place.start_warehouse(WAREHOUSE_API_KEYS=keys())
     gateway = await place.gateway(ORDERS_WAREHOUSE_API_KEY=key_of("next"))
-    assert (await gateway.place())[1]["code"] == "WAREHOUSE_DENIED"
+    assert (await gateway.create_order())[1]["code"] == "WAREHOUSE_DENIED"
     warehouse, port = place.processes.started[0], int(place.target.rpartition(":")[2])
     await asyncio.to_thread(warehouse.stop)
     more = [
@@ -202,7 +204,7 @@ async def test_a_key_that_becomes_good_is_enough_without_a_restart(place: Place)
         return (await gateway.call("GET", "/ready"))[0] == 200
 
     await until(is_ready)
-    assert (await gateway.place())[0] == 201
+    assert (await gateway.create_order())[0] == 201
 
 
 def faked_clock(seconds: int) -> dict[str, str]:
@@ -216,7 +218,7 @@ async def test_a_gateway_whose_clock_is_wrong(place: Place, seconds: int) -> Non
     """Queued orders wait for the warehouse as long as they should, and holds last as long as was asked for."""
     await place.start_warehouse()
     gateway = await place.gateway(**faked_clock(seconds), ORDERS_RELAY__RETRY_WAIT_MAX_SECONDS="0.5")
-    assert (await gateway.place())[0] == 201
+    assert (await gateway.create_order())[0] == 201
     until_ = scalar(place.warehouse_url, "SELECT UTC_TIMESTAMP() + INTERVAL 60 SECOND").isoformat() + "Z"
     item = {"product_id": 1, "warehouse_id": 1, "quantity": 1}
     wish = {"order_id": "direct-1", "items": [item], "reserve_until": until_}
@@ -230,7 +232,7 @@ async def test_a_gateway_whose_clock_is_wrong(place: Place, seconds: int) -> Non
     warehouse, port = place.processes.started[0], int(place.target.rpartition(":")[2])
     await asyncio.to_thread(warehouse.kill)
     assert (await gateway.call("PUT", "/config/warehouse", {"mode": "queued"}))[0] == 200
-    status, queued = await gateway.place()
+    status, queued = await gateway.create_order()
     assert status == 202
 
     async def was_tried() -> bool:

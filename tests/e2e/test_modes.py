@@ -54,7 +54,7 @@ async def health(shop: Shop) -> Any:
 @pytest.mark.parametrize("mode", ["grpc", "queued"])
 async def test_the_whole_flow(shop: Shop, mode: str) -> None:
     shop.restart_gateway(ORDERS_GATEWAY=mode)
-    first, second, third = [await shop.place(status=201 if mode == "grpc" else 202) for _ in range(3)]
+    first, second, third = [await shop.create_order(status=201 if mode == "grpc" else 202) for _ in range(3)]
     for placed in (first, second, third):
         seen = await shop.call("GET", f"/orders/{placed['id']}?wait=10", status=200)
         assert seen["status"] == "pending"
@@ -72,7 +72,7 @@ async def test_the_whole_flow(shop: Shop, mode: str) -> None:
 
     await until(is_settled)
     refused = order(2 * STOCK_ADDED // 2, product_id=2)
-    placed = await shop.place(refused, status=409 if mode == "grpc" else 202)
+    placed = await shop.create_order(refused, status=409 if mode == "grpc" else 202)
     if mode == "queued":
         seen = await shop.call("GET", f"/orders/{placed['id']}?wait=10", status=200)
         assert (seen["status"], seen["refusal"]["code"]) == ("rejected", "INSUFFICIENT_STOCK")
@@ -123,11 +123,11 @@ async def test_auto_rides_out_a_dead_warehouse(shop: Shop) -> None:
 
 
 async def test_queued_accepts_while_the_warehouse_is_down(shop: Shop) -> None:
-    await shop.place()  # so that the price is known
+    await shop.create_order()  # so that the price is known
     shop.warehouse_process.kill()
     shop.restart_gateway(ORDERS_GATEWAY="queued")
     started = time.monotonic()
-    placed = [await shop.place(order(1, 1, place), status=202) for place in (1, None) * 10]
+    placed = [await shop.create_order(order(1, 1, place), status=202) for place in (1, None) * 10]
     assert time.monotonic() - started < 10
     assert [one["items"][0]["warehouse_id"] for one in placed] == [1, None] * 10
     ids = [one["id"] for one in placed]
@@ -146,7 +146,7 @@ async def test_queued_accepts_while_the_warehouse_is_down(shop: Shop) -> None:
 async def test_200_orders_in_flight_against_a_dead_warehouse(shop: Shop) -> None:
     """Each client is answered within its deadline and a second more, then quickly; nothing leaks."""
     shop.restart_gateway(ORDERS_GATEWAY="grpc", ORDERS_RESERVE_DEADLINE_SECONDS="2")
-    await shop.place(order(1))
+    await shop.create_order(order(1))
     before = await shop.levels()
     shop.warehouse_process.kill()
 
@@ -189,10 +189,10 @@ async def until_settled(shop: Shop) -> None:
 
 async def test_the_mode_is_switched_at_run_time_for_all_processes(shop: Shop) -> None:
     _, other_url = shop.start_gateway()
-    assert (await shop.place())["status"] == "pending"
+    assert (await shop.create_order())["status"] == "pending"
     switched = await shop.call("PUT", "/config/warehouse", {"mode": "queued"}, status=200)
     assert (switched["mode"], switched["configured"]) == ("queued", "grpc")
-    await shop.place(status=202)
+    await shop.create_order(status=202)
 
     async def other_follows() -> bool:
         try:
@@ -205,7 +205,7 @@ async def test_the_mode_is_switched_at_run_time_for_all_processes(shop: Shop) ->
     shop.restart_gateway()
     assert (await shop.call("GET", "/config/warehouse", status=200))["mode"] == "queued"
     await shop.call("PUT", "/config/warehouse", {"mode": "grpc"}, status=200)
-    assert (await shop.place())["status"] == "pending"
+    assert (await shop.create_order())["status"] == "pending"
 
 
 async def audit_orders(shop: Shop, *options: str) -> tuple[int, str]:
@@ -226,7 +226,7 @@ async def audit_orders(shop: Shop, *options: str) -> tuple[int, str]:
 
 
 async def test_the_audit_names_the_orders_concerned_and_finishes_them(shop: Shop) -> None:
-    good, lost = await shop.place(), await shop.place()
+    good, lost = await shop.create_order(), await shop.create_order()
     await shop.warehouse.cancel(reservation_id=lost["reservations"][0]["reservation_id"], reason="by hand")
     status, output = await audit_orders(shop)
     assert status == 1

@@ -27,7 +27,7 @@ async def shop(processes: Processes, warehouse_database_url: str, orders_databas
 
 
 async def test_the_main_job(shop: Shop) -> None:
-    placed = await shop.place()
+    placed = await shop.create_order()
     assert placed["status"] == "pending"
     assert placed["total_amount"] == 39.98
     assert await shop.levels() == (100, 2)
@@ -35,7 +35,7 @@ async def test_the_main_job(shop: Shop) -> None:
     assert paid["status"] == "paid"
     assert await shop.levels() == (98, 0)
 
-    other = await shop.place()
+    other = await shop.create_order()
     await shop.call("PATCH", f"/orders/{other['id']}/status", {"status": "cancelled"}, status=200)
     assert await shop.levels() == (98, 0)
 
@@ -43,17 +43,17 @@ async def test_the_main_job(shop: Shop) -> None:
     assert returned["status"] == "cancelled"
     assert await shop.levels() == (100, 0)
 
-    short = await shop.place(order(101), status=409)
+    short = await shop.create_order(order(101), status=409)
     assert short["code"] == "INSUFFICIENT_STOCK"
     assert short["details"] == [{"product_id": 1, "warehouse_id": 1, "requested": 101, "available": 100}]
-    assert (await shop.place(order(1, 99), status=404))["code"] == "PRODUCT_NOT_FOUND"
-    assert (await shop.place(order(1, 1, 99), status=404))["code"] == "WAREHOUSE_NOT_FOUND"
-    assert (await shop.place(order(1, 1, None)))["items"][0]["warehouse_id"] == 1
+    assert (await shop.create_order(order(1, 99), status=404))["code"] == "PRODUCT_NOT_FOUND"
+    assert (await shop.create_order(order(1, 1, 99), status=404))["code"] == "WAREHOUSE_NOT_FOUND"
+    assert (await shop.create_order(order(1, 1, None)))["items"][0]["warehouse_id"] == 1
     await shop.audit()
 
 
 async def test_a_declined_payment_gives_the_stock_back(shop: Shop) -> None:
-    placed = await shop.place()
+    placed = await shop.create_order()
     path = f"/orders/{placed['id']}"
     declined = await shop.call("POST", f"{path}/pay", {"payment_reference": "simulate-decline"}, status=422)
     assert declined["code"] == "PAYMENT_DECLINED"
@@ -63,7 +63,7 @@ async def test_a_declined_payment_gives_the_stock_back(shop: Shop) -> None:
 
 async def test_nobody_pays(shop: Shop) -> None:
     shop.restart_gateway(ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="30")
-    placed = await shop.place()
+    placed = await shop.create_order()
 
     async def is_cancelled() -> bool:
         seen = await shop.call("GET", f"/orders/{placed['id']}", status=200)
@@ -75,7 +75,7 @@ async def test_nobody_pays(shop: Shop) -> None:
 
 async def test_paying_just_before_and_just_after_the_deadline(shop: Shop) -> None:
     shop.restart_gateway(ORDERS_PAYMENT_WINDOW_SECONDS="2", ORDERS_HOLD_GRACE_SECONDS="30")
-    in_time, too_late = await shop.place(), await shop.place()
+    in_time, too_late = await shop.create_order(), await shop.create_order()
     await until_instant(in_time["payment_deadline"], -1)
     await shop.call("POST", f"/orders/{in_time['id']}/payment", {}, status=200)
     await until_instant(too_late["payment_deadline"], 1)
@@ -92,7 +92,7 @@ async def test_a_slow_payment_blocks_nobody_and_finds_its_stock_or_is_refunded(s
     shop.restart_gateway(
         ORDERS_PAYMENT_WINDOW_SECONDS="1", ORDERS_HOLD_GRACE_SECONDS="1", ORDERS_SIMULATOR__DELAY_SECONDS="2.5"
     )
-    lucky, unlucky = await shop.place(order(2, 1)), await shop.place(order(2, 2))
+    lucky, unlucky = await shop.create_order(order(2, 1)), await shop.create_order(order(2, 2))
     payments = [
         asyncio.create_task(shop.call("POST", f"/orders/{lucky['id']}/payment", {}, status=200)),
         asyncio.create_task(shop.call("POST", f"/orders/{unlucky['id']}/payment", {}, status=409)),
@@ -130,10 +130,10 @@ async def test_many_customers_want_the_last_units(shop: Shop) -> None:
 
 
 async def test_the_warehouse_dies_and_comes_back(shop: Shop) -> None:
-    waiting, paying = await shop.place(), await shop.place()
+    waiting, paying = await shop.create_order(), await shop.create_order()
     shop.warehouse_process.kill()
     started = time.monotonic()
-    away = await shop.place(status=503)
+    away = await shop.create_order(status=503)
     assert away["code"] in ("WAREHOUSE_UNAVAILABLE", "WAREHOUSE_TIMEOUT")
     assert time.monotonic() - started < 5
     paid = await shop.call("POST", f"/orders/{paying['id']}/payment", {}, status=200)
@@ -156,7 +156,7 @@ async def test_the_gateway_dies_under_load(shop: Shop) -> None:
     async def customer() -> None:
         for _ in range(10):
             try:
-                placed = await shop.place(order(1))
+                placed = await shop.create_order(order(1))
                 answered.append(placed["id"])
                 await shop.call("POST", f"/orders/{placed['id']}/payment", {}, status=200)
             except aiohttp.ClientError:

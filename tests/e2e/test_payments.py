@@ -60,7 +60,7 @@ class Shop:
             assert response.status == status, answer
             return answer["data"] if status < 400 else answer["error"]
 
-    async def place(self) -> int:
+    async def create_order(self) -> int:
         item = {"product_id": 1, "warehouse_id": 1, "quantity": 1}
         body = {"user_id": 7, "shipping_address": "Street 1", "payment_method": "card", "items": [item]}
         order = await self.call("POST", "/orders", body, status=201)
@@ -120,7 +120,7 @@ async def provider(shop: Shop, processes: Processes) -> ReferenceProvider:
 
 
 async def test_paid_cancelled_and_declined(shop: Shop, provider: ReferenceProvider) -> None:
-    paid, cancelled, declined = [await shop.place() for _ in range(3)]
+    paid, cancelled, declined = [await shop.create_order() for _ in range(3)]
     assert (await shop.pay(paid))["payment_status"] == "charged"
     await shop.pay(cancelled)
     assert provider.balance() == {"USD": Decimal("39.98")}
@@ -135,7 +135,7 @@ async def test_paid_cancelled_and_declined(shop: Shop, provider: ReferenceProvid
 
 
 async def test_an_outcome_that_comes_later_by_callback(shop: Shop, provider: ReferenceProvider) -> None:
-    order = await shop.place()
+    order = await shop.create_order()
     provider.will(("authorise", "pending"), ("callback", "wrong_signature"), ("callback", "replay"))
     waiting = await shop.pay(order, status=202, key="pay-1")
     assert (waiting["status"], waiting["payment_status"]) == ("pending", "charging")
@@ -158,7 +158,7 @@ async def test_an_outcome_that_comes_later_by_callback(shop: Shop, provider: Ref
 async def test_a_callback_that_comes_before_the_answer_and_one_that_never_comes(
     shop: Shop, provider: ReferenceProvider
 ) -> None:
-    early, silent = await shop.place(), await shop.place()
+    early, silent = await shop.create_order(), await shop.create_order()
     provider.will(("authorise", "early_callback"))
     await shop.pay(early, status=202)
     await shop.becomes(early, "paid", "charged")
@@ -190,7 +190,7 @@ async def test_only_signed_news_of_now_are_taken(shop: Shop, provider: Reference
 
 
 async def test_the_provider_dies_while_it_is_asked(shop: Shop, provider: ReferenceProvider) -> None:
-    lost, unasked = await shop.place(), await shop.place()
+    lost, unasked = await shop.create_order(), await shop.create_order()
     provider.will(("capture", "slow"))
     paying = asyncio.create_task(shop.pay(lost, status=503))
 
@@ -208,7 +208,7 @@ async def test_the_provider_dies_while_it_is_asked(shop: Shop, provider: Referen
 
 
 async def test_the_gateway_dies_after_the_money_was_taken(shop: Shop, provider: ReferenceProvider) -> None:
-    order = await shop.place()
+    order = await shop.create_order()
     provider.will(("capture", "slow"))
     paying = asyncio.create_task(shop.pay(order))
 
@@ -227,11 +227,11 @@ async def test_the_gateway_dies_after_the_money_was_taken(shop: Shop, provider: 
 async def test_payments_stay_with_their_provider_when_another_is_chosen(
     shop: Shop, provider: ReferenceProvider
 ) -> None:
-    before = await shop.place()
+    before = await shop.create_order()
     await shop.pay(before)
     shop.gateway.stop()
     shop.open({**provider.settings, "ORDERS_PAYMENTS__PROVIDER": "external"})
-    after = await shop.place()
+    after = await shop.create_order()
     await shop.pay(after, "cash-1")
     for order in (before, after):
         await shop.call("POST", f"/orders/{order}/cancel", {}, status=200)
@@ -242,7 +242,7 @@ async def test_payments_stay_with_their_provider_when_another_is_chosen(
 
 async def test_a_caller_who_takes_the_money_gives_it_back_when_asked(shop: Shop) -> None:
     shop.open({"ORDERS_PAYMENTS__PROVIDER": "external"})
-    order, kept = await shop.place(), await shop.place()
+    order, kept = await shop.create_order(), await shop.create_order()
     for path, body in (("payment", {}), ("pay", {"payment_method": "cash"})):
         refused = await shop.call("POST", f"/orders/{order}/{path}", body, status=400)
         assert refused["details"][0]["field"] == "payment_reference"

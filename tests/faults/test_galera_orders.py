@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from order_gateway.lifecycle import NewItem, NewOrder, Reason, Status, Way
+from order_gateway.storage.creating import ClaimLost, KeyClaim
 from order_gateway.storage.idempotency import Begun, IdempotencyStore
-from order_gateway.storage.placing import ClaimLost, KeyClaim
 from tests.faults.conftest import PATIENT, MakeUrls
 from tests.kits.scripted_orders import World
 from tests.kits.warehouse_kit import scalar, sql
@@ -59,7 +59,7 @@ async def test_an_order_moves_on_all_nodes_as_if_on_one(worlds: list[World], url
     async def shop(number: int) -> None:
         chance = Random(number)
         while time.monotonic() < end:
-            order = await worlds[number % 3].place(chance.choice((Way.GRPC, Way.QUEUED)))
+            order = await worlds[number % 3].create_order(chance.choice((Way.GRPC, Way.QUEUED)))
             wishes = [chance.choice(worlds).saga.pay(order.id, "test") for _ in range(chance.choice((1, 2)))]
             if chance.random() < 0.5:
                 wishes.append(chance.choice(worlds).saga.cancel(order.id, "test", Reason.CUSTOMER, None))
@@ -148,8 +148,8 @@ async def test_two_with_the_same_key_at_once_make_one_order(worlds: list[World],
 async def test_relays_share_the_steps(worlds: list[World], urls: list[str]) -> None:
     """Locks are not seen at other nodes: two may read the same steps, and one of them starts over."""
     for world in worlds:
-        await world.place(Way.QUEUED)
-    await asyncio.gather(*(worlds[0].place(Way.QUEUED) for _ in range(57)))
+        await world.create_order(Way.QUEUED)
+    await asyncio.gather(*(worlds[0].create_order(Way.QUEUED) for _ in range(57)))
     await worlds[0].execute("UPDATE intents SET due_at = NOW(6)")
     taken: Counter[int] = Counter()
 
@@ -163,4 +163,4 @@ async def test_relays_share_the_steps(worlds: list[World], urls: list[str]) -> N
 
 async def _place(world: World, key: KeyClaim) -> None:
     new = NewOrder("u", "Street 1", "card", (NewItem(1, 1, 2, Decimal("1.00")),), "c-1", "test", Way.QUEUED)
-    await world.saga.place(new, key)
+    await world.saga.create_order(new, key)

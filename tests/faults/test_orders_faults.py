@@ -29,7 +29,7 @@ async def test_a_payment_whose_commit_was_not_answered_goes_on(proxy_and_world: 
     """Neither PAYMENT_IN_PROGRESS for the request that began it, nor a second charge."""
     proxy, world = proxy_and_world
     for number in range(1, 7):
-        order = await world.place()
+        order = await world.create_order()
         proxy.lose_answers = 3  # of the wish to pay, of the charge's outcome, of the sale's outcome
         paid = await world.saga.pay(order.id, "test")
         assert not isinstance(paid.result, Illegal)
@@ -42,7 +42,7 @@ async def test_a_payment_whose_commit_was_not_answered_goes_on(proxy_and_world: 
 async def test_every_other_change_survives_a_lost_answer(proxy_and_world: tuple[DatabaseProxy, World]) -> None:
     proxy, world = proxy_and_world
     proxy.lose_answers = 2  # of the new order, of its hold
-    order = await world.place()
+    order = await world.create_order()
     assert order.state.status is Status.PENDING
     assert [held.is_active for held in order.reservations] == [True, True]
     await world.saga.pay(order.id, "test")

@@ -107,18 +107,18 @@ class Shop(ByHand):
         """Repair once."""
         await self.core.repair().run((await self.audit.run()).findings)
 
-    async def place(self, quantity: int = 2, way: Way = Way.GRPC, **item: Any) -> Order:
+    async def create_order(self, quantity: int = 2, way: Way = Way.GRPC, **item: Any) -> Order:
         """An order of one line."""
         line = NewItem(**{"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": Decimal(10), **item})
-        return await self.saga.place(NewOrder("u", "Street 1", "card", (line,), "c-1", "test", way))
+        return await self.saga.create_order(NewOrder("u", "Street 1", "card", (line,), "c-1", "test", way))
 
     async def paid(self, quantity: int = 2) -> Order:
         """An order that is paid and sold."""
-        return (await self.saga.pay((await self.place(quantity)).id, "test")).order
+        return (await self.saga.pay((await self.create_order(quantity)).id, "test")).order
 
     async def cancelled(self) -> Order:
         """An order that ended before it was paid."""
-        return (await self.saga.cancel((await self.place()).id, "test", Reason.CUSTOMER, None)).order
+        return (await self.saga.cancel((await self.create_order()).id, "test", Reason.CUSTOMER, None)).order
 
     async def returned(self) -> Order:
         """An order that ended after it was paid."""

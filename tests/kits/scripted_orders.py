@@ -111,9 +111,9 @@ class World(ByHand):
         await self.store.close()
         await self.database.close()
 
-    async def place(self, way: Way = Way.GRPC) -> Order:
+    async def create_order(self, way: Way = Way.GRPC) -> Order:
         item = NewItem(1, 1, 2, Decimal("19.99"))
-        return await self.saga.place(NewOrder("u", "Street 1", "card", (item, item), "c-1", "test", way))
+        return await self.saga.create_order(NewOrder("u", "Street 1", "card", (item, item), "c-1", "test", way))
 
     async def open_steps(self) -> list[str]:
         async with self.database.engine.connect() as connection:

@@ -61,7 +61,7 @@ class Shop:
             assert response.status == status, answer
             return answer["data"] if status < 400 else answer["error"]
 
-    async def place(self, body: dict[str, Any] | None = None, *, status: int = 201) -> Any:
+    async def create_order(self, body: dict[str, Any] | None = None, *, status: int = 201) -> Any:
         return await self.call("POST", "/orders", body or order(), status=status)
 
     async def levels(self, product_id: int = 1, warehouse_id: int = 1) -> tuple[int, int]:

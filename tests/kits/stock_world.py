@@ -175,7 +175,7 @@ class World:
             list(self.reservations.values()),
             sorted(movements.items()),
             self.events,
-            # without fingerprints: they are made of the ids
+            # without request hashes: they are made of the ids
             [(stored.request_id, stored.answer) for stored in self.answers.values()],
         ]
         seen: dict[str, str] = {}

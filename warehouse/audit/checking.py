@@ -1,4 +1,4 @@
-"""Checks the warehouse's invariants against the rows themselves, and mends counters that drifted.
+"""Checks the warehouse's invariants against the rows themselves, and corrects counters that drifted.
 
 The checks run in one read-only snapshot, so that they are right under load, too. Each is a query that finds
 rows which contradict an invariant: nothing found, nothing wrong. A query looks at a slice of the rows at a time,
@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database
 from service_kit.progress import Progress
+from service_kit.times import microseconds_from_database
 from warehouse.audit.queries import HELD_ON_LEVEL, QUERIES, Query
 from warehouse.audit.slices import Slice, slices
-from warehouse.reading.queries import to_microseconds
 from warehouse.settings import AuditSettings
 from warehouse.stock.records import LevelKey, uuid7
 
@@ -136,7 +136,7 @@ async def drifted_levels(url: str, rows: int = SLICE_ROWS) -> list[LevelKey]:
 
 
 async def repair(url: str, rows: int = SLICE_ROWS) -> int:
-    """Set the counters of drifted levels from the open reservations and the ledger; return how many were mended.
+    """Set the counters of drifted levels from the open reservations and the ledger; return how many were corrected.
 
     `reserved` becomes what is held, `on_hand` what the ledger says (never less than what is held). Each change is
     an ADJUSTMENT movement with its event, made under the level's lock. A ledger that contradicts itself is left as it
@@ -194,7 +194,7 @@ async def _mend(connection: AsyncConnection, key: LevelKey) -> None:
         "on_hand": on_hand,
         "reserved_before": reserved_before,
         "held": held,
-        "event_id": uuid7(to_microseconds(now), 1, randbits(48)),
+        "event_id": uuid7(microseconds_from_database(now), 1, randbits(48)),
         "now": now,
         "notes": f"repair: the counters said on_hand {level[0]}, reserved {level[1]}",
         "data": msgspec.json.encode(

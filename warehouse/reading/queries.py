@@ -1,14 +1,14 @@
 """Reading without locks: reservations, stock levels and the ledger, in pages."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, and_, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import Database
-from service_kit.turns import Turns, turn_owner
+from service_kit.fair_semaphore import FairSemaphore, slot_owner
+from service_kit.times import microseconds_from_database, microseconds_to_database
 from warehouse.reading.paging import Cursor
 from warehouse.reading.tables import (
     movements,
@@ -19,7 +19,6 @@ from warehouse.reading.tables import (
     warehouses,
 )
 from warehouse.stock.records import (
-    EPOCH,
     HeldLine,
     Level,
     LevelKey,
@@ -32,19 +31,7 @@ from warehouse.stock.records import (
 
 T = TypeVar("T")
 LISTS_AT_ONCE_MAX = 4
-_MICROSECOND = timedelta(microseconds=1)
 _NOW: ColumnElement[Any] = literal_column("SYSDATE(6)")
-_LATEST = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // _MICROSECOND
-
-
-def to_microseconds(value: datetime) -> int:
-    """A DATETIME of the database (UTC, without saying so) as microseconds since 1970."""
-    return (value.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
-
-
-def to_database_datetime(instant: int) -> datetime:
-    """Microseconds since 1970 as the database wants it; the nearest it knows for one that no clock shows."""
-    return (EPOCH + timedelta(microseconds=min(max(instant, 0), _LATEST))).replace(tzinfo=None)
 
 
 def _as_ascii(value: str) -> str:
@@ -61,12 +48,12 @@ class StockQueries:
 
     def __init__(self, database: Database, lists_at_once_max: int = LISTS_AT_ONCE_MAX) -> None:
         self._database = database
-        self._lists = Turns(lists_at_once_max)
+        self._lists = FairSemaphore(lists_at_once_max)
 
     async def clock(self) -> int:
         """The database's time, in microseconds since 1970."""
         [row] = await self._all(select(_NOW))
-        return to_microseconds(row[0])
+        return microseconds_from_database(row[0])
 
     async def reservation(self, reservation_id: str) -> Reservation | None:
         """One reservation, if it exists."""
@@ -98,7 +85,7 @@ class StockQueries:
         table = reservations.c
         ids = select(table.reservation_id).where(table.state == state)
         if after is not None:
-            expires_at = to_database_datetime(int(after[0]))
+            expires_at = microseconds_to_database(int(after[0]))
             later = and_(table.expires_at == expires_at, table.reservation_id > _as_ascii(str(after[1])))
             ids = ids.where(table.expires_at >= expires_at, or_(table.expires_at > expires_at, later))
         ids = ids.order_by(table.expires_at, table.reservation_id).limit(size)
@@ -160,7 +147,7 @@ class StockQueries:
 
     async def listed(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """What `read` finds, as of one moment, when it is its turn among the lists."""
-        async with self._lists.turn(turn_owner.get()):
+        async with self._lists.slot(slot_owner.get()):
             return await self._database.read_in_snapshot(read)
 
     async def _list(self, query: Select[Any]) -> Sequence[Row[Any]]:
@@ -213,9 +200,9 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
         row.order_id,
         row.order_sequence,
         State(row.state),
-        to_microseconds(row.expires_at),
-        to_microseconds(row.created_at),
-        to_microseconds(row.closed_at) if row.closed_at else None,
+        microseconds_from_database(row.expires_at),
+        microseconds_from_database(row.created_at),
+        microseconds_from_database(row.closed_at) if row.closed_at else None,
         row.reason,
         row.correlation_id,
         tuple(lines),
@@ -223,10 +210,10 @@ def _reservation(row: Row[Any], lines: list[HeldLine]) -> Reservation:
 
 
 def _level(row: Sequence[Any]) -> Level:
-    values: list[Any] = [*row[:-2], to_microseconds(row[-2]), to_microseconds(row[-1])]
+    values: list[Any] = [*row[:-2], microseconds_from_database(row[-2]), microseconds_from_database(row[-1])]
     return Level(*values)
 
 
 def _movement(row: Row[Any]) -> Movement:
-    values: list[Any] = [*row[:-1], to_microseconds(row.created_at)]
+    values: list[Any] = [*row[:-1], microseconds_from_database(row.created_at)]
     return Movement(*values)

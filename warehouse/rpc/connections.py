@@ -4,7 +4,7 @@ gRPC's core counts the connections it has accepted and turns further ones away; 
 strangers could keep everybody else out by opening as many as there may be. Therefore this process looks at its own
 sockets, a few times a second. A connection on which nobody has shown a valid key yet is a stranger's. Some room is
 always kept free: strangers' connections go before that is used up, first those of who has the most of them, and of
-these the oldest. So whoever comes with a key gets in, and once the key is shown, stays.
+these the oldest. So a caller who comes with a key is let in, and once the key is shown, stays.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ class Client(msgspec.Struct):
     """A connection that somebody has made to this server.
 
     Attributes:
-        place: address and port, as of the client's socket.
+        socket_address: address and port, as of the client's socket.
         address: whom it counts for: an IPv4 address, or an IPv6 network of one customer.
         since: when it was first seen (monotonic time).
     """
 
-    place: tuple[str, int]
+    socket_address: tuple[str, int]
     address: str
     since: float
     is_known: bool = False
@@ -98,7 +98,7 @@ class Connections:
         shown = {_place_of(peer) for peer in self.shown}
         self.shown.clear()
         for client in self._clients():
-            client.is_known = client.is_known or client.place in shown
+            client.is_known = client.is_known or client.socket_address in shown
 
     def _client(self, number: int, inode: int, port: int) -> Client | None:
         return self._seen[inode] if inode in self._seen else _described(number, inode, port)

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from service_kit.actors import actor_of
+from service_kit.fair_semaphore import slot_owner
 from service_kit.logging import call_details
 from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
-from service_kit.turns import turn_owner
 from warehouse.auth import API_KEY_HEADER, Role, Unauthenticated
 from warehouse.metrics import CallMetrics
 from warehouse.rpc.entrance import Entrance
@@ -264,7 +264,7 @@ def rpc(
             try:
                 message: RequestT = edge.opened(request, context)
                 caller = edge.admit(context, role if isinstance(role, Role) else role(message))
-                turn_owner.set(caller.actor)
+                slot_owner.set(caller.actor)
                 if edge.shares is None:
                     answer = await method(self, message, caller)
                 else:

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.client_addresses import Network, client_address
-from service_kit.guesses import Guesses
 from service_kit.logging import call_details
 from service_kit.rates import TooOften
 from service_kit.shares import ALL, Budget, NoSlot
@@ -51,7 +51,7 @@ class Entrance:
     def __init__(
         self,
         keyring: Keyring,
-        guesses: Guesses,
+        guesses: AttemptLimit,
         trusted_proxies: Sequence[Network] = (),
         note: Callable[[str], None] = lambda _bound: None,
         note_peer: Callable[[str], None] = lambda _peer: None,
@@ -291,7 +291,7 @@ class OpenCalls:
         except TooOften as error:
             await context.abort(*trailing_error(error))
         except NoSlot as full:
-            owner = "" if full.place == ALL else ("_of_key" if budget is self._known else "_of_address")
+            owner = "" if full.share == ALL else ("_of_key" if budget is self._known else "_of_address")
             self._metrics.limited.add(f"open_calls{owner}")
             await context.abort(*trailing_error(TooManyCalls()))
         try:

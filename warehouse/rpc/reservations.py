@@ -17,7 +17,7 @@ from warehouse.stock.commands import Answer, Line
 from warehouse.stock.records import Level, LevelKey, State
 from warehouse.stock.refusals import Refusal, reservation_not_found
 from warehouse.stock.sizes import (
-    ENVELOPE_BYTES,
+    LIST_ENVELOPE_BYTES,
     NAMED_LINES,
     batch_answer_bytes,
     lines_at_most,
@@ -193,7 +193,7 @@ class Reservations(WarehouseServiceServicer):
         if len(set(request.request_ids)) < len(request.request_ids):
             checks.fail("request_ids", "must name each request id once")
         checks.done()
-        bytes_max = min(self._limits.outcomes_bytes_max, self._message_bytes_max - ENVELOPE_BYTES)
+        bytes_max = min(self._limits.outcomes_bytes_max, self._message_bytes_max - LIST_ENVELOPE_BYTES)
         outcomes = await self._requests.outcomes(request.request_ids, bytes_max)
         return pb.BatchGetRequestsResponse(outcomes=outcomes)
 

@@ -25,7 +25,7 @@ from warehouse.validation import InvalidRequest
 
 DOMAIN = "warehouse.v1"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-NAMED_MAX = 20
+VIOLATIONS_NAMED_MAX = 20
 """Lines or fields named in the status that a call ends with."""
 TRAILING_BYTES_MAX = 4096
 """Of that status: it travels as a header, a third longer, and beside its text once more; many clients and proxies drop
@@ -88,7 +88,7 @@ Metadata = tuple[tuple[str, bytes], ...]
 
 
 @lru_cache(maxsize=1024)
-def status_of_refusal(refusal: Refusal, named_max: int = NAMED_MAX) -> Status:
+def status_of_refusal(refusal: Refusal, named_max: int = VIOLATIONS_NAMED_MAX) -> Status:
     """A refusal with its ErrorInfo, and a violation per line (up to `named_max`) for a shortage. Do not change it."""
     details = dict(refusal.details)
     messages: list[Message] = []
@@ -117,7 +117,7 @@ def status_of_refusal(refusal: Refusal, named_max: int = NAMED_MAX) -> Status:
     return _status(REFUSAL_CODES[refusal.reason], refusal.message, info, *messages)
 
 
-def status_of_error(error: BaseException, named_max: int = NAMED_MAX) -> Status:
+def status_of_error(error: BaseException, named_max: int = VIOLATIONS_NAMED_MAX) -> Status:
     """An exception as its status; INTERNAL, with nothing of its text, for one that is not expected.
 
     Args:
@@ -159,11 +159,11 @@ def trailing_error(error: BaseException) -> tuple[grpc.StatusCode, str, Metadata
 
 def _fitting(make: Callable[[int], Status]) -> Status:
     """The status with as many lines named as a header has room for."""
-    status = make(NAMED_MAX)
+    status = make(VIOLATIONS_NAMED_MAX)
     for named_max in NAMED_LINES:
         if status.ByteSize() <= TRAILING_BYTES_MAX:
             break
-        if named_max < NAMED_MAX:
+        if named_max < VIOLATIONS_NAMED_MAX:
             status = make(named_max)
     return status
 

@@ -1,10 +1,10 @@
-"""grpc.aio's server, mended in one place: no path that a client names can end it.
+"""grpc.aio's server, corrected in one respect: no path that a client names can end it.
 
 The library's loop decodes the path of every call as UTF-8, and ends, and the whole server with it, at the first one
 that is not: one request of anybody. Here the core tells methods apart, by bytes; the path of a call of none of them is
 not read.
 
-It also takes less time: grpc.aio waits for all methods' next calls at once, and sets that up anew for every call; here
+It also takes less time: grpc.aio waits for all methods' next calls at once, and sets that up again for every call; here
 each method's next call is waited for by a task of its own.
 """
 
@@ -78,7 +78,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 # Otherwise any header with a byte that is no UTF-8 is written to the log as it is, a key, too, with a traceback; and
-# there is a traceback for everybody who takes a call back, or hangs up, while the answer is on its way.
+# there is a traceback for everybody who takes a call back, or closes the connection, while the answer is on its way.
 logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 
 

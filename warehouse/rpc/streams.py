@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
+from service_kit.fair_semaphore import slot_owner
 from service_kit.logging import call_details
 from service_kit.shares import ALL, Budget, NoSlot
-from service_kit.turns import turn_owner
 from warehouse.auth import PermissionDenied, Role, Unauthenticated
 from warehouse.metrics import StreamMetrics
 from warehouse.rpc.edge import Caller, Context, Edge, Ending, describe, traced
@@ -269,14 +269,14 @@ class Streams:
         places.callback(self._leave, call, caller.key_name, timer)
         if self._is_stopping:
             call.end(ServerStopping())
-        turn_owner.set(caller.actor)
+        slot_owner.set(caller.actor)
         return msgspec.structs.replace(caller, deadline=loop.time() + seconds)
 
     def _take(self, key_name: str) -> None:
         try:
             self._slots.take(key_name)
         except NoSlot as full:
-            self.edge.calls.limited.add("streams" if full.place == ALL else "streams_of_key")
+            self.edge.calls.limited.add("streams" if full.share == ALL else "streams_of_key")
             raise TooManyCalls from full
 
     def _leave(self, call: StreamCall, key_name: str, timer: asyncio.TimerHandle) -> None:

@@ -6,8 +6,8 @@ from time import monotonic
 
 import grpc
 
-from service_kit.followed import Followed
 from service_kit.pem import certificates, is_pair
+from service_kit.reloadable_files import ReloadableFiles
 
 LOOK_SECONDS = 1.0
 """A new connection finds out whether the files have changed, but not more often than this."""
@@ -22,7 +22,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> 
     Raises: OSError, ValueError: the files can't be used.
     """
     paths = [certificate, key, *([client_ca] if client_ca else [])]
-    followed = Followed("TLS certificate and key", paths, _configuration)
+    files = ReloadableFiles("TLS certificate and key", paths, _configuration)
     looked_at = monotonic()
 
     def newest() -> grpc.ServerCertificateConfiguration | None:
@@ -31,10 +31,10 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> 
         if monotonic() - looked_at < LOOK_SECONDS:
             return None
         looked_at = monotonic()
-        return followed.content if followed.look() else None
+        return files.content if files.reload() else None
 
     # Its documentation allows None; the published types do not know.
-    return grpc.dynamic_ssl_server_credentials(followed.content, newest, client_ca is not None)  # type: ignore[arg-type]
+    return grpc.dynamic_ssl_server_credentials(files.content, newest, client_ca is not None)  # type: ignore[arg-type]
 
 
 def _configuration(contents: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:

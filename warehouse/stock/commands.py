@@ -157,7 +157,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 class CorruptedLedger(Exception):
     """The counters of a stock level contradict its reservations or its ledger: somebody changed rows by hand.
 
-    The command had no effect. `python -m warehouse audit --repair` mends the counters.
+    The command had no effect. `python -m warehouse audit --repair` corrects the counters.
     """
 
 
@@ -177,7 +177,7 @@ def decode_answer(text: str) -> Answer:
     return _answer_decoder.decode(text)
 
 
-def fingerprint(command: CallerCommand | CreateProduct | CreateWarehouse) -> str:
+def request_hash(command: CallerCommand | CreateProduct | CreateWarehouse) -> str:
     """32 hexadecimal digits that tell apart what was asked, whoever asked."""
     if not isinstance(command, CreateProduct | CreateWarehouse):
         command = msgspec.structs.replace(command, actor="", correlation_id="", traceparent="")

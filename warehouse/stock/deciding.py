@@ -29,7 +29,7 @@ from warehouse.stock.commands import (
     Outcome,
     Reserve,
     decode_answer,
-    fingerprint,
+    request_hash,
 )
 from warehouse.stock.draft import Draft
 from warehouse.stock.holding import extend, reserve
@@ -53,15 +53,15 @@ def _apply(draft: Draft, command: Command) -> Outcome:
     try:
         if isinstance(command, Expire):
             return expire(draft, command)
-        print_of_command = fingerprint(command)
+        hash_of_request = request_hash(command)
         known = draft.answers.get(command.request_id)
         if known is not None:
-            return _replay(known, command, print_of_command)
+            return _replay(known, command, hash_of_request)
         outcome = _act(draft, command)
     except CorruptedLedger as drift:
         return drift
     if isinstance(outcome, Answer):
-        draft.store(command.request_id, print_of_command, outcome)
+        draft.store(command.request_id, hash_of_request, outcome)
     return outcome
 
 
@@ -81,8 +81,8 @@ def _act(draft: Draft, command: CallerCommand) -> Answer | Refusal:
             return count_stock(draft, command)
 
 
-def _replay(known: StoredAnswer, command: Command, print_of_command: str) -> Outcome:
-    if known.fingerprint == print_of_command:
+def _replay(known: StoredAnswer, command: Command, hash_of_request: str) -> Outcome:
+    if known.request_hash == hash_of_request:
         return decode_answer(known.answer)
     if isinstance(command, Reserve):
         fenced_at = decode_answer(known.answer).fenced_at

@@ -231,9 +231,9 @@ class Draft:
             Event(cause.event_id, kind, subject, cause.correlation_id, self.instant, cause.traceparent, text)
         )
 
-    def store(self, request_id: str, print_of_command: str, answer: Answer) -> None:
+    def store(self, request_id: str, hash_of_request: str, answer: Answer) -> None:
         """Keep what a request id was answered, for replays."""
-        stored = StoredAnswer(request_id, print_of_command, self.instant, encode_answer(answer))
+        stored = StoredAnswer(request_id, hash_of_request, self.instant, encode_answer(answer))
         self.answers[request_id] = stored
         self.new_answers.append(stored)
 

@@ -1,4 +1,4 @@
-"""What events tell the world: JSON objects with words, ids and RFC 3339 times. Pure."""
+"""What events say: JSON objects with words, ids and RFC 3339 times. Pure."""
 
 from warehouse.stock.records import Level, Movement, Reservation, rfc3339
 

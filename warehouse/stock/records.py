@@ -147,7 +147,7 @@ class Movement(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
-    """What the world is told about a change; `data` is a JSON object."""
+    """What is published about a change; `data` is a JSON object."""
 
     event_id: str
     type: str
@@ -159,10 +159,15 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What a request id was answered; `answer` is an encoded `commands.Answer`."""
+    """What a request id was answered.
+
+    Attributes:
+        request_hash: of the command, see `commands.request_hash`; in the database the column `fingerprint`.
+        answer: an encoded `commands.Answer`.
+    """
 
     request_id: str
-    fingerprint: str
+    request_hash: str
     created_at: int
     answer: str
 

@@ -7,7 +7,7 @@ MESSAGE_BYTES_LEAST = 1024 * 1024
 """No server is set to send less: what is bounded by count alone (1,000 stock levels, 100 items) always fits."""
 HOLDS_BYTES_MAX = MESSAGE_BYTES_LEAST - 64 * 1024
 """What the reservations in the answer of a Commit or Cancel may take together."""
-ENVELOPE_BYTES = 4096
+LIST_ENVELOPE_BYTES = 4096
 """Kept free for what stands around the elements of a list: token, total, names."""
 _ELEMENT_BYTES = 8
 """The tag and the length before each element."""
@@ -37,7 +37,7 @@ SizedT = TypeVar("SizedT", bound=Sized)
 
 def that_fit(elements: Sequence[SizedT], message_bytes_max: int) -> Sequence[SizedT]:
     """The first of `elements` that one message holds, at least one if there is any."""
-    left = message_bytes_max - ENVELOPE_BYTES
+    left = message_bytes_max - LIST_ENVELOPE_BYTES
     for position, element in enumerate(elements):
         left -= element.ByteSize() + _ELEMENT_BYTES
         if left < 0:
@@ -52,7 +52,7 @@ def batch_answer_bytes(request_bytes: int, requests: int, lines: int) -> int:
         request_bytes: the length of the whole request.
         lines: of all its requests.
     """
-    return ENVELOPE_BYTES + request_bytes + requests * _RESULT_BYTES + lines * _LINE_BYTES
+    return LIST_ENVELOPE_BYTES + request_bytes + requests * _RESULT_BYTES + lines * _LINE_BYTES
 
 
 def lines_at_most(request_bytes: int) -> int:

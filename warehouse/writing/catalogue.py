@@ -11,7 +11,7 @@ from sqlalchemy import Row, func, insert, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database.database import DUPLICATE_KEY, Database, RaceLost, error_number
-from warehouse.reading.queries import to_database_datetime, to_microseconds
+from service_kit.times import microseconds_from_database, microseconds_to_database
 from warehouse.reading.tables import products, request_ids, warehouses
 from warehouse.stock.commands import (
     Answer,
@@ -19,7 +19,7 @@ from warehouse.stock.commands import (
     CreateWarehouse,
     decode_answer,
     encode_answer,
-    fingerprint,
+    request_hash,
 )
 from warehouse.stock.records import Product, Warehouse
 from warehouse.stock.refusals import Reason, Refusal, request_id_reused
@@ -89,7 +89,7 @@ class Catalogue:
 
     async def _once(self, command: CreateProduct | CreateWarehouse, act: Act) -> Answer | Refusal:
         """Let `act` have its effect unless the request id has had one."""
-        print_of_command = fingerprint(command)
+        hash_of_request = request_hash(command)
 
         async def known(connection: AsyncConnection) -> Answer | Refusal | None:
             columns = (func.lower(func.hex(request_ids.c.fingerprint)), request_ids.c.answer)
@@ -97,7 +97,7 @@ class Catalogue:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            return decode_answer(row[1]) if row[0] == print_of_command else request_id_reused(command.request_id)
+            return decode_answer(row[1]) if row[0] == hash_of_request else request_id_reused(command.request_id)
 
         async def work(connection: AsyncConnection) -> Answer | Refusal:
             if (answer := await known(connection)) is not None:
@@ -109,7 +109,7 @@ class Catalogue:
             await connection.execute(
                 insert(request_ids).values(
                     request_id=command.request_id,
-                    fingerprint=func.unhex(print_of_command),
+                    fingerprint=func.unhex(hash_of_request),
                     answer=encode_answer(outcome),
                     created_at=_NOW,
                 )
@@ -120,7 +120,7 @@ class Catalogue:
 
 
 async def _start_over_if_beaten(work: Act, connection: AsyncConnection) -> Answer | Refusal:
-    """Somebody else made the same key a moment ago: with theirs in sight the answer is another one."""
+    """Somebody else made the same key a moment ago: now that theirs is visible the answer is another one."""
     try:
         return await work(connection)
     except (sqlalchemy.exc.IntegrityError, pymysql.err.IntegrityError) as error:
@@ -153,9 +153,9 @@ async def products_page(
     """
     query = select(products).where(products.c.product_id > after).order_by(products.c.product_id)
     if changed_since is not None:
-        query = query.where(products.c.updated_at >= to_database_datetime(changed_since))
+        query = query.where(products.c.updated_at >= microseconds_to_database(changed_since))
     # Before the page: what is changed after this instant is found by asking for what has changed since.
-    read_at = to_microseconds((await connection.execute(select(_NOW))).scalar_one())
+    read_at = microseconds_from_database((await connection.execute(select(_NOW))).scalar_one())
     page = [_product(row) for row in (await connection.execute(query.offset(skip).limit(size))).all()]
     total = int((await connection.execute(select(func.count()).select_from(products))).scalar_one()) if counted else 0
     return ProductPage(page, total, read_at)
@@ -169,11 +169,15 @@ def _product(row: Row[Any]) -> Product:
         row.description,
         None if row.list_price is None else f"{row.list_price:.2f}",
         row.currency,
-        to_microseconds(row.created_at),
-        to_microseconds(row.updated_at),
+        microseconds_from_database(row.created_at),
+        microseconds_from_database(row.updated_at),
     )
 
 
 def _warehouse(row: Row[Any]) -> Warehouse:
-    values: list[Any] = [*row[:-2], to_microseconds(row.created_at), to_microseconds(row.updated_at)]
+    values: list[Any] = [
+        *row[:-2],
+        microseconds_from_database(row.created_at),
+        microseconds_from_database(row.updated_at),
+    ]
     return Warehouse(*values)

@@ -1,4 +1,4 @@
-"""Ends holds whose time is over, through the same door as everything else.
+"""Ends holds whose time is over, through the same batcher as everything else.
 
 Safe with any number of servers: a sweep passes over rows that another one has locked, and a hold that was
 ended meanwhile is simply found closed. A hold that can't be ended (its rows contradict each other) is logged
@@ -34,7 +34,7 @@ class Sweeper:
 
     Args:
         database: where to look.
-        batcher: the door.
+        batcher: of the store that all commands go to.
         size_max: how many holds are ended together.
         pause_seconds: between two sweeps of `run`.
 

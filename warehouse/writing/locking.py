@@ -17,7 +17,7 @@ import structlog
 
 from service_kit.batcher import SetAside
 from service_kit.database.database import DatabaseSettings, DriverSession, RaceLost
-from service_kit.database.json_table import bounded
+from service_kit.database.json_table import bounded, sorted_document
 from service_kit.stuck_rows import StuckRows
 from warehouse.stock.commands import ChangeStock, Command, CountStock, Reserve
 from warehouse.stock.deciding import Order, Stock
@@ -26,15 +26,14 @@ from warehouse.writing import statements
 from warehouse.writing.plan import PRODUCT, WAREHOUSE, Plan, RowKey, names_of
 
 log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
 _read_level = msgspec.json.Decoder(Level).decode
 _read_reservation = msgspec.json.Decoder(Reservation).decode
 _read_line = msgspec.json.Decoder(tuple[str, int, int, int, int, int]).decode
 _read_answer = msgspec.json.Decoder(StoredAnswer).decode
 Rows = list[tuple[Any, ...]]
-NAMED_MAX = 10
+ROWS_LOGGED_MAX = 10
 """Rows named in one log line."""
-WHY = "another session keeps this stock locked, ask again"
+STOCK_LOCKED_MESSAGE = "another session keeps this stock locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long a request whose rows could not be written, because of locks that nothing shows, is told so at once."""
 
@@ -111,7 +110,7 @@ class StockLocking:
             statements.CLOCK,
         )
         values = _values(plan, plan.levels & levels.waited_for)
-        values["looked_at"] = _document(levels.looked_at)
+        values["looked_at"] = sorted_document(levels.looked_at)
         results = (await self._session.execute(";".join(steps), values))[len(opening) :]
         waited_rows, free_rows, versions, heads, ids, lines, answers, orders, [(clock,)] = results
         for (line,) in lines:
@@ -167,45 +166,45 @@ class StockLocking:
         return Locked(stock, frozenset(stuck))
 
     def divert(self, commands: Sequence[Command]) -> dict[int, SetAside]:
-        """Of `commands`, by their places, those that are set aside without a look, because it is not time for one."""
+        """Of `commands`, by position, those that are set aside without a look, because it is not time for one."""
         now = self.stuck.now()
         self.stuck.forget_followed(now)
         found: dict[int, SetAside] = {}
-        for place, command in enumerate(commands):
+        for position, command in enumerate(commands):
             until = self.stuck.follows(names_of(command), now)
             if until is not None:
-                found[place] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
             elif isinstance(command, Reserve | ChangeStock | CountStock):
                 rows = self.stuck.sort(Plan().rows_of(command), now).left_alone
                 if rows:
-                    found[place] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                    found[position] = self.stuck.set_aside(rows, names_of(command), now, STOCK_LOCKED_MESSAGE)
         return found
 
     def set_aside(self, commands: Sequence[Command], plan: Plan, locked: Locked) -> dict[int, SetAside]:
-        """Of `commands`, by their places, those that need what is stuck, and those of the same name behind them.
+        """Of `commands`, by position, those that need what is stuck, and those of the same name behind them.
 
         Not those that were answered before: a replay needs no rows.
         """
         now = self.stuck.now()
         found: dict[int, SetAside] = {}
-        for place, command in enumerate(commands):
+        for position, command in enumerate(commands):
             if command.request_id in locked.stock.answers:
                 continue
             rows = locked.stuck.intersection(plan.rows_of(command))
             if rows:
-                found[place] = self.stuck.set_aside(rows, names_of(command), now, WHY)
+                found[position] = self.stuck.set_aside(rows, names_of(command), now, STOCK_LOCKED_MESSAGE)
             elif found and (until := self.stuck.follows(names_of(command), now)) is not None:
-                found[place] = self.stuck.follow(names_of(command), until, WHY)
+                found[position] = self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
         return found
 
     def hold_back(self, command: Command) -> SetAside:
-        """What stands in the place of a command whose rows can't be written because of somebody else's locks."""
+        """What a command is answered whose rows can't be written because of somebody else's locks."""
         until = self.stuck.now() + WRITE_HELD_UP_SECONDS
-        return self.stuck.follow(names_of(command), until, WHY)
+        return self.stuck.follow(names_of(command), until, STOCK_LOCKED_MESSAGE)
 
     async def torn_levels(self, plan: Plan) -> frozenset[LevelKey]:
         """Levels of the batch whose next movement can't be written: a collision there is no race, but damage."""
-        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": _document(plan.levels)})
+        [rows] = await self._session.execute(statements.READ_TORN_LEVELS, {"levels": sorted_document(plan.levels)})
         return frozenset((row[0], row[1]) for row in rows)
 
     async def _locate(self, plan: Plan) -> None:
@@ -259,14 +258,14 @@ class StockLocking:
     def _note(self, stuck: Mapping[RowKey, int | None], free: Iterable[RowKey], now: float) -> None:
         fresh = [key for key in stuck if key not in self.stuck]
         if fresh:
-            log.warning("rows_locked", count=len(fresh), rows=list(map(repr, fresh[:NAMED_MAX])))
+            log.warning("rows_locked", count=len(fresh), rows=list(map(repr, fresh[:ROWS_LOGGED_MAX])))
         self.stuck.found_locked(stuck, now)
         self.stuck.found_free(free)
 
 
 def _values(plan: Plan, levels: set[LevelKey]) -> dict[str, str]:
     return {
-        "levels": _document(levels),
+        "levels": sorted_document(levels),
         "reservations": _singles(plan.reservations),
         "requests": _singles(plan.requests),
         "orders": _singles(plan.orders),
@@ -291,10 +290,5 @@ def _reservations(rows: Rows, line_rows: Rows) -> dict[str, Reservation]:
     }
 
 
-def _document(rows: Iterable[Any]) -> str:
-    """Sorted, so that the rows are locked in this order."""
-    return _encode(sorted(rows)).decode()
-
-
 def _singles(values: Iterable[str] | Iterable[int]) -> str:
-    return _document([value] for value in values)
+    return sorted_document([value] for value in values)

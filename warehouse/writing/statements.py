@@ -104,7 +104,8 @@ _KEY: Columns = (("product_id", NUMBER), ("warehouse_id", NUMBER))
 BEGIN = "START TRANSACTION"
 
 CLOCK = f"SELECT {microseconds('UTC_TIMESTAMP(6)')}"
-"""The database's time; read after the locks are taken, so that ids and movements are in the order of the locks."""
+"""The database's time, in UTC whatever the session's time zone is. Read after the locks are taken, so that ids and
+movements are in the order of the locks; a statement of its own, as UTC_TIMESTAMP is when its statement began."""
 
 _BY_KEY = "ON t.product_id = j.product_id AND t.warehouse_id = j.warehouse_id"
 READ_LEVELS = f"SELECT {row(_LEVEL)} FROM {lockable('levels', _KEY)} {join('stock_levels')} {_BY_KEY}"

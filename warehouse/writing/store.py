@@ -3,11 +3,10 @@
 Commands that need what somebody else keeps locked are set aside; the others go on without them.
 
 Two servers that insert the same key (a request id, the first reservation of an order) collide; the loser rolls
-back and starts over, with the winner's rows in sight.
+back and starts over, with the winner's rows visible.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import structlog
@@ -22,7 +21,8 @@ from service_kit.database.database import (
     RaceLost,
     error_number,
 )
-from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, HeldUp
+from service_kit.database.json_table import sorted_document
+from service_kit.stuck_rows import LOCK_WAITS, WRITE_WAITS, WriteBlocked
 from warehouse.stock.commands import Answer, Command, Outcome
 from warehouse.stock.deciding import Decision, decide
 from warehouse.stock.records import Level, LevelKey, State
@@ -74,15 +74,15 @@ class StockStore:
         if not self._locking.stuck:
             return await self._carry_out(commands)
         aside = self._locking.divert(commands)
-        going = [command for place, command in enumerate(commands) if place not in aside]
-        return _in_place(aside, await self._carry_out(going) if going else ())
+        going = [command for position, command in enumerate(commands) if position not in aside]
+        return _in_order(aside, await self._carry_out(going) if going else ())
 
     async def _carry_out(self, commands: Sequence[Command], *, is_again: bool = False) -> list[Result]:
         if len(commands) > 1 and sum(map(line_count, commands)) > TRANSACTION_LINES_MAX:
             return await self._halve(commands)
         try:
             return list(await self._database.retry(lambda: self._attempt(commands)))
-        except HeldUp as held_up:
+        except WriteBlocked as held_up:
             if len(commands) > 1:
                 return await self._halve(commands)
             if not is_again:
@@ -98,7 +98,7 @@ class StockStore:
         return await self._isolate(commands, error)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
     async def _isolate(self, commands: Sequence[Command], error: Exception) -> list[Result]:
@@ -128,7 +128,9 @@ class StockStore:
         try:
             locked = await self._locking.lock_and_read(plan, torn, waits=waits)
             aside = self._locking.set_aside(commands, plan, locked) if locked.stuck else {}
-            going = [command for place, command in enumerate(commands) if place not in aside] if aside else commands
+            going = (
+                [command for position, command in enumerate(commands) if position not in aside] if aside else commands
+            )
             decision = decide(locked.stock, going)
             if decision.has_changes:
                 is_writing = True
@@ -139,7 +141,7 @@ class StockStore:
             await self._session.rollback()
             number = error_number(error)
             if number in WRITE_WAITS and is_writing:
-                raise HeldUp from error
+                raise WriteBlocked from error
             if number in LOCK_WAITS and waits and not is_writing:
                 waits, found = False, torn
             elif number == DUPLICATE_KEY:
@@ -149,7 +151,7 @@ class StockStore:
             else:
                 raise
         else:
-            return _in_place(aside, decision.outcomes) if aside else [*decision.outcomes]
+            return _in_order(aside, decision.outcomes) if aside else [*decision.outcomes]
         return await self._attempt(commands, torn | found, waits=waits)
 
     async def _write(self, decision: Decision) -> None:
@@ -190,7 +192,7 @@ class LevelReader:
 
         Raises: DatabaseFault.
         """
-        values = {"levels": _document({key for keys in wanted for key in keys})}
+        values = {"levels": sorted_document({key for keys in wanted for key in keys})}
 
         async def attempt() -> dict[LevelKey, Level]:
             try:
@@ -203,16 +205,11 @@ class LevelReader:
         return [await self._database.retry(attempt)] * len(wanted)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
 
-def _in_place(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[Result]:
-    """Results in the order of the commands: of those set aside, by their places, and of the others, in their order."""
+def _in_order(aside: Mapping[int, SetAside], others: Sequence[Result]) -> list[Result]:
+    """Results in the order of the commands: of those set aside, by position, and of the others, in their order."""
     rest = iter(others)
-    return [aside[place] if place in aside else next(rest) for place in range(len(aside) + len(others))]
-
-
-def _document(rows: Iterable[Any]) -> str:
-    """Sorted, so that the rows are locked in this order."""
-    return _encode(sorted(rows)).decode()
+    return [aside[position] if position in aside else next(rest) for position in range(len(aside) + len(others))]

@@ -39,7 +39,7 @@ class Calling:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up; calls in flight end as cancelled."""
+        """Close the connections; calls in flight end as cancelled."""
         await self._connections.close()
 
     async def is_serving(

@@ -102,7 +102,7 @@ class Connections:
         return any(await together(ask, self._connections))
 
     async def close(self) -> None:
-        """Hang up; calls in flight end as cancelled."""
+        """Close the connections; calls in flight end as cancelled."""
         self._is_closed = True
         await self._tasks.close()
         for connection in self._connections:

@@ -16,7 +16,7 @@ REQUESTS_MAX = 1000
 
 BATCH_MAX = 1000
 """Requests in one BatchReserve, says the contract."""
-ENVELOPE_BYTES = 8192
+ANSWER_ENVELOPE_BYTES = 8192
 RESULT_BYTES = 1032
 LINE_BYTES = 16
 """What the answer to a BatchReserve takes at most beyond its requests: in all, for each request, for each line."""
@@ -65,7 +65,7 @@ def fits(whole: warehouse_pb2.BatchReserveRequest, message_size_max_bytes: int) 
     """Whether it is certain, without a look at each request, that one call may carry all and its answer fits."""
     size, count = whole.ByteSize(), len(whole.requests)
     answer = size + RESULT_BYTES * count + LINE_BYTES * (size // LINE_BYTES_SENT_MIN)
-    return count <= BATCH_MAX and answer <= message_size_max_bytes - ENVELOPE_BYTES
+    return count <= BATCH_MAX and answer <= message_size_max_bytes - ANSWER_ENVELOPE_BYTES
 
 
 def parts(
@@ -73,7 +73,7 @@ def parts(
 ) -> Iterator[list[warehouse_pb2.ReserveRequest]]:
     """The requests cut into calls whose answers fit into a message."""
     part: list[warehouse_pb2.ReserveRequest] = []
-    room = message_size_max_bytes - ENVELOPE_BYTES
+    room = message_size_max_bytes - ANSWER_ENVELOPE_BYTES
     left = room
     for request in requests:
         needed = request.ByteSize() + RESULT_BYTES + LINE_BYTES * len(request.lines)

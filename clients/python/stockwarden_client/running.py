@@ -56,7 +56,7 @@ class Tasks:
         task.add_done_callback(self._running.discard)
 
     async def close_later(self, channel: grpc.aio.Channel, seconds: float) -> None:
-        """Hang up as soon as nothing is under way over it any more, or that long from now."""
+        """Close the connection as soon as nothing is under way over it any more, or that long from now."""
         await channel.close(seconds)
 
     async def close(self) -> None:

@@ -114,9 +114,9 @@ def _as_sent(schema: Any) -> Any:
 
 def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
     parameters = [_CORRELATION, *(dict(parameter) for parameter in operation.parameters)]
-    for place in ("path", "query"):
-        if kind := operation.inputs.get(place):
-            parameters += _parameters(place, kind)
+    for location in ("path", "query"):
+        if kind := operation.inputs.get(location):
+            parameters += _parameters(location, kind)
     if operation.method != "GET" and operation.access is not Access.OPEN:
         parameters.append(_IDEMPOTENCY)
     if operation.is_conditional:
@@ -141,14 +141,14 @@ def _operation(operation: Operation, schemas: Mapping[Key, Schema]) -> Schema:
     return described
 
 
-def _parameters(place: str, kind: type[BaseModel]) -> list[Schema]:
+def _parameters(location: str, kind: type[BaseModel]) -> list[Schema]:
     schema = _without_titles(TypeAdapter(kind).json_schema(ref_template=_REF))
     definitions = schema.get("$defs", {})
     found = []
     for name, described in schema["properties"].items():
         plain = _plain(described, definitions)
         text = plain.pop("description", None)
-        parameter = {"name": name, "in": place, "required": name in schema.get("required", ()), "schema": plain}
+        parameter = {"name": name, "in": location, "required": name in schema.get("required", ()), "schema": plain}
         found.append({**parameter, "description": text} if text else parameter)
     return found
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from order_gateway.http.guards.auth import CALLER, Access
-from order_gateway.http.wire.reading import read_body, read_path, read_query
+from order_gateway.http.wire.validating import read_body, read_path, read_query
 
 TAG_BYTES = 12
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

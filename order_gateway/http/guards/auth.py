@@ -14,8 +14,8 @@ from order_gateway.http.wire.addresses import client_of
 from order_gateway.http.wire.connections import know_connection
 from order_gateway.http.wire.errors import ApiError
 from service_kit.actors import actor_of
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.client_addresses import Network
-from service_kit.guesses import Guesses
 from service_kit.logging import note_call
 
 OPEN_PATHS = frozenset(
@@ -89,7 +89,7 @@ class Caller(msgspec.Struct, frozen=True):
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 
-class Door:
+class Authenticator:
     """Knows who is behind a key, and a token if there is one."""
 
     def __init__(self, keyring: Keyring, tokens: Tokens) -> None:
@@ -103,59 +103,66 @@ class Door:
         return Caller(key, None if authorization is None else self._tokens.read(authorization))
 
 
-class Pass(msgspec.Struct, frozen=True):
-    """What a caller came in with. It leads to no request: one that leads to itself would have to be looked for later,
-    together with all that it has, by Python's garbage collector."""
+class Credentials(msgspec.Struct, frozen=True):
+    """What a caller has shown.
 
-    door: Door
+    It leads to no request: one that leads to itself would have to be found later, together with all that it has, by
+    Python's garbage collector.
+    """
+
+    authenticator: Authenticator
     presented: str
     authorization: str | None
     caller: Caller
 
     def is_valid(self) -> bool:
         """Whether the key, and the token if there is one, would still be taken now."""
-        # Found out anew: no list of what was revoked can be out of date.
-        key = self.door.keyring.find(self.presented)
+        # Found out again: no list of what was revoked can be out of date.
+        key = self.authenticator.keyring.find(self.presented)
         try:
-            return key == self.caller.key and self.door.caller(self.caller.key, self.authorization) == self.caller
+            return (
+                key == self.caller.key and self.authenticator.caller(self.caller.key, self.authorization) == self.caller
+            )
         except ApiError:
             return False
 
 
-PASS: web.RequestKey[Pass] = web.RequestKey("pass", Pass)
+CREDENTIALS: web.RequestKey[Credentials] = web.RequestKey("credentials", Credentials)
 
 
-def auth_guard(keyring: Keyring, tokens: Tokens, guesses: Guesses, trusted_proxies: Sequence[Network] = ()) -> Guard:
+def auth_guard(
+    keyring: Keyring, tokens: Tokens, attempts: AttemptLimit, trusted_proxies: Sequence[Network] = ()
+) -> Guard:
     """Let only callers with a valid key through, and remember who they are."""
-    door = Door(keyring, tokens)
+    authenticator = Authenticator(keyring, tokens)
 
     def check(request: web.Request) -> None:
         if is_open(request.path):
             return
         presented = _only(request, "X-API-Key") or ""
-        key = _admitted(guesses, client_of(request, trusted_proxies), keyring.find(presented))
+        key = _admitted(attempts, client_of(request, trusted_proxies), keyring.find(presented))
         authorization = _only(request, "Authorization")
-        request[CALLER] = caller = door.caller(key, authorization)
-        request[PASS] = Pass(door, presented, authorization, caller)
+        request[CALLER] = caller = authenticator.caller(key, authorization)
+        request[CREDENTIALS] = Credentials(authenticator, presented, authorization, caller)
         know_connection(request, key.name, None if caller.person is None else caller.person.user_id)
         note_call(caller=caller.actor)
 
     return check
 
 
-def _admitted(guesses: Guesses, address: str, key: ApiKey | None) -> ApiKey:
+def _admitted(attempts: AttemptLimit, address: str, key: ApiKey | None) -> ApiKey:
     """The key that was shown from an address, if it is one and may be used from there. Raises: ApiError, TooOften."""
-    guesses.must_be_allowed(address, "" if key is None else key.sha256)
+    attempts.must_be_allowed(address, "" if key is None else key.sha256)
     if key is None:
-        guesses.was_wrong(address)
+        attempts.was_wrong(address)
         raise ApiError("UNAUTHENTICATED", "send a valid API key in the header X-API-Key")
-    guesses.was_right(address, key.sha256)
+    attempts.was_right(address, key.sha256)
     return key
 
 
 def must_still_be_valid(request: web.Request) -> None:
     """For what took long. Raises: ApiError, if the key or the token would not be taken any more."""
-    if not request[PASS].is_valid():
+    if not request[CREDENTIALS].is_valid():
         raise ApiError("UNAUTHENTICATED", "the key or the token is not valid any more")
 
 

@@ -3,7 +3,7 @@
 A page from anywhere can have its own name lead to this machine (DNS rebinding); the browser of somebody who works here
 then sends what the page asks for to us, as to the page's own server. Such a request names the page's host. Everybody
 knows the keys of the development profile, so there, only who asks for this machine by address or by a name that is
-known, or that has no dot and so is none of the world's, is answered.
+known, or that has no dot and so is no public name, is answered.
 """
 
 import re
@@ -17,7 +17,7 @@ from order_gateway.http.guards.guard import Guard
 from order_gateway.http.wire.errors import ApiError
 
 LOCAL = "localhost"
-REMEMBERED_MAX = 256
+HOSTS_CACHED_MAX = 256
 """Different Host headers; nearly all requests have the same few."""
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
@@ -26,7 +26,7 @@ def host_guard(known: Collection[str]) -> Guard:
     """Let only requests through that name an address, a name without a dot, or one of the `known` names."""
     names = frozenset(name.lower() for name in known)
 
-    @lru_cache(maxsize=REMEMBERED_MAX)
+    @lru_cache(maxsize=HOSTS_CACHED_MAX)
     def is_known(host: str) -> bool:
         return is_ours(host, names)
 

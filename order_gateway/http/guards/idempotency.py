@@ -16,7 +16,7 @@ from order_gateway.http.wire.errors import (
     answered,
     request_in_progress,
 )
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress, Reused, StoredResponse
 from service_kit.database.database import Fault
 

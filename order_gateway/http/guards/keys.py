@@ -13,7 +13,7 @@ from order_gateway.access import (
     refuse_doubled,
     refuse_empty_key,
 )
-from service_kit.followed import Followed
+from service_kit.reloadable_files import ReloadableFiles
 
 
 def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
@@ -36,10 +36,10 @@ class Keyring:
     def __init__(self, settings: AccessSettings) -> None:
         self._configured = settings.api_keys
         self._is_development = settings.profile == "development"
-        self.file: Followed[tuple[ApiKey, ...]] | None = None
+        self.file: ReloadableFiles[tuple[ApiKey, ...]] | None = None
         if settings.api_keys_file:
             read_keys(settings.api_keys_file)  # what is wrong with the file is said in its own words
-            self.file = Followed("API keys", [settings.api_keys_file], self._read)
+            self.file = ReloadableFiles("API keys", [settings.api_keys_file], self._read)
 
     def find(self, presented: str) -> ApiKey | None:
         """The key that was presented, if it is valid now."""

@@ -59,7 +59,7 @@ class Kind:
         try:
             self.budget.take(*names)
         except NoSlot as full:
-            owner = "" if full.place == ALL else self._owners[full.place]
+            owner = "" if full.share == ALL else self._owners[full.share]
             self._note(f"{self.name}_of_{owner}" if owner else self.name)
             whose = f" of this {owner}" if owner else ""
             message = f"as many {self._what}{whose} are under way as may be at the same time; try again shortly"

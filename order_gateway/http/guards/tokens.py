@@ -18,7 +18,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from order_gateway.access import AccessSettings, UserAccount, read_public_keys
 from order_gateway.http.wire.errors import ApiError
-from service_kit.followed import Followed
+from service_kit.reloadable_files import ReloadableFiles
 
 SYMMETRIC = "HS256"
 ASYMMETRIC = ("RS256", "ES256")
@@ -62,7 +62,7 @@ class Tokens:
         self._settings = settings
         self._secret = settings.jwt_secret.get_secret_value()
         jwks = settings.jwt_jwks_file
-        self.file = Followed("JWK set", [jwks], lambda contents: read_public_keys(contents[0])) if jwks else None
+        self.file = ReloadableFiles("JWK set", [jwks], lambda contents: read_public_keys(contents[0])) if jwks else None
         self._users: Mapping[str, UserAccount] = {user.name: user for user in settings.users}
         self._hasher = PasswordHasher()
         self._nobody = _nobodys_hash(self._hasher)

@@ -57,11 +57,11 @@ class Holders(Generic[MemberT]):
 
 
 class Crowd(Generic[MemberT]):
-    """Those that share a number of places.
+    """Those that share a number of slots.
 
     Args:
-        size_max: how many places there are.
-        shares: of all places, for each of the names of a member's holder; see service_kit.shares.
+        size_max: how many slots there are.
+        shares: of all slots, for each of the names of a member's holder; see service_kit.shares.
     """
 
     def __init__(self, size_max: int, shares: Sequence[float] = ()) -> None:

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 from order_gateway.gateway.port import GatewayFault, Refusal
 from order_gateway.lifecycle import Illegal, OrderNotFound
 from order_gateway.saga.steps import StepFault
-from order_gateway.storage.placing import ClaimLost
+from order_gateway.storage.creating import ClaimLost
 from service_kit.batcher import BatcherClosed, BatcherFull
 from service_kit.database.database import Fault
 from service_kit.rates import TooOften
@@ -138,7 +138,7 @@ def from_illegal(illegal: Illegal) -> ApiError:
 
 
 def request_in_progress() -> ApiError:
-    """Another request with the same Idempotency-Key is at work."""
+    """Another request with the same Idempotency-Key is in progress."""
     message = "a request with this Idempotency-Key is being worked on; ask again shortly"
     return ApiError("REQUEST_IN_PROGRESS", message, (), {"Retry-After": "1"})
 

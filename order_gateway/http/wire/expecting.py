@@ -9,7 +9,7 @@ from aiohttp import web
 
 from order_gateway.http.wire.answer_headers import secure
 from order_gateway.http.wire.errors import REQUEST_ID, failure, gone
-from order_gateway.http.wire.reading import invalid
+from order_gateway.http.wire.validating import invalid
 from service_kit.unique_ids import random_hex
 
 RequestHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

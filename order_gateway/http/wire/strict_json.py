@@ -12,7 +12,7 @@ FIELDS_MAX = 200
 WHOLE_DIGITS_MAX = 40
 """Python's time to read a whole number grows with the square of its digits; nothing here takes more than 19 of them."""
 EXPONENT_MAX = 99
-"""Of the decimal point's place. Arithmetic with numbers beyond is an error of its own, or takes for ever."""
+"""Of a number. Arithmetic with numbers beyond is an error of its own, or never ends."""
 _TOO_LARGE = Decimal("Infinity")
 _TOO_SMALL = Decimal(f"1e-{EXPONENT_MAX}")
 
@@ -28,10 +28,10 @@ def _fraction(text: str) -> Decimal:
     except InvalidOperation:
         # Its exponent has more digits than an exponent can have here.
         return _signed(_TOO_SMALL if "e-" in text.lower() else _TOO_LARGE, text)
-    place = number.adjusted()
-    if -EXPONENT_MAX <= place <= EXPONENT_MAX:
+    exponent = number.adjusted()
+    if -EXPONENT_MAX <= exponent <= EXPONENT_MAX:
         return number
-    return _signed(_TOO_LARGE if place > 0 else _TOO_SMALL, text)
+    return _signed(_TOO_LARGE if exponent > 0 else _TOO_SMALL, text)
 
 
 def _signed(number: Decimal, text: str) -> Decimal:

@@ -34,7 +34,7 @@ async def run(at: Shop, *arguments: str, target: str = "") -> tuple[int, str]:
 
 
 async def test_a_dry_run_says_what_the_repair_would_do_and_does_nothing(at: Shop) -> None:
-    sound, lost = await at.place(), await at.place()
+    sound, lost = await at.create_order(), await at.create_order()
     await at.calls.holds.Cancel(cancel(reservation_id=lost.reservations[0].reservation_id))
     status, output = await run(at, "audit", "--repair", "--dry-run")
     assert status == 1
@@ -49,7 +49,7 @@ async def test_a_dry_run_says_what_the_repair_would_do_and_does_nothing(at: Shop
 
 
 async def test_unfinished_orders_are_named_and_old_ones_left_out(at: Shop) -> None:
-    old, waiting = await at.place(), await at.place(way=Way.QUEUED)
+    old, waiting = await at.create_order(), await at.create_order(way=Way.QUEUED)
     await at.calls.holds.Cancel(cancel(reservation_id=old.reservations[0].reservation_id))
     await at.execute(f"UPDATE orders SET created_at = created_at - INTERVAL 1 DAY WHERE id = {old.id}")
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
@@ -60,8 +60,8 @@ async def test_unfinished_orders_are_named_and_old_ones_left_out(at: Shop) -> No
 
 
 async def test_without_the_warehouse_the_audit_says_what_it_could_not_check(at: Shop) -> None:
-    await at.place()
-    forgotten = await at.place(way=Way.QUEUED)
+    await at.create_order()
+    forgotten = await at.create_order(way=Way.QUEUED)
     await at.execute("DELETE FROM intents")
     status, output = await run(at, "audit", target=f"127.0.0.1:{free_port()}")
     assert status == 3
@@ -72,7 +72,7 @@ async def test_without_the_warehouse_the_audit_says_what_it_could_not_check(at: 
 async def test_reconcile_tells_what_differs_and_changes_nothing(at: Shop) -> None:
     await at.paid()
     assert (await run(at, "reconcile"))[0] == 0
-    lost, sold = await at.place(), await at.paid()
+    lost, sold = await at.create_order(), await at.paid()
     for table in ("orders", "items", "reservations", "history"):
         column = "id" if table == "orders" else "order_id"
         await at.execute(f"DELETE FROM {table} WHERE {column} IN ({lost.id}, {sold.id})")
@@ -101,7 +101,7 @@ async def test_why_an_order_is_as_it_is(at: Shop) -> None:
 
 
 async def test_why_a_step_is_not_done(at: Shop) -> None:
-    order = await at.place(way=Way.QUEUED)
+    order = await at.create_order(way=Way.QUEUED)
     await at.execute("UPDATE intents SET attempts = 7, last_error = 'no luck', due_at = '2031-01-02 03:04:05'")
     status, output = await run(at, "why", str(order.id))
     assert status == 0

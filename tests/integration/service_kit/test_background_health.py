@@ -64,7 +64,7 @@ class Stumbled:
     """Something that should be at work."""
 
     name: str = "relay"
-    is_well: bool = False
+    is_healthy: bool = False
     failures: int = 3
 
 
@@ -79,7 +79,7 @@ async def test_ready_names_what_is_down(orders_database_url: str) -> None:
             error = (await response.json())["error"]
             assert error["code"] == "NOT_READY"
             assert "not at work: relay" in error["message"]
-        stumbled.is_well = True
+        stumbled.is_healthy = True
         async with client.get("/ready") as response:
             assert response.status == 200
             assert (await response.json())["data"]["checks"]["background"]["ok"]

@@ -176,7 +176,7 @@ async def test_the_connections_that_an_order_gateway_keeps_are_those_that_its_se
 ) -> None:
     made = count_sessions(monkeypatch)
     # A test's process is not one that only serves from here on.
-    monkeypatch.setattr(order_gateway_main, "_calm_garbage_collector", lambda: None)
+    monkeypatch.setattr(order_gateway_main, "calm_garbage_collector", lambda: None)
     settings = OrdersSettings.model_validate(
         {
             "database_url": orders_database_url,

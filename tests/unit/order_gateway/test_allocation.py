@@ -6,7 +6,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_gateway.allocation import allocate, chosen_warehouses, movable, placed, reallocate, undecided
+from order_gateway.allocation import allocate, chosen_warehouses, movable, reallocate, undecided, with_warehouses
 from order_gateway.gateway.port import Refusal, StockLine
 from order_gateway.lifecycle import Item
 
@@ -50,9 +50,14 @@ def asked(items: tuple[Item, ...]) -> Counter[tuple[int, int | None]]:
 def reserve(items: tuple[Item, ...], levels: Levels) -> Refusal | None:
     """What the warehouse says to these lines; None: they are held."""
     short = [
-        {"product_id": product_id, "warehouse_id": place, "requested": units, "available": levels[product_id, place]}
-        for (product_id, place), units in asked(items).items()
-        if place is not None and units > levels.setdefault((product_id, place), 0)
+        {
+            "product_id": product_id,
+            "warehouse_id": warehouse_id,
+            "requested": units,
+            "available": levels[product_id, warehouse_id],
+        }
+        for (product_id, warehouse_id), units in asked(items).items()
+        if warehouse_id is not None and units > levels.setdefault((product_id, warehouse_id), 0)
     ]
     return Refusal("INSUFFICIENT_STOCK", "not enough stock", tuple(short)) if short else None
 
@@ -60,12 +65,12 @@ def reserve(items: tuple[Item, ...], levels: Levels) -> Refusal | None:
 @given(lines, levels)
 def test_what_is_allotted_is_there_and_wishes_are_kept(wanted: list[tuple[int, int | None, int]], free: Levels) -> None:
     items = items_of(*wanted)
-    places = allocate(items, seen(free))
-    if isinstance(places, Refusal):
+    warehouses = allocate(items, seen(free))
+    if isinstance(warehouses, Refusal):
         products = {item.product_id for item in items if item.any_warehouse}
-        assert {detail["product_id"] for detail in places.details} <= products
+        assert {detail["product_id"] for detail in warehouses.details} <= products
         return
-    chosen = placed(items, places)
+    chosen = with_warehouses(items, warehouses)
     ours = {(item.product_id, item.warehouse_id) for item in chosen if item.any_warehouse}
     for before, after in zip(items, chosen, strict=True):
         assert after.warehouse_id == before.warehouse_id or before.any_warehouse
@@ -76,14 +81,18 @@ def test_what_is_allotted_is_there_and_wishes_are_kept(wanted: list[tuple[int, i
 
 @given(st.integers(1, 12), levels)
 def test_one_line_is_refused_only_if_no_warehouse_has_enough(quantity: int, free: Levels) -> None:
-    places = allocate(items_of((1, None, quantity)), seen(free))
-    enough = [place for (product_id, place), units in sorted(free.items()) if product_id == 1 and units >= quantity]
+    warehouses = allocate(items_of((1, None, quantity)), seen(free))
+    enough = [
+        warehouse_id
+        for (product_id, warehouse_id), units in sorted(free.items())
+        if product_id == 1 and units >= quantity
+    ]
     if enough:
-        assert places == (enough[0],)
+        assert warehouses == (enough[0],)
     else:
-        assert isinstance(places, Refusal)
+        assert isinstance(warehouses, Refusal)
         best = max((units for (product_id, _), units in free.items() if product_id == 1), default=0)
-        assert [(detail["requested"], detail["available"]) for detail in places.details] == [(quantity, best)]
+        assert [(detail["requested"], detail["available"]) for detail in warehouses.details] == [(quantity, best)]
 
 
 def test_large_lines_choose_first() -> None:
@@ -100,7 +109,7 @@ def test_with_a_true_look_the_second_choice_is_held(
     first = allocate(items, seen(believed))
     if isinstance(first, Refusal):
         return
-    current = placed(items, first)
+    current = with_warehouses(items, first)
     refusal = reserve(current, true)
     if refusal is None or not (products := movable(current, refusal)):
         return
@@ -108,9 +117,9 @@ def test_with_a_true_look_the_second_choice_is_held(
     if again is None:
         return
     assert again != first
-    assert reserve(placed(items, again), true) is None
-    for item, place in zip(items, again, strict=True):
-        assert place == item.warehouse_id or item.any_warehouse
+    assert reserve(with_warehouses(items, again), true) is None
+    for item, warehouse_id in zip(items, again, strict=True):
+        assert warehouse_id == item.warehouse_id or item.any_warehouse
 
 
 def short(product_id: int, warehouse_id: int, requested: int, available: int) -> Refusal:
@@ -126,7 +135,7 @@ def short(product_id: int, warehouse_id: int, requested: int, available: int) ->
 def at_first(*wanted: tuple[int, int | None, int]) -> tuple[Item, ...]:
     """Lines whose open warehouses were all set to 1."""
     items = items_of(*wanted)
-    return placed(items, tuple(place or 1 for place in chosen_warehouses(items)))
+    return with_warehouses(items, tuple(warehouse_id or 1 for warehouse_id in chosen_warehouses(items)))
 
 
 def test_what_was_just_refused_counts_more_than_a_look() -> None:

@@ -20,12 +20,12 @@ def test_keys_are_random() -> None:
 
 
 @given(numbers, st.sampled_from(Step), st.none() | st.integers(0, 99))
-def test_request_ids_are_an_orders_own_and_fit(number: int, step: Step, place: int | None) -> None:
+def test_request_ids_are_an_orders_own_and_fit(number: int, step: Step, position: int | None) -> None:
     name = OrderName("deadbeef", number, KEY)
     others = [OrderName("deadbeef", number, "f" * 20), OrderName("0badcafe", number, KEY), OrderName("deadbeef", 1, "")]
-    request_id = name.request_id(step, place)
+    request_id = name.request_id(step, position)
     assert len(request_id) <= 64
-    assert request_id not in {other.request_id(step, place) for other in others}
+    assert request_id not in {other.request_id(step, position) for other in others}
     assert parse(name.in_warehouse) == name
 
 

@@ -122,15 +122,15 @@ async def test_one_that_is_down_is_named_until_it_is_at_work_again(monkeypatch: 
 
     everything = Background()
     kept = [everything.keep("broken", once_broken), everything.keep("sound", sound)]
-    assert list(everything.ill) == []
+    assert list(everything.unhealthy) == []
     await asyncio.sleep(0)
-    assert list(everything.ill) == ["broken"]
+    assert list(everything.unhealthy) == ["broken"]
     go_on.set()
     await begun.wait()
     # It may break again at once, and look well in between to whoever asks at the right moments.
-    assert list(everything.ill) == ["broken"]
+    assert list(everything.unhealthy) == ["broken"]
     clock[0] += background.BEGIN_AGAIN_SECONDS
-    assert list(everything.ill) == []
+    assert list(everything.unhealthy) == []
     assert _values(everything) == {
         "x_background_task_well": {"broken": 1, "sound": 1},
         "x_background_task_failures": {"broken": 1, "sound": 0},
@@ -159,7 +159,7 @@ async def test_work_that_was_told_to_stop_may_return_and_gets_a_last_turn_while_
     is_over = True
     await asyncio.wait_for(kept.finish(), 5)
     assert turns == [False, True]
-    assert kept.is_well
+    assert kept.is_healthy
 
 
 async def test_work_that_fails_while_it_is_told_to_stop_is_not_tried_for_ever() -> None:

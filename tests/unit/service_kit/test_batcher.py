@@ -243,7 +243,7 @@ async def test_whatever_a_batch_ends_with_its_callers_get_an_end_and_the_next_ba
     expected = {"an error": ValueError, "a fault": Fault, "no list": TypeError}.get(broken, BatchFailed)
     assert [type(outcome) for outcome in outcomes] == [expected] * 3
     assert await asyncio.wait_for(batcher.submit(1), 5) == 1
-    assert (batcher.is_well, batcher.failures) == (True, 0)
+    assert (batcher.is_healthy, batcher.failures) == (True, 0)
     await batcher.close()
 
 
@@ -262,7 +262,7 @@ async def test_a_worker_that_breaks_is_seen_and_begun_again(
 
     monkeypatch.setattr(batcher, "_take", broken)
     lost = batcher.submit(1)
-    while batcher.is_well:  # noqa: ASYNC110 - the worker has to get its turn
+    while batcher.is_healthy:  # noqa: ASYNC110 - the worker has to get its turn
         await asyncio.sleep(0)
     waiting = batcher.submit(2)
     recorder.go.set()

@@ -41,9 +41,14 @@ def test_what_is_refused(text: str, why: str) -> None:
 
 def test_what_is_read() -> None:
     plain = read_database_url("mysql://u:p%40ss%2Fword@h:3307/shop")
-    assert (plain.url.password, plain.place, plain.url.database, plain.tls) == ("p@ss/word", "h:3307", "shop", False)
+    assert (plain.url.password, plain.host_and_port, plain.url.database, plain.tls) == (
+        "p@ss/word",
+        "h:3307",
+        "shop",
+        False,
+    )
     assert plain.tls_context() is None
-    assert read_database_url("mysql://u@[::1]/shop?tls=off").place == "::1:3306"
+    assert read_database_url("mysql://u@[::1]/shop?tls=off").host_and_port == "::1:3306"
     assert read_database_url("mysql+aiomysql://u@h/shop?tls=on").tls
     assert not read_database_url("mysql://u@h", needs_database=False).url.database
 

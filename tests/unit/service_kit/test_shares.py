@@ -1,4 +1,4 @@
-"""Slots, turns and answers that many callers share."""
+"""Slots and answers that many callers share."""
 
 import asyncio
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service_kit.remembered import Remembered
+from service_kit.cached_answer import CachedAnswer
+from service_kit.fair_semaphore import FairSemaphore
 from service_kit.shares import ALL, Budget, NoSlot
-from service_kit.turns import Turns
 
 
 def filled(budget: Budget, *names: str | None) -> int:
@@ -38,11 +38,11 @@ def test_a_person_counts_for_itself_and_for_its_key() -> None:
     assert filled(budget, "shop", "7") == 10
     with pytest.raises(NoSlot) as no:
         budget.take("shop", "7")
-    assert no.value.place == 1
+    assert no.value.share == 1
     assert filled(budget, "shop", None) == 40
     with pytest.raises(NoSlot) as no:
         budget.take("shop", "8")
-    assert no.value.place == 0
+    assert no.value.share == 0
     budget.take("other", "8")
 
 
@@ -51,7 +51,7 @@ def test_what_is_full_is_full_for_everybody() -> None:
     assert filled(budget, "one") == 2
     with pytest.raises(NoSlot) as no:
         budget.take("other")
-    assert no.value.place == ALL
+    assert no.value.share == ALL
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.integers(1, 20), st.floats(0.05, 1))
@@ -73,10 +73,10 @@ def test_what_is_given_back_is_free_again(names: list[str], slots: int, share: f
 
 
 async def test_who_waits_comes_in_owner_by_owner() -> None:
-    turns, order, go_on = Turns(1), [], asyncio.Event()
+    slots, order, go_on = FairSemaphore(1), [], asyncio.Event()
 
     async def one(owner: str) -> None:
-        async with turns.turn(owner):
+        async with slots.slot(owner):
             order.append(owner)
             await go_on.wait()
 
@@ -90,16 +90,16 @@ async def test_who_waits_comes_in_owner_by_owner() -> None:
 
 @pytest.mark.parametrize("is_called", [False, True])
 async def test_who_gives_up_waiting_takes_no_turn(is_called: bool) -> None:
-    turns, go_on = Turns(1), asyncio.Event()
+    slots, go_on = FairSemaphore(1), asyncio.Event()
 
     async def one() -> None:
-        async with turns.turn("x"):
+        async with slots.slot("x"):
             await go_on.wait()
 
     inside, waiting = asyncio.create_task(one()), asyncio.create_task(one())
     await asyncio.sleep(0)
     if is_called:
-        # The place is handed over, and given up, before it is taken.
+        # The slot is handed over, and given up, before it is taken.
         inside.add_done_callback(lambda _: waiting.cancel())
         go_on.set()
     else:
@@ -119,7 +119,7 @@ async def test_an_answer_is_looked_for_once_for_all_who_ask() -> None:
         await asyncio.sleep(0)
         return looks
 
-    kept, fleeting = Remembered(look, 60), Remembered(look, 0)
+    kept, fleeting = CachedAnswer(look, 60), CachedAnswer(look, 0)
     gone = asyncio.create_task(kept.get())
     await asyncio.sleep(0)
     gone.cancel()

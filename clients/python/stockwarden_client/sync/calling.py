@@ -40,7 +40,7 @@ class Calling:
         self.close()
 
     def close(self) -> None:
-        """Hang up; calls in flight end as cancelled."""
+        """Close the connections; calls in flight end as cancelled."""
         self._connections.close()
 
     def is_serving(

@@ -103,7 +103,7 @@ class Connections:
         return any(together(ask, self._connections))
 
     def close(self) -> None:
-        """Hang up; calls in flight end as cancelled."""
+        """Close the connections; calls in flight end as cancelled."""
         self._is_closed = True
         self._tasks.close()
         for connection in self._connections:

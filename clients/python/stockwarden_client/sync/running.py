@@ -73,7 +73,7 @@ class Tasks:
         threading.Thread(target=run, name="stockwarden-client", daemon=True).start()
 
     def close_later(self, channel: grpc.Channel, seconds: float) -> None:
-        """Hang up that long from now, or when the client is closed."""
+        """Close the connection that long from now, or when the client is closed."""
         self._closing.wait(seconds)
         channel.close()
 

@@ -34,9 +34,9 @@ async def findings(at: Shop) -> list[Finding]:
 
 
 async def test_orders_in_every_state_agree(at: Shop) -> None:
-    for make in (at.place, at.paid, at.cancelled, at.returned):
+    for make in (at.create_order, at.paid, at.cancelled, at.returned):
         await make()
-    waiting = await at.place(way=Way.QUEUED)
+    waiting = await at.create_order(way=Way.QUEUED)
     report = await at.audit.run()
     assert (report.checked, report.unfinished, report.findings) == (5, 1, [])
     [named] = report.unfinished_rows
@@ -45,7 +45,7 @@ async def test_orders_in_every_state_agree(at: Shop) -> None:
 
 async def test_a_strangers_hold_for_the_same_number_harms_no_order(at: Shop) -> None:
     """A direct hold for the number of a sound order, sold: neither audit nor repair may count it as the order's."""
-    pending, paid = await at.place(), await at.paid()
+    pending, paid = await at.create_order(), await at.paid()
     for order in (pending, paid):
         for keep in (False, True):
             stranger = await at.calls.hold((1, 1, 1), order_id=str(order.id))
@@ -64,13 +64,13 @@ async def test_a_strangers_hold_for_the_same_number_harms_no_order(at: Shop) -> 
 
 async def test_a_strangers_tombstone_for_the_number_stops_no_order(at: Shop) -> None:
     await at.calls.holds.Cancel(cancel(order_id="1"))
-    order = await at.place()
+    order = await at.create_order()
     assert (order.id, order.state.status) == (1, Status.PENDING)
     assert await at.problems() == []
 
 
 async def test_a_cancelled_order_that_still_holds_is_released(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await at.execute("UPDATE orders SET status = 'cancelled', stock = 'free', reason = 'customer'")
     await mended(at, (order.id, Problem.STILL_HELD))
     assert await at.level() == (100, 0)
@@ -87,7 +87,7 @@ async def test_a_cancelled_order_that_was_sold_gives_the_stock_back_once(at: Sho
 
 
 async def test_a_paid_order_that_was_not_sold_is_sold(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await at.execute(
         "UPDATE orders SET status = 'paid', stock = 'committed', payment = 'charged',"
         " created_at = created_at - INTERVAL 2 DAY"
@@ -99,7 +99,7 @@ async def test_a_paid_order_that_was_not_sold_is_sold(at: Shop) -> None:
 
 
 async def test_a_paid_order_whose_stock_is_gone_is_refunded(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await at.saga.pay(order.id, "test")
     [hold] = await at.holds_of(order)
     # By hand: its sale is undone, and what it had is sold to somebody else.
@@ -114,7 +114,7 @@ async def test_a_paid_order_whose_stock_is_gone_is_refunded(at: Shop) -> None:
 
 
 async def test_a_hold_that_was_lost_cancels_its_order(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     [hold] = await at.holds_of(order)
     await at.calls.holds.Cancel(cancel(reservation_id=hold.reservation_id))
     await mended(at, (order.id, Problem.NOT_HELD))
@@ -122,7 +122,7 @@ async def test_a_hold_that_was_lost_cancels_its_order(at: Shop) -> None:
 
 
 async def test_what_was_sold_past_this_service_is_left_to_a_person(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     [hold] = await at.holds_of(order)
     await at.calls.holds.Commit(commit(reservation_id=hold.reservation_id))
     [finding] = await findings(at)
@@ -136,7 +136,7 @@ async def test_what_was_sold_past_this_service_is_left_to_a_person(at: Shop) -> 
 async def test_the_repair_waits_for_what_a_running_service_has_taken_over(
     at: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = await at.place()
+    order = await at.create_order()
     [hold] = await at.holds_of(order)
     await at.calls.holds.Cancel(cancel(reservation_id=hold.reservation_id))
     repair = at.core.repair()
@@ -162,8 +162,8 @@ async def test_the_repair_waits_for_what_a_running_service_has_taken_over(
 
 
 async def test_a_step_that_nobody_is_going_to_do_is_done(at: Shop) -> None:
-    order = await at.place(way=Way.QUEUED)
-    undecided = await at.place(way=Way.QUEUED, warehouse_id=None, any_warehouse=True)
+    order = await at.create_order(way=Way.QUEUED)
+    undecided = await at.create_order(way=Way.QUEUED, warehouse_id=None, any_warehouse=True)
     assert await at.problems() == []
     await at.execute("DELETE FROM intents")
     await mended(at, (order.id, Problem.FORGOTTEN_STEP), (undecided.id, Problem.FORGOTTEN_STEP))
@@ -173,7 +173,7 @@ async def test_a_step_that_nobody_is_going_to_do_is_done(at: Shop) -> None:
 
 async def test_a_hold_that_is_older_than_its_order_is_nobodys(at: Shop) -> None:
     """As before orders had keys of their own: the number of a lost order was given out again, and with it its hold."""
-    lost = await at.place()
+    lost = await at.create_order()
     await at.execute("UPDATE orders SET request_key = '', created_at = created_at - INTERVAL 1 HOUR")
     order_id = await at.key(await at.read(lost), Step.RESERVE)
     at.in_warehouse(f"UPDATE request_ids SET request_id = '{order_id}' WHERE request_id LIKE '%-reserve'")
@@ -192,7 +192,7 @@ async def test_a_payment_that_is_older_than_its_order_is_found(at: Shop) -> None
 
 
 async def test_a_hold_that_an_order_did_not_ask_for_is_not_its_own(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     stranger = await at.calls.hold((1, 1, 2), order_id="stranger")
     await at.execute(f"UPDATE reservations SET reservation_id = '{stranger.reservation_id}'")
     [finding] = await findings(at)
@@ -213,7 +213,7 @@ async def test_units_that_were_not_put_back_are_found_and_put_back(at: Shop) -> 
 
 
 async def test_only_orders_since_an_instant(at: Shop) -> None:
-    old, new = await at.place(), await at.place()
+    old, new = await at.create_order(), await at.create_order()
     for order in (old, new):
         [hold] = await at.holds_of(order)
         await at.calls.holds.Cancel(cancel(reservation_id=hold.reservation_id))
@@ -224,7 +224,7 @@ async def test_only_orders_since_an_instant(at: Shop) -> None:
 
 
 async def test_more_findings_than_are_kept_are_counted(at: Shop) -> None:
-    orders = [await at.place() for _ in range(5)]
+    orders = [await at.create_order() for _ in range(5)]
     for order in orders:
         [hold] = await at.holds_of(order)
         await at.calls.holds.Cancel(cancel(reservation_id=hold.reservation_id))
@@ -240,7 +240,7 @@ async def test_the_audit_is_right_while_orders_are_made_and_changed(at: Shop) ->
 
     async def customer() -> None:
         while not done.is_set():
-            order = await at.place(1)
+            order = await at.create_order(1)
             await at.saga.pay(order.id, "test")
             await at.saga.cancel(order.id, "test", Reason.CUSTOMER, None)
 
@@ -256,9 +256,9 @@ async def test_the_audit_is_right_while_orders_are_made_and_changed(at: Shop) ->
 
 
 async def test_without_the_warehouse_it_says_what_it_could_not_check(at: Shop) -> None:
-    forgotten = await at.place(way=Way.QUEUED)
+    forgotten = await at.create_order(way=Way.QUEUED)
     for _ in range(3):
-        await at.place()
+        await at.create_order()
     await at.execute("DELETE FROM intents")
     nobody = ClientSettings(target=f"127.0.0.1:{free_port()}", deadline_seconds=0.5, attempt_timeout_seconds=0.5)
     async with WarehouseClient(nobody) as client:
@@ -272,7 +272,7 @@ async def test_without_the_warehouse_it_says_what_it_could_not_check(at: Shop) -
 
 
 async def test_many_orders_are_compared_by_one_call(at: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = await asyncio.gather(*(at.place(1) for _ in range(40)))
+    orders = await asyncio.gather(*(at.create_order(1) for _ in range(40)))
     asked: list[int] = []
     look_up = at.client.get_requests
 
@@ -288,7 +288,7 @@ async def test_many_orders_are_compared_by_one_call(at: Shop, monkeypatch: pytes
 async def test_an_order_that_changes_between_the_two_looks_is_looked_at_again(
     at: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = await at.place()
+    order = await at.create_order()
     look_up = at.client.get_requests
     looks: list[int] = []
 

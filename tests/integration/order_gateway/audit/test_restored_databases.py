@@ -92,10 +92,10 @@ async def test_a_number_that_is_used_again_gets_a_hold_and_a_charge_of_its_own(s
         async with system.running() as at:
             await at.paid()
             backup.make()
-            held, sold = await at.place(), await at.paid()
+            held, sold = await at.create_order(), await at.paid()
         backup.restore()
         async with system.running() as at:
-            again_held, again_sold = await at.place(), await at.paid()
+            again_held, again_sold = await at.create_order(), await at.paid()
             assert [order.id for order in (again_held, again_sold)] == [held.id, sold.id]
             for old, new in ((held, again_held), (sold, again_sold)):
                 assert old.reservations[0].reservation_id != new.reservations[0].reservation_id
@@ -112,9 +112,9 @@ async def test_a_number_that_is_used_again_gets_a_hold_and_a_charge_of_its_own(s
 async def test_what_the_warehouse_has_for_lost_orders_is_told_before_numbers_are_used_again(system: System) -> None:
     with backup_of(system.orders_url) as backup:
         async with system.running() as at:
-            await at.place()
+            await at.create_order()
             backup.make()
-            held, sold, over = await at.place(), await at.paid(), await at.cancelled()
+            held, sold, over = await at.create_order(), await at.paid(), await at.cancelled()
             await at.calls.hold((1, 1, 1), order_id="77")
             await at.calls.hold((1, 1, 1), order_id="deadbeef-2-0123456789abcdef0123")
         backup.restore()
@@ -134,7 +134,7 @@ async def test_orders_that_went_on_after_the_backup_go_on_again(system: System) 
     """Paid, cancelled, returned since: the same steps under the same keys, and nobody pays twice."""
     with backup_of(system.orders_url) as backup:
         async with system.running() as at:
-            paid, cancelled, untouched, late = [await at.place() for _ in range(4)]
+            paid, cancelled, untouched, late = [await at.create_order() for _ in range(4)]
             backup.make()
             await at.saga.pay(paid.id, "test")
             await at.saga.pay(late.id, "test")
@@ -161,7 +161,7 @@ async def test_an_order_that_was_paid_once_is_refunded_when_it_is_cancelled_now(
     """The service was started before anybody looked: its deadline has passed, so it is cancelled."""
     with backup_of(system.orders_url) as backup:
         async with system.running() as at:
-            order = await at.place()
+            order = await at.create_order()
             backup.make()
             await at.saga.pay(order.id, "test")
         backup.restore()
@@ -180,11 +180,13 @@ async def test_an_order_that_was_paid_once_is_refunded_when_it_is_cancelled_now(
 async def test_a_warehouse_that_forgot_gets_everything_again_under_the_same_keys(system: System) -> None:
     with backup_of(system.warehouse_url) as backup:
         async with system.running() as at:
-            later_paid, early_paid, later_returned = await at.place(), await at.paid(), await at.paid()
+            later_paid, early_paid, later_returned = await at.create_order(), await at.paid(), await at.paid()
             backup.make()
             await at.saga.pay(later_paid.id, "test")
             await at.saga.cancel(later_returned.id, "test", Reason.CUSTOMER, None)
-            held, paid, returned, cancelled = [await make() for make in (at.place, at.paid, at.returned, at.cancelled)]
+            held, paid, returned, cancelled = [
+                await make() for make in (at.create_order, at.paid, at.returned, at.cancelled)
+            ]
             before, kept = await at.level(), system.till.kept
         backup.restore()
         async with system.running() as at:
@@ -209,7 +211,7 @@ async def test_what_the_warehouse_forgot_and_sold_to_others_is_refunded_or_cance
     with backup_of(system.warehouse_url) as backup:
         async with system.running() as at:
             backup.make()
-            held, paid, shipped = await at.place(40), await at.paid(40), await at.paid(20)
+            held, paid, shipped = await at.create_order(40), await at.paid(40), await at.paid(20)
             await at.execute(f"UPDATE orders SET status = 'shipped' WHERE id = {shipped.id}")
         backup.restore()
         async with system.running() as at:

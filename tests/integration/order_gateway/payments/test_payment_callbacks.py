@@ -14,7 +14,7 @@ pytestmark = pytest.mark.sql
 
 async def awaiting(world: World) -> Order:
     """An order whose payment the provider does not know the outcome of."""
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["authorise"] = [Pending()]
     with pytest.raises(PaymentAwaited):
         await world.saga.pay(order.id, "test", "card", "tok_1")
@@ -66,7 +66,7 @@ async def test_a_step_without_news_waits_for_its_time(world: World) -> None:
 
 
 async def test_news_of_orders_that_wait_for_nothing_do_no_harm(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     callbacks = Callbacks(world.database, 300)
     for number, order_id in enumerate((order.id, 99, None)):
         assert await callbacks.take(f"m-{number}", order_id)

@@ -88,7 +88,7 @@ class Api:
     def __init__(self, client: "TestClient[Any, Any]") -> None:
         self._client = client
 
-    async def place(
+    async def create_order(
         self, *items: dict[str, Any], status: int, currency: str | None = None, person: Mapping[str, str] | None = None
     ) -> Any:
         lines = [{"warehouse_id": 1, "quantity": 1, **item} for item in items]
@@ -119,35 +119,35 @@ async def api(orders_database_url: str) -> AsyncIterator[Api]:
 
 
 async def test_clients_are_told_the_currency_of_every_amount(api: Api) -> None:
-    order = await api.place({"product_id": 1}, status=201)
+    order = await api.create_order({"product_id": 1}, status=201)
     assert (order["total_amount"], order["currency"], order["payment_status"]) == (19.99, "EUR", "none")
     assert [item["currency"] for item in order["items"]] == ["EUR"]
 
 
 async def test_one_order_has_one_currency(api: Api) -> None:
-    mixed = await api.place({"product_id": 1}, {"product_id": 2}, status=409)
+    mixed = await api.create_order({"product_id": 1}, {"product_id": 2}, status=409)
     assert (mixed["code"], mixed["details"]) == (
         "CURRENCY_MISMATCH",
         [{"product_id": 1, "currency": "EUR"}, {"product_id": 2, "currency": "USD"}],
     )
-    other = await api.place({"product_id": 1}, status=409, currency="USD")
+    other = await api.create_order({"product_id": 1}, status=409, currency="USD")
     assert other["code"] == "CURRENCY_MISMATCH"
     own = {"product_id": 3, "unit_price": "3.50"}
-    unsaid = await api.place({"product_id": 1}, own, status=409)
+    unsaid = await api.create_order({"product_id": 1}, own, status=409)
     assert "USD unless the order says its currency" in unsaid["message"]
-    said = await api.place({"product_id": 1}, own, status=201, currency="EUR")
+    said = await api.create_order({"product_id": 1}, own, status=201, currency="EUR")
     assert (said["total_amount"], said["currency"]) == (23.49, "EUR")
-    assert (await api.place(own, status=201))["currency"] == "USD"
+    assert (await api.create_order(own, status=201))["currency"] == "USD"
     for malformed in ("eur", "EURO", "€€€"):
-        refused = await api.place(own, status=400, currency=malformed)
+        refused = await api.create_order(own, status=400, currency=malformed)
         assert refused["details"][0]["field"] == "currency"
 
 
 async def test_only_a_service_names_a_price(api: Api) -> None:
     unpriced = {"product_id": 3}
-    missing = await api.place(unpriced, status=400)
+    missing = await api.create_order(unpriced, status=400)
     assert missing["details"][0]["field"] == "items.0.unit_price"
     customer = await api.customer()
     for item in (unpriced, {**unpriced, "unit_price": 0}, {**unpriced, "unit_price": "3.50"}):
-        assert (await api.place(item, status=409, person=customer))["code"] == "PRICE_UNKNOWN"
-    assert (await api.place({"product_id": 1}, status=201, person=customer))["currency"] == "EUR"
+        assert (await api.create_order(item, status=409, person=customer))["code"] == "PRICE_UNKNOWN"
+    assert (await api.create_order({"product_id": 1}, status=201, person=customer))["currency"] == "EUR"

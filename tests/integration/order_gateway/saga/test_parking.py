@@ -26,7 +26,7 @@ DUE_IN = "SELECT TIMESTAMPDIFF(SECOND, NOW(6), due_at) FROM intents"
 
 async def paid(world: World, *outcomes: Any) -> Order:
     """An order that is paid, and whose sale ends as told."""
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["commit"] = list(outcomes)
     await world.saga.pay(order.id, "test")
     return order

@@ -38,20 +38,20 @@ async def ends_without_a_charge(at: Shop, order: Order) -> None:
 
 
 async def test_a_released_hold_is_not_charged_for(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await release(at, order)
     await ends_without_a_charge(at, order)
 
 
 async def test_an_expired_hold_whose_stock_is_gone_is_not_charged_for(at: Shop) -> None:
-    order = await at.place(60)
+    order = await at.create_order(60)
     await expire(at)
     await at.calls.hold((1, 1, 60))
     await ends_without_a_charge(at, order)
 
 
 async def test_a_hold_that_the_warehouse_does_not_know_is_not_charged_for(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await at.calls.holds.Cancel(cancel(reservation_id=order.reservations[0].reservation_id))
     for table in ("reservations", "reservation_lines", "movements", "outbox", "request_ids"):
         at.in_warehouse(f"DELETE FROM {table}")
@@ -61,7 +61,7 @@ async def test_a_hold_that_the_warehouse_does_not_know_is_not_charged_for(at: Sh
 
 
 async def test_an_expired_hold_whose_stock_is_there_is_paid_and_sold(at: Shop) -> None:
-    order = await at.place(60)
+    order = await at.create_order(60)
     await expire(at)
     assert (await at.saga.pay(order.id, "test")).order.state.stock is Stock.COMMITTED
     assert await at.level() == (40, 0)
@@ -69,7 +69,7 @@ async def test_an_expired_hold_whose_stock_is_there_is_paid_and_sold(at: Shop) -
 
 
 async def test_what_was_sold_by_hand_is_paid_and_stays_sold_once(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     await at.calls.holds.Commit(commit(reservation_id=order.reservations[0].reservation_id))
     assert (await at.saga.pay(order.id, "test")).order.state.stock is Stock.COMMITTED
     assert await at.level() == (98, 0)
@@ -79,7 +79,7 @@ async def test_what_was_sold_by_hand_is_paid_and_stays_sold_once(at: Shop) -> No
 async def test_customers_may_pay_while_the_warehouse_is_away(
     at: Shop, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    order = await at.place()
+    order = await at.create_order()
 
     async def no_answer(_id: str, _call: object) -> HoldState:
         if how == "away":
@@ -94,7 +94,7 @@ async def test_customers_may_pay_while_the_warehouse_is_away(
 
 async def test_a_hold_that_goes_after_the_charge_is_refunded(at: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer to the charge is lost, the hold is released, the relay asks again: the money does not stay."""
-    order = await at.place()
+    order = await at.create_order()
     charge = at.till.charge
 
     async def lost(bill: Bill) -> Charged:
@@ -118,7 +118,7 @@ async def test_a_hold_that_goes_after_the_charge_is_refunded(at: Shop, monkeypat
 
 
 async def test_paying_twice_at_once_charges_once(at: Shop) -> None:
-    order = await at.place()
+    order = await at.create_order()
     both = await asyncio.gather(*(at.saga.pay(order.id, "test") for _ in range(2)))
     assert sorted(isinstance(one.result, Illegal) for one in both) == [False, True]
     assert len(at.till.charged) == 1

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.sql
 
 
 async def test_the_straight_way(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     assert order.state.status is Status.PENDING
     assert order.total_amount == Decimal("79.96")
     assert [reservation.is_active for reservation in order.reservations] == [True, True]
@@ -49,7 +49,7 @@ async def test_the_straight_way(world: World) -> None:
 
 async def test_a_refused_order_is_rejected_and_holds_nothing(world: World) -> None:
     world.outside.script["reserve"] = [SHORT]
-    order = await world.place()
+    order = await world.create_order()
     assert order.state.status is Status.REJECTED
     assert order.refusal is not None
     assert order.refusal["code"] == "INSUFFICIENT_STOCK"
@@ -60,7 +60,7 @@ async def test_an_unanswered_reserve_is_fenced(world: World) -> None:
     world.outside.script["reserve"] = [AWAY]
     world.outside.script["cancel"] = [AWAY, AWAY]
     with pytest.raises(StepFault):
-        await world.place()
+        await world.create_order()
     assert await world.open_steps() == ["cancel"]
     await world.relay_all()
     order = await world.store.read(1)
@@ -82,7 +82,7 @@ async def test_a_process_that_dies_while_reserving(world: World) -> None:
 
 async def test_a_queued_order_is_reserved_by_the_relay(world: World) -> None:
     world.outside.script["reserve"] = [AWAY, AWAY]
-    order = await world.place(Way.QUEUED)
+    order = await world.create_order(Way.QUEUED)
     assert order.state.status is Status.PENDING_RESERVATION
     await world.relay_all()
     assert (await world.store.read(order.id)).state.status is Status.PENDING
@@ -102,7 +102,7 @@ async def test_an_order_keeps_the_time_to_pay_that_it_was_made_with(world: World
 
 
 async def test_a_queued_order_that_stays_stuck_is_cancelled_with_a_fence(world: World) -> None:
-    order = await world.place(Way.QUEUED)
+    order = await world.create_order(Way.QUEUED)
     await world.execute("UPDATE orders SET created_at = NOW(6) - INTERVAL 1 HOUR")
     world.outside.script = {"reserve": [AWAY] * 20, "cancel": [AWAY]}
     await world.relay_all()
@@ -115,7 +115,7 @@ async def test_a_queued_order_that_stays_stuck_is_cancelled_with_a_fence(world: 
 
 @pytest.mark.parametrize("refused_at", ["authorise", "charge"])
 async def test_a_declined_payment_releases_the_stock(world: World, refused_at: str) -> None:
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script[refused_at] = [Declined("no")]
     declined = (await world.saga.pay(order.id, "test")).order
     assert (declined.state.reason, declined.state.stock) == (Reason.PAYMENT_DECLINED, Stock.FREE)
@@ -123,7 +123,7 @@ async def test_a_declined_payment_releases_the_stock(world: World, refused_at: s
 
 
 async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["charge"] = [ProviderFault("lost")]
     with pytest.raises(StepFault):
         await world.saga.pay(order.id, "test")
@@ -138,7 +138,7 @@ async def test_a_lost_answer_of_the_provider_is_asked_for_again_by_key(world: Wo
 
 
 async def test_a_charge_that_never_answers_is_given_up_and_refunded(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["charge"] = [ProviderFault("lost")] * 20
     with pytest.raises(StepFault):
         await world.saga.pay(order.id, "test")
@@ -150,7 +150,7 @@ async def test_a_charge_that_never_answers_is_given_up_and_refunded(world: World
 
 
 async def test_a_sale_that_the_warehouse_could_not_hear_of_is_finished_by_the_relay(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["commit"] = [AWAY, AWAY]
     paid = (await world.saga.pay(order.id, "test")).order
     assert (paid.state.status, paid.state.stock) == (Status.PAID, Stock.COMMITTING)
@@ -159,7 +159,7 @@ async def test_a_sale_that_the_warehouse_could_not_hear_of_is_finished_by_the_re
 
 
 async def test_a_late_payment_whose_stock_is_gone_is_refunded(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     world.outside.script["commit"] = [EXPIRED]
     ended = (await world.saga.pay(order.id, "test")).order
     assert ended.state.reason is Reason.RESERVATION_EXPIRED
@@ -167,7 +167,7 @@ async def test_a_late_payment_whose_stock_is_gone_is_refunded(world: World) -> N
 
 
 async def test_cancelling_a_paid_order_refunds_and_returns(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     await world.saga.pay(order.id, "test")
     world.outside.script["give_back"] = [Done(), AWAY]
     await world.saga.cancel(order.id, "test", Reason.CUSTOMER, None)
@@ -180,7 +180,7 @@ async def test_cancelling_a_paid_order_refunds_and_returns(world: World) -> None
 
 
 async def test_nobody_pays(world: World) -> None:
-    order, other = await world.place(), await world.place()
+    order, other = await world.create_order(), await world.create_order()
     await world.pass_deadline(order)
     await world.relay.look()
     await world.relay.stop()
@@ -192,7 +192,7 @@ async def test_nobody_pays(world: World) -> None:
 
 
 async def test_paying_after_the_deadline_is_refused_and_frees_the_stock(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     await world.pass_deadline(order)
     applied = await world.saga.pay(order.id, "test")
     assert isinstance(applied.result, Illegal)
@@ -204,7 +204,7 @@ async def test_paying_after_the_deadline_is_refused_and_frees_the_stock(world: W
 
 async def test_a_poisoned_step_does_not_stop_the_others(world: World) -> None:
     for _ in range(5):
-        await world.place(Way.QUEUED)
+        await world.create_order(Way.QUEUED)
     world.outside.script["reserve"] = [RuntimeError("poison")]
     await world.relay.look()
     await world.relay.stop()
@@ -218,7 +218,7 @@ async def test_a_step_that_keeps_failing_waits_longer_up_to_a_bound(
     world: World, tries_before: int, least: float, most: float
 ) -> None:
     """0.5 s at first, twice as long each time, 30 s at most, give or take a quarter; less what the look itself took."""
-    await world.place(Way.QUEUED)
+    await world.create_order(Way.QUEUED)
     await world.execute(f"UPDATE intents SET attempts = {tries_before}")
     world.outside.script["reserve"] = [AWAY]
     [intent] = await world.intents.claim(1, 30)
@@ -232,7 +232,7 @@ async def test_a_step_that_keeps_failing_waits_longer_up_to_a_bound(
 
 
 async def test_a_hold_that_came_after_its_refusal_is_given_back(world: World) -> None:
-    order = await world.place(Way.QUEUED)
+    order = await world.create_order(Way.QUEUED)
     refused = await world.store.apply(order.id, Change(Event.RESERVE_REFUSED, note="the one who did it first"))
     assert refused.order.state.status is Status.REJECTED
     late = await world.saga.conclude(order, Step.RESERVE)
@@ -245,7 +245,7 @@ async def test_a_hold_that_came_after_its_refusal_is_given_back(world: World) ->
 
 async def test_two_relays_take_different_steps(world: World) -> None:
     for _ in range(6):
-        await world.place(Way.QUEUED)
+        await world.create_order(Way.QUEUED)
     first, second = await world.intents.claim(3, 30), await world.intents.claim(10, 30)
     assert len(first) == len(second) == 3
     assert not {intent.order_id for intent in first} & {intent.order_id for intent in second}
@@ -264,7 +264,7 @@ async def test_one_order_that_can_not_be_written_does_not_spoil_the_others(world
 
 
 async def test_changes_of_one_order_at_the_same_time_see_each_other(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     wishes = [world.saga.cancel(order.id, "test", Reason.CUSTOMER, None), world.saga.pay(order.id, "test")]
     cancelled, paid = await asyncio.gather(*wishes)
     assert not isinstance(cancelled.result, Illegal)
@@ -275,7 +275,7 @@ async def test_changes_of_one_order_at_the_same_time_see_each_other(world: World
 async def test_an_order_that_is_deferred_keeps_its_request_id(world: World) -> None:
     world.outside.script["reserve"] = [AWAY]
     world.saga._choose = lambda: Choice(Way.GRPC, may_defer=True)
-    order = await world.place()
+    order = await world.create_order()
     assert (order.state.status, order.way) == (Status.PENDING_RESERVATION, Way.QUEUED)
     await world.relay_all()
     assert (await world.store.read(order.id)).state.status is Status.PENDING
@@ -309,7 +309,7 @@ async def test_a_switch_holds_until_the_configuration_changes(world: World) -> N
 
 
 async def test_the_database_takes_every_state_there_is(world: World) -> None:
-    order = await world.place()
+    order = await world.create_order()
     async with world.database.engine.begin() as connection:
         for state in REACHABLE:
             await connection.execute(

@@ -50,7 +50,7 @@ class Shelves(Outside):
         return await super().reserve(order_id, lines, ttl_seconds, call)
 
     async def available(self, product_id: int, call: Call) -> Sequence[StockLine]:
-        levels = [StockLine(product_id, place, units) for place, units in self.free.items()]
+        levels = [StockLine(product_id, warehouse_id, units) for warehouse_id, units in self.free.items()]
         return self.happens("look", call.request_id, levels)  # type: ignore[no-any-return]
 
     async def cancel(self, reserve_request_id: str, reason: str, call: Call) -> Any:
@@ -71,16 +71,16 @@ class Shop(World):
         super().__init__(url, self.shelves)
         self.listing = Listing(self.database, 100)
 
-    async def order(self, *places: int | None, way: Way = Way.GRPC, ours: bool = True) -> Order:
-        """Place an order with a line of two units for each of `places`; None: not chosen yet."""
-        items = tuple(NewItem(1, place, 2, Decimal("19.99"), ours) for place in places)
-        return await self.saga.place(NewOrder("u", "Street 1", "card", items, "c-1", "ann", way))
+    async def order(self, *warehouse_ids: int | None, way: Way = Way.GRPC, ours: bool = True) -> Order:
+        """Create an order with a line of two units for each of `warehouse_ids`; None: not chosen yet."""
+        items = tuple(NewItem(1, warehouse_id, 2, Decimal("19.99"), ours) for warehouse_id in warehouse_ids)
+        return await self.saga.create_order(NewOrder("u", "Street 1", "card", items, "c-1", "ann", way))
 
     async def events(self, order_id: int) -> list[tuple[str, str | None]]:
         return [(one.event, one.note) for one in await self.listing.history(order_id, 0, 100)]
 
 
-def places(order: Order) -> list[int | None]:
+def warehouses_of(order: Order) -> list[int | None]:
     return [item.warehouse_id for item in order.items]
 
 
@@ -97,7 +97,7 @@ async def test_what_ran_out_comes_from_another_warehouse(shop: Shop, way: Way) -
     order = await shop.order(1, way=way)
     await shop.relay_all()
     held = await shop.store.read(order.id)
-    assert (held.state.status, places(held), held.warehouse_changes) == (Status.PENDING, [2], 1)
+    assert (held.state.status, warehouses_of(held), held.warehouse_changes) == (Status.PENDING, [2], 1)
     assert [one.warehouse_id for one in held.reservations] == [2]
     assert shop.shelves.sent == [(1,), (2,)]
     assert len({key for name, key in shop.shelves.calls if name == "reserve"}) == 1
@@ -112,7 +112,7 @@ async def test_what_ran_out_comes_from_another_warehouse(shop: Shop, way: Way) -
 async def test_a_warehouse_that_was_named_is_not_left(shop: Shop) -> None:
     shop.shelves.script["reserve"] = [short(1)]
     order = await shop.order(1, ours=False)
-    assert (order.state.status, places(order)) == (Status.REJECTED, [1])
+    assert (order.state.status, warehouses_of(order)) == (Status.REJECTED, [1])
     assert shop.shelves.names() == ["reserve"]
 
 
@@ -120,7 +120,7 @@ async def test_the_refusal_counts_if_no_other_has_enough(shop: Shop) -> None:
     shop.shelves.free = {1: 9, 2: 1, 3: 0}
     shop.shelves.script["reserve"] = [short(1, 1)]
     order = await shop.order(1)
-    assert (order.state.status, places(order)) == (Status.REJECTED, [1])
+    assert (order.state.status, warehouses_of(order)) == (Status.REJECTED, [1])
     assert order.refusal is not None
     assert order.refusal["details"] == [{"product_id": 1, "warehouse_id": 1, "requested": 2, "available": 1}]
 
@@ -138,7 +138,7 @@ async def test_after_a_lost_answer_the_choice_stays(shop: Shop) -> None:
     await shop.relay_all()
     assert shop.shelves.names() == ["reserve"] * 3
     assert shop.shelves.sent == [(1,)] * 3
-    assert places(await shop.store.read(order.id)) == [1]
+    assert warehouses_of(await shop.store.read(order.id)) == [1]
 
 
 async def test_a_choice_is_written_before_it_is_sent(shop: Shop) -> None:
@@ -148,7 +148,7 @@ async def test_a_choice_is_written_before_it_is_sent(shop: Shop) -> None:
     [intent] = await shop.intents.claim(1, 30)
     await shop.relay.do(intent)
     waiting = await shop.store.read(order.id)
-    assert (waiting.state.status, places(waiting)) == (Status.PENDING_RESERVATION, [2])
+    assert (waiting.state.status, warehouses_of(waiting)) == (Status.PENDING_RESERVATION, [2])
     shop.shelves.free[1] = 100
     await shop.relay_all()
     assert shop.shelves.sent == [(1,), (2,), (2,)]
@@ -161,11 +161,11 @@ async def test_by_the_queue_the_relay_chooses(shop: Shop) -> None:
     [intent] = await shop.intents.claim(1, 30)
     await shop.relay.do(intent)
     waiting = await shop.store.read(order.id)
-    assert places(waiting) == places(order) == [None, 3, None]
+    assert warehouses_of(waiting) == warehouses_of(order) == [None, 3, None]
     assert [item.warehouse_id for item in order_view(waiting).items] == [None, 3, None]
     await shop.relay_all()
     held = await shop.store.read(order.id)
-    assert (held.state.status, places(held), held.warehouse_changes) == (Status.PENDING, [1, 3, 1], 0)
+    assert (held.state.status, warehouses_of(held), held.warehouse_changes) == (Status.PENDING, [1, 3, 1], 0)
 
 
 async def test_no_warehouse_has_enough_when_the_relay_looks(shop: Shop) -> None:
@@ -173,7 +173,7 @@ async def test_no_warehouse_has_enough_when_the_relay_looks(shop: Shop) -> None:
     order = await shop.order(None, way=Way.QUEUED)
     await shop.relay_all()
     rejected = await shop.store.read(order.id)
-    assert (rejected.state.status, places(rejected)) == (Status.REJECTED, [None])
+    assert (rejected.state.status, warehouses_of(rejected)) == (Status.REJECTED, [None])
     assert rejected.refusal is not None
     assert rejected.refusal["details"] == [{"product_id": 1, "warehouse_id": 1, "requested": 2, "available": 1}]
     assert shop.shelves.sent == []
@@ -188,15 +188,19 @@ async def test_a_look_that_fails_while_the_customer_waits(shop: Shop) -> None:
     assert (order.state.reason, order.state.stock) == (Reason.RESERVATION_TIMEOUT, Stock.FREE)
 
 
-@pytest.mark.parametrize(("place", "calls"), [(1, ["reserve", "look"]), (None, [])])
+@pytest.mark.parametrize(("warehouse_id", "calls"), [(1, ["reserve", "look"]), (None, [])])
 async def test_a_look_that_fails_does_not_end_an_order_that_may_be_deferred(
-    shop: Shop, place: int | None, calls: list[str]
+    shop: Shop, warehouse_id: int | None, calls: list[str]
 ) -> None:
     """Without a choice the look has just failed before the order was made: the customer waits for no other."""
     shop.saga._choose = lambda: Choice(Way.GRPC, may_defer=True)
     shop.shelves.script = {"reserve": [short(1)], "look": [AWAY]}
-    order = await shop.order(place)
-    assert (order.state.status, order.way, places(order)) == (Status.PENDING_RESERVATION, Way.QUEUED, [place])
+    order = await shop.order(warehouse_id)
+    assert (order.state.status, order.way, warehouses_of(order)) == (
+        Status.PENDING_RESERVATION,
+        Way.QUEUED,
+        [warehouse_id],
+    )
     assert shop.shelves.names() == calls
     await shop.relay_all()
     assert (await shop.store.read(order.id)).state.status is Status.PENDING
@@ -213,7 +217,7 @@ async def test_an_order_that_is_cancelled_meanwhile_is_not_sent_again(shop: Shop
     shop.shelves.available = cancelled_first  # type: ignore[method-assign]
     await shop.relay_all()
     ended = await shop.store.read(order.id)
-    assert (ended.state.status, ended.state.stock, places(ended)) == (Status.CANCELLED, Stock.FREE, [None])
+    assert (ended.state.status, ended.state.stock, warehouses_of(ended)) == (Status.CANCELLED, Stock.FREE, [None])
     assert shop.shelves.names() == ["cancel", "look"]
     assert shop.shelves.actors == ["bob"]
 
@@ -229,7 +233,7 @@ async def test_who_comes_late_goes_on_with_the_choice_of_who_was_first(shop: Sho
     shop.shelves.free = {1: 9, 2: 1, 3: 5} if late == short(1) else {1: 9, 2: 1, 3: 1}
     applied = await step.conclude(order, KEY)
     assert shop.shelves.sent == [(1,), (2,), (1,), (2,)]
-    assert (applied.order.state.status, places(applied.order)) == (Status.PENDING, [2])
+    assert (applied.order.state.status, warehouses_of(applied.order)) == (Status.PENDING, [2])
 
 
 async def test_what_is_held_is_what_the_order_says(shop: Shop) -> None:
@@ -252,11 +256,11 @@ async def test_what_is_held_is_what_the_order_says(shop: Shop) -> None:
     shop.shelves.script["reserve"] = [short(1), AWAY]
     with pytest.raises(type(AWAY)):
         await step.conclude(order, KEY)
-    assert places(await shop.store.read(order.id)) == [2]
+    assert warehouses_of(await shop.store.read(order.id)) == [2]
     answer.set()
     held = (await slow).order
-    assert (held.state.status, places(held)) == (Status.PENDING, [1])
-    assert places(await shop.store.read(order.id)) == [1]
+    assert (held.state.status, warehouses_of(held)) == (Status.PENDING, [1])
+    assert warehouses_of(await shop.store.read(order.id)) == [1]
 
 
 async def test_sold_units_go_back_to_where_they_came_from(shop: Shop) -> None:
@@ -265,7 +269,7 @@ async def test_sold_units_go_back_to_where_they_came_from(shop: Shop) -> None:
     await shop.saga.pay(order.id, "bob")
     returned = (await shop.saga.cancel(order.id, "eve", Reason.CUSTOMER, None)).order
     assert returned.state.stock is Stock.RETURNED
-    assert shop.shelves.returned == places(returned) == [2, 2]
+    assert shop.shelves.returned == warehouses_of(returned) == [2, 2]
     assert shop.shelves.actors == ["ann", "ann", "eve", "eve"]
 
 

@@ -11,8 +11,8 @@ import pytest
 from order_gateway.lifecycle import Event, NewItem, NewOrder, Order, Status
 from order_gateway.storage.applying import Applied, Change
 from order_gateway.storage.changing import Work
+from order_gateway.storage.creating import ClaimLost, Creation
 from order_gateway.storage.idempotency import Begun, IdempotencyStore, InProgress
-from order_gateway.storage.placing import ClaimLost, Placement
 from service_kit.batcher import SetAside
 from service_kit.database.database import Database, DatabaseSettings
 from service_kit.stuck_rows import RowsLocked
@@ -51,7 +51,7 @@ def kinds(results: Sequence[object]) -> list[type]:
 
 
 async def orders(world: World, count: int) -> list[Order]:
-    return [await world.place() for _ in range(count)]
+    return [await world.create_order() for _ in range(count)]
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "to be read"])
@@ -102,10 +102,10 @@ async def test_a_stuck_key_holds_up_its_own_order_only(world: World, rival: "pym
     claims["lost"] = "somebody else's"
     await lock(rival, "SELECT * FROM idempotency_keys WHERE idempotency_key = 'stuck' FOR UPDATE")
 
-    def placement(key: str) -> Placement:
-        return Placement(NEW, f"token-{key}", f"request-{key}", 5, ("shop", key, claims[key]), "")
+    def creation(key: str) -> Creation:
+        return Creation(NEW, f"token-{key}", f"request-{key}", 5, ("shop", key, claims[key]), "")
 
-    results = await world.store._placing.process([placement("free"), placement("stuck"), placement("lost")])
+    results = await world.store._creating.process([creation("free"), creation("stuck"), creation("lost")])
     assert kinds(results) == [Order, SetAside, ClaimLost]
     pending = asyncio.ensure_future(world.store.create(NEW, 5, ("shop", "stuck", claims["stuck"])))
     assert isinstance(await world.store.create(NEW, 5), Order)

@@ -124,7 +124,7 @@ async def test_an_order_is_read_with_the_holds_it_has(
 ) -> None:
     """Reading its items takes a while here, and its holds are gone meanwhile."""
     world = World(orders_database_url)
-    order = await world.place()
+    order = await world.create_order()
     slowly = f"SELECT * FROM ({statements.READ_ITEMS}) AS slowly WHERE SLEEP(0.25) = 0"
     monkeypatch.setattr(changing, "_READS", (slowly, *changing._READS[1:]))
     reading_ = asyncio.ensure_future(world.store.read(order.id))
@@ -139,8 +139,8 @@ async def test_a_list_shows_orders_as_its_filter_found_them(
     orders_database_url: str, after_statement: Callable[[str, Meanwhile], None]
 ) -> None:
     world = World(orders_database_url)
-    order = await world.place()
-    await world.place()
+    order = await world.create_order()
+    await world.create_order()
 
     async def pay() -> None:
         await world.saga.pay(order.id, "test")

@@ -253,11 +253,11 @@ async def test_the_command_line(stock: Stock) -> None:
     assert LEVEL in done.stdout
     done = run_audit(stock.url, "--repair", "--dry-run")
     assert done.returncode == 1
-    assert "repair: the counters of product 1 in warehouse 1 are set anew" in done.stdout
+    assert "repair: the counters of product 1 in warehouse 1 are corrected" in done.stdout
     assert run_audit(stock.url).returncode == 1
     done = run_audit(stock.url, "--repair")
     assert done.returncode == 0, done.stdout
-    assert "Mended 1 stock levels" in done.stdout
+    assert "Repaired 1 stock levels" in done.stdout
     assert run_audit(stock.url).returncode == 0
     done = run_audit("mysql://nobody@127.0.0.1:1/none")
     assert done.returncode not in (0, 1) or "127.0.0.1" in done.stderr + done.stdout

@@ -168,6 +168,6 @@ def _shown(world: World, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
         "reservations": sorted(map(text, world.reservations.values())),
         "movements": sorted(map(text, world.movements)),
         "events": sorted(map(text, world.events)),
-        # without fingerprints: they are made of the ids
+        # without request hashes: they are made of the ids
         "answers": sorted(text((one.request_id, one.answer, one.created_at)) for one in world.answers.values()),
     }

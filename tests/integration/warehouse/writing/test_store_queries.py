@@ -10,12 +10,12 @@ from sqlalchemy import Select
 from sqlalchemy.dialects import mysql
 
 from service_kit.database.database import Database
+from service_kit.times import EPOCH, microseconds_to_database
 from tests.conftest import MakeDatabase
 from tests.kits.warehouse_kit import connection
-from warehouse.reading import queries
 from warehouse.reading.queries import StockQueries
 from warehouse.rpc import requests
-from warehouse.stock.records import EPOCH, State
+from warehouse.stock.records import State
 from warehouse.writing import statements
 from warehouse.writing.expiry import Sweeper
 
@@ -199,7 +199,7 @@ async def test_the_sweep_reads_only_open_holds(cursor: pymysql.cursors.Cursor) -
     assert "SKIP LOCKED" in spy.text
     assert tables_scanned(cursor, spy.text) == set()
     assert rows_read(cursor, spy.text) <= SPARE_ROWS
-    then = queries.to_database_datetime(int(_MIDDLE))
+    then = microseconds_to_database(int(_MIDDLE))
     spy.text = ""
     await sweeper._overdue((then, reservation_id(2017)))
     assert tables_scanned(cursor, spy.text) == set()

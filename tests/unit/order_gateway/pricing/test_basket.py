@@ -10,7 +10,7 @@ from order_gateway.gateway.modes import Choice
 from order_gateway.gateway.port import Call, GatewayFault, Product, Refusal, StockLine
 from order_gateway.lifecycle import NewItem, Way
 from order_gateway.pricing.basket import Basket, ProductPrices, RequestedLine
-from order_gateway.pricing.recent import Recent
+from order_gateway.pricing.lru_cache import LruCache
 
 PRICE = Decimal("19.99")
 CALL = Call("", "c-1")
@@ -225,7 +225,7 @@ async def test_what_others_have_learned_since_counts_more_than_an_old_memory() -
 
 
 def test_memories_are_bounded_by_what_was_not_used_for_longest() -> None:
-    memory: Recent[int, str] = Recent(3)
+    memory: LruCache[int, str] = LruCache(3)
     for number in (1, 2, 3):
         memory.put(number, str(number))
     assert memory.get(1) == "1"

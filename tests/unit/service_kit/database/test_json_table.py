@@ -19,6 +19,10 @@ def test_a_document_is_unpacked_by_position() -> None:
     )
 
 
+def test_the_rows_of_a_document_that_locks_are_sorted_by_number() -> None:
+    assert json_table.sorted_document({(10, 1), (2, 3), (2, 1)}) == "[[2,1],[2,3],[10,1]]"
+
+
 def test_what_is_to_be_locked_is_joined_from_a_derived_table() -> None:
     assert json_table.lockable("ids", (("a", NUMBER), ("b", NUMBER))) == (
         "(SELECT a, b FROM JSON_TABLE(%(ids)s, '$[*]' COLUMNS (a BIGINT PATH '$[0]', b BIGINT PATH '$[1]')) AS u) AS j"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service_kit.guesses import Guesses
+from service_kit.attempt_limit import AttemptLimit
 from tests.kits.secrets_used import key_of
 from tests.kits.streaming import KEYS, ChangingKeys
 from warehouse.auth import Keyring, PermissionDenied, Role, Unauthenticated
@@ -122,7 +122,7 @@ async def test_a_stream_has_a_span() -> None:
         yield Refusal(Reason.PRODUCT_NOT_FOUND, "there is no such product")
 
     spans: Any = _Spans()
-    entrance = Entrance(Keyring([]), Guesses(60))
+    entrance = Entrance(Keyring([]), AttemptLimit(60))
     streams = Streams(Edge(entrance, 30, None, spans, calls_max=1), entrance, StreamSettings())
     context: Any = _HungUp()
     await streams.serve(StreamCall("Tick", Role.READER, questions(), context), answers)
@@ -135,7 +135,7 @@ async def test_a_hang_up_while_a_message_is_on_its_way_is_no_fault() -> None:
         while True:
             yield StringValue()
 
-    entrance, calls = Entrance(Keyring([]), Guesses(60)), CallMetrics()
+    entrance, calls = Entrance(Keyring([]), AttemptLimit(60)), CallMetrics()
     streams = Streams(Edge(entrance, 30, calls, calls_max=1), entrance, StreamSettings())
     context: Any = _HungUp()
     with pytest.raises(NotSent):
@@ -157,7 +157,7 @@ def test_only_methods_answered_by_a_stream_begin_without_their_request() -> None
 
 def test_a_key_is_looked_up_anew_and_then_remembered_as_it_is() -> None:
     keys = ChangingKeys(KEYS)
-    entrance = Entrance(keys, Guesses(60))
+    entrance = Entrance(keys, AttemptLimit(60))
     shown = (("x-api-key", key_of("till")),)
     entrance.recheck(key_of("till"), Role.ORDER)
     keys.replace(KEYS[1].model_copy(update={"role": Role.READER}))

@@ -32,7 +32,7 @@ def clients(*addresses: str) -> list[Client]:
     ],
 )
 def test_who_has_to_go(addresses: Sequence[str], room: int, gone: list[int]) -> None:
-    assert sorted(client.place[1] for client in crowded_out(clients(*addresses), room)) == gone
+    assert sorted(client.socket_address[1] for client in crowded_out(clients(*addresses), room)) == gone
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service_kit.guesses import Guesses
+from service_kit.attempt_limit import AttemptLimit
 from warehouse.auth import Keyring
 from warehouse.rpc.entrance import Entrance
 from warehouse.rpc.peers import address_of
@@ -53,7 +53,7 @@ class _Call:
     ],
 )
 def test_the_client_of_a_call(call: Any, client: str) -> None:
-    entrance = Entrance(Keyring([]), Guesses(1), [ip_network("10.0.0.0/8")])
+    entrance = Entrance(Keyring([]), AttemptLimit(1), [ip_network("10.0.0.0/8")])
     assert entrance.client_of(call) == client
     if call.invocation_metadata()[1:] == []:
-        assert Entrance(Keyring([]), Guesses(1)).client_of(call) == client
+        assert Entrance(Keyring([]), AttemptLimit(1)).client_of(call) == client

@@ -1,4 +1,4 @@
-"""Ids, times, fingerprints and stored answers."""
+"""Ids, times, request hashes and stored answers."""
 
 import uuid
 
@@ -15,7 +15,7 @@ from warehouse.stock.commands import (
     Reserve,
     decode_answer,
     encode_answer,
-    fingerprint,
+    request_hash,
 )
 from warehouse.stock.records import (
     HeldLine,
@@ -53,25 +53,25 @@ def test_times_are_written_as_rfc_3339() -> None:
 
 
 @given(texts, texts, st.booleans())
-def test_a_fingerprint_tells_content_apart_but_not_callers(request_id: str, order_id: str, partial: bool) -> None:
+def test_a_request_hash_tells_content_apart_but_not_callers(request_id: str, order_id: str, partial: bool) -> None:
     asked = Reserve(request_id, order_id, (Line(1, 1, 1),), 5, partial, actor="me", correlation_id="here")
     again = Reserve(request_id, order_id, (Line(1, 1, 1),), 5, partial, actor="you", correlation_id="there")
-    assert fingerprint(asked) == fingerprint(again)
-    assert fingerprint(asked) != fingerprint(Reserve(request_id, order_id, (Line(1, 1, 2),), 5, partial))
-    assert fingerprint(asked) != fingerprint(Commit(request_id, order_id=order_id, lines=(Line(1, 1, 1),)))
+    assert request_hash(asked) == request_hash(again)
+    assert request_hash(asked) != request_hash(Reserve(request_id, order_id, (Line(1, 1, 2),), 5, partial))
+    assert request_hash(asked) != request_hash(Commit(request_id, order_id=order_id, lines=(Line(1, 1, 1),)))
 
 
 @pytest.mark.parametrize(
-    ("command", "print_of_it"),
+    ("command", "hash_of_it"),
     [
         (Reserve("r", "o", (Line(1, 1, 2),), 5, actor="a"), "f02ad13028d6eb84b056ab4f8f70a8c0"),
         (Commit("r", order_id="o", lines=(Line(1, 1, 2),)), "807d39d01c805943c0a3562f1f18657d"),
         (Extend("r", "x", 7), "0b005206fa4a06fde6ea6f097462263f"),
     ],
 )
-def test_fingerprints_stay_as_they_are_in_the_tables(command: CallerCommand, print_of_it: str) -> None:
+def test_request_hashes_stay_as_they_are_in_the_tables(command: CallerCommand, hash_of_it: str) -> None:
     """A repeat may reach a server of a later version than the first call did."""
-    assert fingerprint(command) == print_of_it
+    assert request_hash(command) == hash_of_it
 
 
 @given(texts, instants, st.none() | instants, st.sampled_from(State))

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockwarden_client.messages import BATCH_MAX, ENVELOPE_BYTES, LINE_BYTES, RESULT_BYTES
+from stockwarden_client.messages import ANSWER_ENVELOPE_BYTES, BATCH_MAX, LINE_BYTES, RESULT_BYTES
 from stockwarden_client.v1 import warehouse_pb2 as pb
 from warehouse.rpc import wire
 from warehouse.rpc.status import status_of_error, status_of_refusal
@@ -81,5 +81,5 @@ def test_a_page_has_at_least_one_element() -> None:
 
 def test_the_client_reckons_as_the_server_does() -> None:
     whole = batch_answer_bytes(10_000, 7, 30)
-    assert whole <= ENVELOPE_BYTES + 10_000 + 7 * RESULT_BYTES + 30 * LINE_BYTES
+    assert whole <= ANSWER_ENVELOPE_BYTES + 10_000 + 7 * RESULT_BYTES + 30 * LINE_BYTES
     assert BATCH_MAX == SERVER_BATCH_MAX

@@ -28,8 +28,8 @@ from order_gateway.http.framework.openapi import _NAME_OF_STATUS
 from order_gateway.http.guards import slots as slots_module
 from order_gateway.http.guards.auth import Access, Caller
 from order_gateway.http.guards.cors import cors_headers
-from order_gateway.http.guards.following import follow
 from order_gateway.http.guards.keys import Keyring
+from order_gateway.http.guards.reloading import reload_on_change
 from order_gateway.http.guards.slots import TIME_LIMIT, Slots, slots_middleware
 from order_gateway.http.guards.tokens import Person, Tokens
 from order_gateway.http.login import LoginRoutes
@@ -38,10 +38,10 @@ from order_gateway.http.wire.fields import From, Id, Instant, Money, OrderRefere
 from order_gateway.http.wire.strict_json import decode
 from order_gateway.lifecycle import NewItem, NewOrder
 from order_gateway.settings import OrdersSettings
+from service_kit.attempt_limit import AttemptLimit
 from service_kit.deadlines import Deadlines
-from service_kit.followed import Followed
-from service_kit.guesses import Guesses
 from service_kit.rates import RateLimit, TooOften
+from service_kit.reloadable_files import ReloadableFiles
 from tests.kits.gateway_settings import KEY, SECRET, entry, settings
 
 
@@ -76,16 +76,16 @@ def test_a_keys_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert keyring.file is not None
     assert [bool(keyring.find(key)) for key in (KEY, "first", "second", "")] == [True, True, False, False]
     path.write_text(json.dumps([entry("second", "two")]))
-    keyring.file.look()
+    keyring.file.reload()
     assert [bool(keyring.find(key)) for key in (KEY, "first", "second")] == [True, False, True]
     for unusable in ("{", "[{}]", json.dumps([entry(DEVELOPMENT_KEY, "dev")]), json.dumps([entry("")])):
         path.write_text(unusable)
-        keyring.file.look()
+        keyring.file.reload()
         assert keyring.find("second")
         assert not keyring.find(DEVELOPMENT_KEY)
         assert not keyring.find("")
     path.unlink()
-    keyring.file.look()
+    keyring.file.reload()
     assert keyring.find("second")
 
 
@@ -120,7 +120,7 @@ def test_a_keys_file_with_a_key_twice_or_without_roles_changes_nothing(tmp_path:
         [second, entry("third", "three", roles=())],
     ):
         path.write_text(json.dumps(unusable))
-        assert not keyring.file.look()
+        assert not keyring.file.reload()
         assert [bool(keyring.find(key)) for key in (KEY, "first", "second", "third")] == [True, True, False, False]
 
 
@@ -142,7 +142,7 @@ async def test_a_keys_file_is_read_again_at_a_sighup(tmp_path: Path) -> None:
     keyring = Keyring(settings(api_keys_file=path))
     assert keyring.file is not None
     app = web.Application()
-    app.cleanup_ctx.append(follow([keyring.file], 3600))
+    app.cleanup_ctx.append(reload_on_change([keyring.file], 3600))
     async with TestServer(app), asyncio.timeout(10):
         await asyncio.to_thread(path.write_text, json.dumps([entry("second", "two")]))
         os.kill(os.getpid(), signal.SIGHUP)
@@ -171,11 +171,11 @@ def test_a_jwk_set_is_read_again_when_it_changes(tmp_path: Path) -> None:
 
     assert (is_believed(old, "old"), is_believed(new, "new")) == (True, False)
     path.write_text(json.dumps({"keys": [new_public]}))
-    assert tokens.file.look()
+    assert tokens.file.reload()
     assert (is_believed(old, "old"), is_believed(new, "new")) == (False, True)
     for unusable in ("{", '{"keys": []}', json.dumps({"keys": [{**old_public, "kid": ""}]})):
         path.write_text(unusable)
-        assert not tokens.file.look()
+        assert not tokens.file.reload()
         assert is_believed(new, "new")
 
 
@@ -183,17 +183,17 @@ def test_a_change_that_leaves_size_and_time_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_bytes(b"one")
     before = path.stat()
-    followed = Followed("keys", [path], lambda contents: contents[0])
+    files = ReloadableFiles("keys", [path], lambda contents: contents[0])
     path.write_bytes(b"two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert followed.look()
-    assert not followed.look()
-    assert followed.content == b"two"
+    assert files.reload()
+    assert not files.reload()
+    assert files.content == b"two"
     path.unlink()
-    assert not followed.look()
-    assert followed.content == b"two"
+    assert not files.reload()
+    assert files.content == b"two"
     path.write_bytes(b"three")
-    assert followed.look()
+    assert files.reload()
 
 
 async def test_a_token_tells_who_its_user_is() -> None:
@@ -363,12 +363,12 @@ def test_every_status_is_described() -> None:
 def test_no_cent_is_lost_between_the_wire_and_the_total(lines: list[tuple[int, int]], as_text: bool) -> None:
     prices = [f"{cents // 100}.{cents % 100:02}" for cents, _ in lines]
     items_sent = [
-        {"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": place}
-        for place, (_, quantity) in enumerate(lines)
+        {"product_id": 1, "warehouse_id": 1, "quantity": quantity, "unit_price": position}
+        for position, (_, quantity) in enumerate(lines)
     ]
     sent = json.dumps({"user_id": 1, "shipping_address": "x", "payment_method": "card", "items": items_sent})
-    for place, price in enumerate(prices):
-        sent = sent.replace(f'"unit_price": {place}}}', f'"unit_price": {json.dumps(price) if as_text else price}}}')
+    for position, price in enumerate(prices):
+        sent = sent.replace(f'"unit_price": {position}}}', f'"unit_price": {json.dumps(price) if as_text else price}}}')
     body = OrderBody.model_validate(decode(sent))
     items = tuple(NewItem(item.product_id, 1, item.quantity, item.unit_price or Decimal(0)) for item in body.items)
     order = NewOrder("1", "x", "card", items, "c", "test")
@@ -418,7 +418,7 @@ async def test_attempts_to_log_in_are_counted_by_client_and_not_by_proxy() -> No
             logins_per_minute_max=1,
             trusted_proxies=trusted,
         )
-        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), Guesses(60), 60, "", made.trusted_proxies)
+        routes = LoginRoutes(Tokens(made), RateLimit(1, 60), AttemptLimit(60), 60, "", made.trusted_proxies)
         [operation] = routes.operations()
         app = web.Application(middlewares=[error_middleware])
         app.add_routes([operation.route()])

@@ -10,8 +10,8 @@ import pytest
 from development.free_ports import free_port
 from order_gateway.gateway.grpc.adapter import GrpcGateway
 from order_gateway.gateway.port import CataloguePage, GatewayFault, Product
-from order_gateway.pricing.catalogue_reading import OVERLAP, CatalogueSync, ReadingSettings
-from order_gateway.pricing.price_catalogue import REMEMBERED_MAX, PriceCatalogue
+from order_gateway.pricing.catalogue_sync import OVERLAP, CatalogueSync, CatalogueSyncSettings
+from order_gateway.pricing.price_catalogue import PRODUCTS_CACHED_MAX, PriceCatalogue
 from service_kit.database.database import Database
 from stockwarden_client import ClientSettings, WarehouseClient
 from stockwarden_client.v1 import stock_pb2 as stock
@@ -19,7 +19,7 @@ from tests.kits.warehouse_kit import fresh, serving, sql
 
 pytestmark = pytest.mark.sql
 READ_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
-SETTINGS = ReadingSettings(every_seconds=30, all_every_seconds=3600, retry_seconds=5, lease_seconds=60)
+SETTINGS = CatalogueSyncSettings(every_seconds=30, all_every_seconds=3600, retry_seconds=5, lease_seconds=60)
 DUE = "UPDATE catalogue_reading SET due_at = NOW(6)"
 
 
@@ -129,12 +129,12 @@ async def test_the_memory_of_what_was_written_is_bounded_and_runs_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, other = PriceCatalogue(database), PriceCatalogue(database)
-    await first.learn({number: Product(number, Decimal(1), "EUR") for number in range(1, REMEMBERED_MAX + 500)})
-    assert len(first._written) == REMEMBERED_MAX
-    product = {REMEMBERED_MAX: Product(REMEMBERED_MAX, Decimal(1), "EUR")}
-    await other.remember({REMEMBERED_MAX: Product(REMEMBERED_MAX, Decimal(2), "EUR")})
+    await first.learn({number: Product(number, Decimal(1), "EUR") for number in range(1, PRODUCTS_CACHED_MAX + 500)})
+    assert len(first._written) == PRODUCTS_CACHED_MAX
+    product = {PRODUCTS_CACHED_MAX: Product(PRODUCTS_CACHED_MAX, Decimal(1), "EUR")}
+    await other.remember({PRODUCTS_CACHED_MAX: Product(PRODUCTS_CACHED_MAX, Decimal(2), "EUR")})
     await first.remember(product)
-    assert (await first.recall(product))[REMEMBERED_MAX].price == 2
-    monkeypatch.setattr("order_gateway.pricing.price_catalogue.REMEMBERED_SECONDS", 0)
+    assert (await first.recall(product))[PRODUCTS_CACHED_MAX].price == 2
+    monkeypatch.setattr("order_gateway.pricing.price_catalogue.PRODUCTS_CACHED_SECONDS", 0)
     await first.remember(product)
     assert await other.recall(product) == product

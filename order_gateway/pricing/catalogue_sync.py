@@ -9,7 +9,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import TextClause, text
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from order_gateway.gateway.port import CataloguePage, GatewayFault
 from order_gateway.pricing.price_catalogue import PriceCatalogue
 from service_kit.database.database import Database, Fault
+from service_kit.times import duration_microseconds, from_database, to_database
 
 log = structlog.get_logger(__name__)
 Pages = Callable[[datetime | None], AsyncIterator[CataloguePage]]
@@ -44,7 +45,7 @@ _FAILED = text(
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingSettings:
+class CatalogueSyncSettings:
     """How often, in seconds: changes, all, again after a failure; and how long one reading may take."""
 
     every_seconds: float
@@ -63,7 +64,9 @@ class _Turn:
 class CatalogueSync:
     """A background task."""
 
-    def __init__(self, database: Database, known: PriceCatalogue, pages: Pages, settings: ReadingSettings) -> None:
+    def __init__(
+        self, database: Database, known: PriceCatalogue, pages: Pages, settings: CatalogueSyncSettings
+    ) -> None:
         self._database = database
         self._known = known
         self._pages = pages
@@ -94,13 +97,13 @@ class CatalogueSync:
                     count += len(page.products)
         except (GatewayFault, TimeoutError) as fault:
             log.info("catalogue_not_read", error=str(fault))
-            await self._execute(_FAILED, pause=_microseconds(self._settings.retry_seconds))
+            await self._execute(_FAILED, pause=duration_microseconds(self._settings.retry_seconds))
             return None
         await self._execute(
             _DONE,
-            changed_since=None if read_at is None else (read_at - OVERLAP).replace(tzinfo=None),
-            pause=_microseconds(self._settings.every_seconds),
-            all_pause=_microseconds(self._settings.all_every_seconds),
+            changed_since=None if read_at is None else to_database(read_at - OVERLAP),
+            pause=duration_microseconds(self._settings.every_seconds),
+            all_pause=duration_microseconds(self._settings.all_every_seconds),
             was_all=turn.changed_since is None,
         )
         return count
@@ -110,8 +113,10 @@ class CatalogueSync:
         row = (await connection.execute(_LOCK)).one()
         if not row.is_due:
             return None
-        await connection.execute(_TAKE, {"reader": self._reader, "lease": _microseconds(self._settings.lease_seconds)})
-        since = None if row.all_is_due or row.changed_since is None else row.changed_since.replace(tzinfo=UTC)
+        await connection.execute(
+            _TAKE, {"reader": self._reader, "lease": duration_microseconds(self._settings.lease_seconds)}
+        )
+        since = None if row.all_is_due or row.changed_since is None else from_database(row.changed_since)
         return _Turn(since)
 
     async def _execute(self, statement: TextClause, **values: object) -> None:
@@ -119,7 +124,3 @@ class CatalogueSync:
             await connection.execute(statement, {**values, "reader": self._reader})
 
         await self._database.run_in_transaction(work)
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * 1e6)

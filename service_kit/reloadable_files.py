@@ -12,8 +12,8 @@ log = structlog.get_logger(__name__)
 ContentT = TypeVar("ContentT")
 
 
-class Followed(Generic[ContentT]):
-    """What some files say together, as of the last look.
+class ReloadableFiles(Generic[ContentT]):
+    """What some files say together, as of the last time that they were read.
 
     What can't be read or used any more is logged, and what was read before stays: a half-written file, or a certificate
     whose key has not been replaced yet, does not end a service.
@@ -23,27 +23,27 @@ class Followed(Generic[ContentT]):
         paths: the files.
         make: turns their contents, in this order, into what is wanted; raises ValueError if they are of no use.
 
-    Raises: OSError, ValueError: at the first look there is nothing to go on with.
+    Raises: OSError, ValueError: at first there is nothing to go on with.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], make: Callable[[Sequence[bytes]], ContentT]) -> None:
         self._name = name
         self._paths = tuple(paths)
         self._make = make
-        self._looking = threading.Lock()
+        self._reloading = threading.Lock()
         contents = self._read()
-        self._fingerprint = _fingerprint(contents)
+        self._hash = _hash(contents)
         self.content = make(contents)
 
-    def look(self) -> bool:
+    def reload(self) -> bool:
         """Read the files again; whether `content` is new. May be called from any thread."""
-        with self._looking:
+        with self._reloading:
             try:
                 contents = self._read()
-                fingerprint = _fingerprint(contents)
-                if fingerprint == self._fingerprint:
+                hash_ = _hash(contents)
+                if hash_ == self._hash:
                     return False
-                self._fingerprint = fingerprint
+                self._hash = hash_
                 self.content = self._make(contents)
             except (OSError, ValueError) as error:
                 self._note_failure(error)
@@ -57,12 +57,12 @@ class Followed(Generic[ContentT]):
     def _note_failure(self, error: Exception) -> None:
         failed = f"failed: {error}"
         if isinstance(error, OSError):
-            if self._fingerprint == failed:
+            if self._hash == failed:
                 return
-            self._fingerprint = failed
+            self._hash = failed
         log.warning("files_not_read", what=self._name, error=str(error), action="what was read before stays")
 
 
-def _fingerprint(contents: Sequence[bytes]) -> str:
+def _hash(contents: Sequence[bytes]) -> str:
     # Not the time of their change: that may be the same for another content.
     return hashlib.sha256(b"\0".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()

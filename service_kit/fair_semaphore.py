@@ -1,4 +1,4 @@
-"""Places for few, for which many wait: those who wait come in owner by owner, however many wait for one of them."""
+"""Slots for few, for which many wait: those who wait come in owner by owner, however many wait for one of them."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-turn_owner: ContextVar[str] = ContextVar("turn_owner", default="")
+slot_owner: ContextVar[str] = ContextVar("slot_owner", default="")
 """On whose behalf the current task works, where that is not said otherwise."""
 
 
-class Turns:
+class FairSemaphore:
     """A semaphore that is fair to owners, not only to those who came first.
 
     Args:
@@ -22,8 +22,8 @@ class Turns:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait for a place, and have it for the time of the `with`."""
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a slot, and have it for the time of the `with`."""
         await self._enter(owner)
         try:
             yield
@@ -40,7 +40,7 @@ class Turns:
             await called
         except asyncio.CancelledError:
             if called.done() and not called.cancelled():
-                # It was this one's turn at that very moment.
+                # It was given its slot at that very moment.
                 self._leave()
             raise
 

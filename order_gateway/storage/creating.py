@@ -9,11 +9,12 @@ import structlog
 
 from order_gateway.lifecycle import NEW, Item, NewOrder, Order
 from order_gateway.storage import statements
-from order_gateway.storage.rows import encode, from_microseconds, line_id, read_placed
+from order_gateway.storage.rows import encode, line_id, read_created
 from service_kit.batcher import SetAside
 from service_kit.database import atomic_packet
 from service_kit.database.database import Database, DatabaseFault, error_number
-from service_kit.stuck_rows import WRITE_WAITS, HeldUp, StuckRows
+from service_kit.stuck_rows import WRITE_WAITS, StuckRows, WriteBlocked
+from service_kit.times import from_microseconds
 
 log = structlog.get_logger(__name__)
 KeyClaim = tuple[str, str, str]
@@ -22,7 +23,7 @@ KeyClaim = tuple[str, str, str]
 
 Key = tuple[str, str]
 """The owner of an Idempotency-Key, and the key."""
-WHY = "another session keeps this Idempotency-Key locked, ask again"
+KEY_LOCKED_MESSAGE = "another session keeps this Idempotency-Key locked, ask again"
 WRITE_HELD_UP_SECONDS = 10.0
 """How long an order is told to come again that could not be written because of somebody else's locks."""
 
@@ -31,7 +32,7 @@ class ClaimLost(Exception):
     """Another request has claimed the Idempotency-Key since, so this one may not make an order any more."""
 
 
-class Placement(msgspec.Struct, frozen=True):
+class Creation(msgspec.Struct, frozen=True):
     """A new order on its way into the database.
 
     Attributes:
@@ -49,7 +50,7 @@ class Placement(msgspec.Struct, frozen=True):
     traceparent: str
 
 
-class Placing:
+class Creating:
     """Writes batches of new orders, one at a time, on a connection of its own."""
 
     def __init__(self, database: Database, payment_window_seconds: float) -> None:
@@ -58,47 +59,47 @@ class Placing:
         self._window_microseconds = round(payment_window_seconds * 1e6)
         self._stuck: StuckRows[Key] = StuckRows(database.settings)
 
-    async def process(self, placements: Sequence[Placement]) -> list[Order | Exception | SetAside]:
-        """The orders, in pending_reservation, each with its RESERVE step; ClaimLost in the place of one not to be made.
+    async def process(self, creations: Sequence[Creation]) -> list[Order | Exception | SetAside]:
+        """The orders, in pending_reservation, each with its RESERVE step; ClaimLost for one not to be made.
 
-        SetAside stands in the place of one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
+        SetAside stands for one whose Idempotency-Key somebody else keeps locked. Raises: DatabaseFault.
         """
-        aside = await self._database.retry(lambda: self._look_at_keys(placements)) if self._stuck else {}
-        going = [one for place, one in enumerate(placements) if place not in aside]
+        aside = await self._database.retry(lambda: self._look_at_keys(creations)) if self._stuck else {}
+        going = [one for position, one in enumerate(creations) if position not in aside]
         made = iter(await self._carry_out(going) if going else ())
-        return [aside[place] if place in aside else next(made) for place in range(len(placements))]
+        return [aside[position] if position in aside else next(made) for position in range(len(creations))]
 
     async def _carry_out(
-        self, placements: Sequence[Placement], *, is_again: bool = False
+        self, creations: Sequence[Creation], *, is_again: bool = False
     ) -> list[Order | Exception | SetAside]:
         """A batch that fails on its data, or on locks that last, is halved, until the culprit stands alone."""
         try:
-            return [*await self._together(placements)]
+            return [*await self._together(creations)]
         except DatabaseFault:
             raise
         except Exception as error:
-            if isinstance(error, HeldUp):
-                if await self._database.retry(lambda: self._look_at_keys(placements)):
-                    return await self.process(placements)
-                if len(placements) == 1 and not is_again:
-                    return await self._carry_out(placements, is_again=True)
-                if len(placements) == 1:
+            if isinstance(error, WriteBlocked):
+                if await self._database.retry(lambda: self._look_at_keys(creations)):
+                    return await self.process(creations)
+                if len(creations) == 1 and not is_again:
+                    return await self._carry_out(creations, is_again=True)
+                if len(creations) == 1:
                     log.warning("order_held_up", error=repr(error.__cause__))
-                    names = [placements[0].token]
-                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, WHY)]
-            elif len(placements) == 1:
+                    names = [creations[0].token]
+                    return [self._stuck.follow(names, self._stuck.now() + WRITE_HELD_UP_SECONDS, KEY_LOCKED_MESSAGE)]
+            elif len(creations) == 1:
                 log.exception("order_not_written")
                 return [error]
-        middle = len(placements) // 2
-        return [*await self._carry_out(placements[:middle]), *await self._carry_out(placements[middle:])]
+        middle = len(creations) // 2
+        return [*await self._carry_out(creations[:middle]), *await self._carry_out(creations[middle:])]
 
-    async def _look_at_keys(self, placements: Sequence[Placement]) -> dict[int, SetAside]:
-        """What stands in the place of those whose Idempotency-Keys somebody else has locked, by their places."""
+    async def _look_at_keys(self, creations: Sequence[Creation]) -> dict[int, SetAside]:
+        """What those are answered whose Idempotency-Keys somebody else has locked, by their positions."""
         now = self._stuck.now()
         self._stuck.forget_followed(now)
-        keyed = {place: (one.key[0], one.key[1]) for place, one in enumerate(placements) if one.key is not None}
+        keyed = {position: (one.key[0], one.key[1]) for position, one in enumerate(creations) if one.key is not None}
         keys = self._stuck.sort(keyed.values(), now)
-        wanted = [(one.token, *one.key) for one in placements if one.key and one.key[:2] not in keys.left_alone]
+        wanted = [(one.token, *one.key) for one in creations if one.key and one.key[:2] not in keys.left_alone]
         document = encode(sorted(wanted, key=lambda key: key[1:])).decode()
         steps = (statements.BEGIN, statements.LOCK_FREE_KEYS, statements.READ_CLAIMED_KEYS)
         try:
@@ -112,60 +113,62 @@ class Placing:
         self._stuck.found_free((keys.waited_for | keys.looked_at) - locked)
         stuck = locked | keys.left_alone
         aside = {
-            place: self._stuck.set_aside([key], [placements[place].token], now, WHY)
-            for place, key in keyed.items()
+            position: self._stuck.set_aside([key], [creations[position].token], now, KEY_LOCKED_MESSAGE)
+            for position, key in keyed.items()
             if key in stuck
         }
-        for place, one in enumerate(placements):
-            if place not in aside and (until := self._stuck.follows([one.token], now)) is not None:
-                aside[place] = self._stuck.follow([one.token], until, WHY)
+        for position, one in enumerate(creations):
+            if position not in aside and (until := self._stuck.follows([one.token], now)) is not None:
+                aside[position] = self._stuck.follow([one.token], until, KEY_LOCKED_MESSAGE)
         return aside
 
-    async def _together(self, placements: Sequence[Placement]) -> list[Order | Exception]:
+    async def _together(self, creations: Sequence[Creation]) -> list[Order | Exception]:
         tries = itertools.count()
 
         async def attempt() -> list[Order | Exception]:
             try:
-                return await self._write(placements, is_repeated=next(tries) > 0)
+                return await self._write(creations, is_repeated=next(tries) > 0)
             except BaseException as error:
                 await self._session.rollback()
                 if error_number(error) in WRITE_WAITS:
-                    raise HeldUp from error
+                    raise WriteBlocked from error
                 raise
 
         return await self._database.retry(attempt)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._session.close()
 
-    async def _write(self, placements: Sequence[Placement], *, is_repeated: bool) -> list[Order | Exception]:
+    async def _write(self, creations: Sequence[Creation], *, is_repeated: bool) -> list[Order | Exception]:
         values: dict[str, Any] = {
-            "placements": encode([[one.token] for one in placements]).decode(),
+            "tokens": encode([[one.token] for one in creations]).decode(),
             "window_microseconds": self._window_microseconds,
         }
         made: set[str] = set()
         if is_repeated:
-            _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_PLACED}", values)
-            made = set(_placed(rows))
-        fresh = [one for one in placements if one.token not in made]
-        steps = [*_inserts(fresh, values), statements.READ_PLACED]
+            _, rows = await self._session.execute(f"{statements.BEGIN};{statements.READ_CREATED}", values)
+            made = set(_created(rows))
+        fresh = [one for one in creations if one.token not in made]
+        steps = [*_inserts(fresh, values), statements.READ_CREATED]
         *_, rows = await atomic_packet.transact(self._session, steps, values)
-        placed = _placed(rows)
+        created = _created(rows)
         return [
-            _order(one, *placed[one.token], self._window_microseconds)
-            if one.token in placed
+            _order(one, *created[one.token], self._window_microseconds)
+            if one.token in created
             else ClaimLost("another request with the same Idempotency-Key has taken over")
-            for one in placements
+            for one in creations
         ]
 
 
-def _placed(rows: Sequence[tuple[str | None]]) -> dict[str, tuple[int, int]]:
+def _created(rows: Sequence[tuple[str | None]]) -> dict[str, tuple[int, int]]:
     """Number and time of each order that is there, by its token."""
-    return {token: (order_id, created_at) for (row,) in rows if row for token, order_id, created_at in read_placed(row)}
+    return {
+        token: (order_id, created_at) for (row,) in rows if row for token, order_id, created_at in read_created(row)
+    }
 
 
-def _inserts(fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
+def _inserts(fresh: Sequence[Creation], values: dict[str, Any]) -> list[str]:
     """The statements that write `fresh`; their parameters go into `values`."""
     if not fresh:
         return []
@@ -185,27 +188,27 @@ def _inserts(fresh: Sequence[Placement], values: dict[str, Any]) -> list[str]:
     return inserts
 
 
-def _order_row(placement: Placement) -> tuple[object, ...]:
-    new = placement.new
+def _order_row(creation: Creation) -> tuple[object, ...]:
+    new = creation.new
     return (
-        placement.token,
+        creation.token,
         new.user_id,
         new.way,
         new.total_amount,
         new.payment_method,
         new.correlation_id,
         new.actor,
-        placement.request_key,
+        creation.request_key,
         new.currency,
-        *(placement.key or (None, None, None)),
+        *(creation.key or (None, None, None)),
         new.shipping_address,
     )
 
 
-def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
+def _item_rows(creation: Creation) -> list[tuple[object, ...]]:
     return [
         (
-            placement.token,
+            creation.token,
             position,
             item.product_id,
             item.warehouse_id,
@@ -214,17 +217,17 @@ def _item_rows(placement: Placement) -> list[tuple[object, ...]]:
             item.total_price,
             int(item.any_warehouse),
         )
-        for position, item in enumerate(placement.new.items, 1)
+        for position, item in enumerate(creation.new.items, 1)
     ]
 
 
-def _beginning(placement: Placement) -> tuple[object, ...]:
-    lease = round(placement.lease_seconds * 1e6)
-    return (placement.token, lease, placement.traceparent or None)
+def _beginning(creation: Creation) -> tuple[object, ...]:
+    lease = round(creation.lease_seconds * 1e6)
+    return (creation.token, lease, creation.traceparent or None)
 
 
-def _order(placement: Placement, order_id: int, created_at: int, window_microseconds: int) -> Order:
-    new = placement.new
+def _order(creation: Creation, order_id: int, created_at: int, window_microseconds: int) -> Order:
+    new = creation.new
     created = from_microseconds(created_at)
     return Order(
         id=order_id,
@@ -257,6 +260,6 @@ def _order(placement: Placement, order_id: int, created_at: int, window_microsec
             for position, item in enumerate(new.items, 1)
         ),
         reservations=(),
-        request_key=placement.request_key,
+        request_key=creation.request_key,
         currency=new.currency,
     )

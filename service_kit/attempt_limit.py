@@ -14,7 +14,7 @@ KNOWN_MAX = 10_000
 PERIOD_SECONDS = 60
 
 
-class Guesses:
+class AttemptLimit:
     """Counts wrong guesses.
 
     Args:

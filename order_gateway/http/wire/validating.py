@@ -11,7 +11,7 @@ from order_gateway.http.wire.errors import ApiError
 from order_gateway.http.wire.strict_json import FIELDS_MAX, decode
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-VIOLATIONS_MAX = 100
+BODY_VIOLATIONS_MAX = 100
 JSON = "application/json"
 
 
@@ -38,7 +38,7 @@ def read_query(request: web.Request, kind: type[ModelT]) -> ModelT:
     # One by one: asking for all values of a name looks through all of them.
     for name, value in islice(request.query.items(), FIELDS_MAX + 1):
         if name in given:
-            raise invalid(_place([name]), "is given more than once")
+            raise invalid(_field_path([name]), "is given more than once")
         given[name] = value
     if len(given) > FIELDS_MAX:
         raise invalid("query", f"has more than {FIELDS_MAX} parameters")
@@ -63,12 +63,12 @@ def _validated(kind: type[ModelT], value: Mapping[str, Any]) -> ModelT:
 
 
 def _violations(error: ValidationError) -> list[dict[str, str]]:
-    """Each field that is wrong, by its place in the body, and what is wrong with it."""
+    """Each field that is wrong, by its path in the body, and what is wrong with it."""
     items = error.errors(include_url=False, include_context=False, include_input=False)
-    return [{"field": _place(item["loc"]), "message": _text(item)} for item in items[:VIOLATIONS_MAX]]
+    return [{"field": _field_path(item["loc"]), "message": _text(item)} for item in items[:BODY_VIOLATIONS_MAX]]
 
 
-def _place(path: Sequence[int | str]) -> str:
+def _field_path(path: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in path)[:255].encode(errors="replace").decode() or "body"
 
 

@@ -8,18 +8,18 @@ from typing import Any
 from aiohttp import web
 
 from service_kit.background import Background, end
-from service_kit.followed import Followed
+from service_kit.reloadable_files import ReloadableFiles
 
 
-def follow(
-    files: Sequence[Followed[Any]], every_seconds: float, background: Background | None = None
+def reload_on_change(
+    files: Sequence[ReloadableFiles[Any]], every_seconds: float, background: Background | None = None
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """For aiohttp's cleanup_ctx; `background` watches it."""
     watching = background or Background()
 
     def look() -> None:
         for file in files:
-            file.look()
+            file.reload()
 
     async def look_on() -> None:
         while True:

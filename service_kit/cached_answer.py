@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 AnswerT = TypeVar("AnswerT")
 
 
-class Remembered(Generic[AnswerT]):
+class CachedAnswer(Generic[AnswerT]):
     """Asks on behalf of all.
 
     Args:

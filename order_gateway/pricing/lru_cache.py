@@ -9,7 +9,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
 
-class Recent(Generic[KeyT, ValueT]):
+class LruCache(Generic[KeyT, ValueT]):
     """Values by key, with their age; the one that was not used for longest makes room for one too many."""
 
     def __init__(self, size_max: int) -> None:
