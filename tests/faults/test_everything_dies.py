@@ -32,6 +32,9 @@ from warehouse.demo import UNITS, load_demo
 
 pytestmark = pytest.mark.sql
 CHAOS_SECONDS = 25.0
+ROUNDS_MAX = 4
+PAID_MIN = 10
+"""With fewer orders paid nothing was put to the test."""
 SETTLING_SECONDS = 60
 CUSTOMERS = 10
 LEVELS = [(product, warehouse) for product in (1, 2, 3) for warehouse in (1, 2)]
@@ -165,7 +168,11 @@ async def shop_while_it_dies(
         )
         for number in range(CUSTOMERS)
     ]
-    await loop.run_in_executor(hands, killer.run, seconds)
+    for _ in range(ROUNDS_MAX):
+        await loop.run_in_executor(hands, killer.run, seconds)
+        # On a slow machine less is sold between two deaths.
+        if sum("paid" in told for told in memory.statuses.values()) > 2 * PAID_MIN:
+            break
     is_over.set()
     await loop.run_in_executor(hands, system.start_all)
     await asyncio.gather(*customers)
@@ -179,7 +186,7 @@ async def shop_while_it_dies(
     units_add_up(system, units)
     await each_order_was_charged_once(system, orders)
     # Otherwise nothing of this was put to the test.
-    assert sum(order.status == "paid" for order in orders) > 10
+    assert sum(order.status == "paid" for order in orders) > PAID_MIN
     assert all(killer.deaths[name] for name in system.parts)
 
 
