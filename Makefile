@@ -22,6 +22,8 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
+# What callers were built with: all types, without comments. Changed by `make release-protos` only.
+RELEASED_PROTOS := protos/released.binpb
 SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # A compiler of its own, older than the one that would fit the services' protobuf: see requirements/protoc.in.
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" .local/protoc/bin/python -m grpc_tools.protoc -Iprotos -I"$(SITE_PACKAGES)"
@@ -114,7 +116,13 @@ check-protos: .dev .protoc node_modules/.installed
 	diff -r --brief --exclude=__init__.py --exclude=__pycache__ "$$fresh" generated \
 		|| { echo "generated/ is not what protos/ says: run 'make protos' and commit the outcome"; exit 1; }; \
 	$(PROTOC) --include_imports --include_source_info -o "$$fresh/image.binpb" $(PROTOS); \
-	node_modules/.bin/buf lint "$$fresh/image.binpb" --config buf.yaml
+	node_modules/.bin/buf lint "$$fresh/image.binpb" --config buf.yaml; \
+	node_modules/.bin/buf breaking "$$fresh/image.binpb" --against $(RELEASED_PROTOS) --config buf.yaml \
+		|| { echo "protos/ breaks callers of what is released: add, don't change; or begin a new version (v2)"; exit 1; }
+
+.PHONY: release-protos
+release-protos: .dev .protoc ## take protos/ as released: from then on make check fails on what breaks its callers
+	@$(PROTOC) --include_imports -o $(RELEASED_PROTOS) $(PROTOS)
 
 # $(call generate,FOLDER): the Python code of all protos, in FOLDER. The files are registered under the names that they have
 # in protos/, as in any other language; only what the code imports is made relative, so that it may stand in any package.
