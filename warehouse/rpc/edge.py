@@ -20,6 +20,7 @@ from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Role, Unauthenticated
 from warehouse.metrics import CallMetrics
+from warehouse.rpc.ending import end_call
 from warehouse.rpc.entrance import Entrance
 from warehouse.rpc.incoming import Unread
 from warehouse.rpc.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
@@ -286,7 +287,7 @@ def rpc(
             tracing, answering = self.edge.tracing, outcome(self, request, context)
             answer = await (answering if tracing is None else traced(tracing, name, context, answering))
             if isinstance(answer, tuple):
-                return await context.abort(*answer)
+                return await end_call(context, *answer)
             return answer
 
         return handle

@@ -19,6 +19,7 @@ from service_kit.rates import TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated, must_allow
 from warehouse.metrics import CallMetrics
+from warehouse.rpc.ending import closed_at_end, end_call, first_of
 from warehouse.rpc.peers import address_of
 from warehouse.rpc.status import TooManyCalls, trailing_error
 from warehouse.rpc.strangers import Strangers
@@ -193,9 +194,9 @@ class AdmissionHandler(grpc.GenericRpcHandler):
 
         async def call(questions: AsyncIterable[Any], context: Context) -> Any:
             await self._look_at(method, context)
-            question = await anext(aiter(questions), None)
+            question = await first_of(questions)
             if question is None:
-                return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+                return await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
             return await handler.unary_unary(question, context)  # type: ignore[misc, arg-type]
 
         return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
@@ -232,7 +233,7 @@ class AdmissionHandler(grpc.GenericRpcHandler):
     async def _end(self, method: str, error: Exception, context: Context) -> NoReturn:
         name = method.rpartition("/")[2]
         call_details.set(lambda: {"method": name, "peer": context.peer()})
-        await context.abort(*self._failed(name, error))
+        await end_call(context, *self._failed(name, error))
 
 
 class OpenCalls:
@@ -266,9 +267,9 @@ class OpenCalls:
         async def call(questions: AsyncIterable[QuestionT], context: Context) -> AnswerT:
             async with self._slot(context):
                 async with asyncio.timeout(self._question_seconds_max):
-                    question = await anext(aiter(questions), None)
+                    question = await first_of(questions)
                 if question is None:
-                    return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+                    return await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
                 return await method(question, context)
 
         return call
@@ -289,17 +290,17 @@ class OpenCalls:
             budget, name = await self._place(context)
             budget.take(name)
         except TooOften as error:
-            await context.abort(*trailing_error(error))
+            await end_call(context, *trailing_error(error))
         except NoSlot as full:
             owner = "" if full.share == ALL else ("_of_key" if budget is self._known else "_of_address")
             self._metrics.limited.add(f"open_calls{owner}")
-            await context.abort(*trailing_error(TooManyCalls()))
+            await end_call(context, *trailing_error(TooManyCalls()))
         try:
             yield
         except TimeoutError:
             self._metrics.limited.add("question_seconds")
             message = f"no question came for {self._question_seconds_max:g} s"
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+            await end_call(context, grpc.StatusCode.DEADLINE_EXCEEDED, message)
         finally:
             budget.give_back(name)
 
@@ -311,14 +312,14 @@ class OpenCalls:
         return self._strangers, client
 
     async def _in_time(self, questions: AsyncIterable[QuestionT]) -> AsyncIterator[QuestionT]:
-        asked = aiter(questions)
-        while True:
-            try:
-                async with asyncio.timeout(self._question_seconds_max):
-                    question = await anext(asked)
-            except StopAsyncIteration:
-                return
-            yield question
+        async with closed_at_end(questions) as asked:
+            while True:
+                try:
+                    async with asyncio.timeout(self._question_seconds_max):
+                        question = await anext(asked)
+                except StopAsyncIteration:
+                    return
+                yield question
 
 
 def key_in(metadata: Metadata) -> str | None:

@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from warehouse.rpc.ending import end_call, first_of
 from warehouse.rpc.entrance import OpenCalls
 from warehouse.rpc.incoming import PARSED_AT_ONCE_BYTES, Unread, reader
 
@@ -44,19 +45,19 @@ class Health:
     async def Check(self, request: Any, context: Context) -> Any:
         """How a service is now."""
         if isinstance(request, Unread):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
+            await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
+            await end_call(context, grpc.StatusCode.NOT_FOUND, "there is no such service here")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def watch(self, questions: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
         """How a service is, now and whenever that changes."""
-        told, request = None, await _next(aiter(questions))
+        told, request = None, await first_of(questions)
         if request is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
+            await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, "the question did not come")
         if isinstance(request, Unread):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
+            await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         while True:
             changed, is_last = self._changed, self._is_stopping
             status = self._statuses.get(request.service, _UNKNOWN)
@@ -64,7 +65,7 @@ class Health:
                 yield health_pb2.HealthCheckResponse(status=status)
                 told = status
             if is_last:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
+                await end_call(context, grpc.StatusCode.UNAVAILABLE, "this server is stopping")
             await changed.wait()
 
     def methods(self, opened: OpenCalls) -> Mapping[str, Any]:
@@ -145,7 +146,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
                 if (found := question.result()) is None:
                     return
                 if isinstance(found, Unread):
-                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
+                    await end_call(context, grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
                 yield found
         finally:
             stopping.cancel()

@@ -25,6 +25,7 @@ from service_kit.shares import ALL, Budget, NoSlot
 from warehouse.auth import PermissionDenied, Role, Unauthenticated
 from warehouse.metrics import StreamMetrics
 from warehouse.rpc.edge import Caller, Context, Edge, Ending, describe, traced
+from warehouse.rpc.ending import end_call, first_of
 from warehouse.rpc.entrance import Entrance, key_in
 from warehouse.rpc.incoming import Unread
 from warehouse.rpc.status import ServerStopping, StreamOver, TooManyCalls, trailing_error
@@ -138,7 +139,7 @@ class StreamCall:
     async def question(self, seconds_max: float) -> Any:
         """Its request. Raises: TimeoutError, InvalidRequest."""
         async with asyncio.timeout(seconds_max):
-            self._request = request = await anext(aiter(self.questions), None)
+            self._request = request = await first_of(self.questions)
         if request is None:
             raise InvalidRequest([("request", "did not come")])
         return request.read() if isinstance(request, Unread) else request
@@ -219,7 +220,7 @@ class Streams:
             ending = await (outcome if tracing is None else traced(tracing, call.method, call.context, outcome))
             if ending is not None:
                 # The slot is kept meanwhile: a listener that takes nothing is waited for here.
-                await call.context.abort(*ending)
+                await end_call(call.context, *ending)
 
     async def _outcome(
         self, call: StreamCall, make: Callable[[Any, Caller], Answers[Any]], places: ExitStack
