@@ -73,6 +73,7 @@ class _HungUp:
 
     async def abort(self, code: grpc.StatusCode, *_details: object) -> None:
         self.ended.append(code)
+        raise grpc.aio.AbortError
 
     def invocation_metadata(self) -> Any:
         return ()
@@ -125,7 +126,8 @@ async def test_a_stream_has_a_span() -> None:
     entrance = Entrance(Keyring([]), AttemptLimit(60))
     streams = Streams(Edge(entrance, 30, None, spans, calls_max=1), entrance, StreamSettings())
     context: Any = _HungUp()
-    await streams.serve(StreamCall("Tick", Role.READER, questions(), context), answers)
+    with pytest.raises(grpc.aio.AbortError):
+        await streams.serve(StreamCall("Tick", Role.READER, questions(), context), answers)
     assert spans.said == ["warehouse.v1/Tick", grpc.StatusCode.NOT_FOUND.value[0], "end"]
     assert context.ended == [grpc.StatusCode.NOT_FOUND]
 
