@@ -21,6 +21,7 @@ SAID_BY_THE_CORE = (
     "Error parsing '",
     "Failed parsing HTTP/2 (",
     "Illegal header key: ",
+    "Metadata keys cannot ",
 )
 """How the messages begin with which gRPC's core answers INTERNAL, by its own specification, to what is no gRPC.
 
