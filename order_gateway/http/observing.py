@@ -14,6 +14,8 @@ from service_kit.tracing import Tracing, current_traceparent, trace_id
 log = structlog.get_logger(__name__)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN = "(unknown)"
+SEGMENT_LENGTH_MAX = 20
+"""Characters of what stands between two slashes, in a log; ids have at most 19, keys and tokens far more."""
 
 
 def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:
@@ -43,7 +45,7 @@ def observe_middleware(metrics: GatewayMetrics, tracing: Tracing) -> Middleware:
                 if status >= 500:
                     span.set_failed(code)
                 log.info(
-                    "request", method=method, route=route, path=request.path, status=status,
+                    "request", method=method, route=route, path=loggable(request.path), status=status,
                     ms=round(elapsed * 1000, 3), **({"code": code} if code else {}),
                 )  # fmt: skip
 
@@ -59,6 +61,14 @@ def route_of(request: web.Request) -> str:
     """The template of the route, as /api/v1/orders/{id}; never the path itself, which has no end of values."""
     resource = request.match_info.route.resource
     return UNKNOWN if resource is None else resource.canonical
+
+
+def loggable(path: str) -> str:
+    """A path as it is logged: of long segments only the length, as a key may have got there by mistake. PURE."""
+    if len(path) <= SEGMENT_LENGTH_MAX:
+        return path
+    segments = path.split("/")
+    return "/".join(part if len(part) <= SEGMENT_LENGTH_MAX else f"<{len(part)} characters>" for part in segments)
 
 
 class MetricsRoutes:
