@@ -17,6 +17,7 @@ from order_gateway.http.views import plain_id
 from order_gateway.http.wire import fields
 from order_gateway.http.wire.readers import END_OF_TIME, INT64_MAX, is_digits
 from order_gateway.http.wire.strict_json import decode
+from service_kit.currencies import WITHOUT_CENTS
 from warehouse.rpc import wire
 from warehouse.settings import Limits
 from warehouse.validation import Checks
@@ -229,10 +230,13 @@ def test_durations_over_grpc(seconds: int, nanos: int) -> None:
 @example(0, 0, "ÀÁÂ")
 @example(0, 1_000_000_000, "EUR")
 @example(0, -(2**31), "EUR")
+@example(0, 10_000_000, "KRW")
+@example(1, 0, "KRW")
 def test_money_over_grpc(units: int, nanos: int, code: str) -> None:
     checks = Checks()
     price = wire._price(checks, MoneyMessage(units=units, nanos=nanos, currency_code=code))
     good = 0 <= units <= 9_999_999_999 and 0 <= nanos < 10**9 and nanos % 10**7 == 0
+    good = good and not (nanos and code in WITHOUT_CENTS)
     assert (not checks.violations) == (good and re.fullmatch("[A-Z]{3}", code) is not None)
     if not checks.violations:
         assert Decimal(price) == Decimal(units) + Decimal(nanos) / 10**9
