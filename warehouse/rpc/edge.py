@@ -20,7 +20,7 @@ from service_kit.shares import Budget, NoSlot
 from service_kit.tracing import Tracing, current_traceparent, trace_id, valid_traceparent
 from warehouse.auth import API_KEY_HEADER, Role, Unauthenticated
 from warehouse.metrics import CallMetrics
-from warehouse.rpc.ending import end_call
+from warehouse.rpc.ending import Context, end_call
 from warehouse.rpc.entrance import Entrance
 from warehouse.rpc.incoming import Unread
 from warehouse.rpc.status import Metadata, TooManyCalls, trailing_error, trailing_refusal
@@ -37,7 +37,6 @@ DETAIL_LENGTH_MAX = 128
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 ResponseT = TypeVar("ResponseT")
-Context = grpc.aio.ServicerContext[Any, Any]
 Ending = tuple[grpc.StatusCode, str, Metadata]
 _INTERNAL = grpc.StatusCode.INTERNAL
 _FAULTS = frozenset({grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})

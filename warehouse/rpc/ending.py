@@ -12,12 +12,13 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from grpc.aio import AbortError
 
+from warehouse.rpc.status import Metadata
+
 Context = grpc.aio.ServicerContext[Any, Any]
-Trailing = tuple[tuple[str, str | bytes], ...]
 QuestionT = TypeVar("QuestionT")
 
 
-async def end_call(context: Context, code: grpc.StatusCode, message: str, trailing: Trailing = ()) -> NoReturn:
+async def end_call(context: Context, code: grpc.StatusCode, message: str, trailing: Metadata = ()) -> NoReturn:
     """End a call with a status that is not OK.
 
     gRPC keeps in the call what it raises for that; its traceback leads back to the call, and is dropped here.

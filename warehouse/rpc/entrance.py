@@ -19,13 +19,12 @@ from service_kit.rates import TooOften
 from service_kit.shares import ALL, Budget, NoSlot
 from warehouse.auth import API_KEY_HEADER, Keyring, Role, Unauthenticated, must_allow
 from warehouse.metrics import CallMetrics
-from warehouse.rpc.ending import closed_at_end, end_call, first_of
+from warehouse.rpc.ending import Context, closed_at_end, end_call, first_of
 from warehouse.rpc.peers import address_of
 from warehouse.rpc.status import TooManyCalls, trailing_error
 from warehouse.rpc.strangers import Strangers
 from warehouse.settings import OpenCallSettings
 
-Context = grpc.aio.ServicerContext[Any, Any]
 FORWARDED_FOR_HEADER = "x-forwarded-for"
 QuestionT = TypeVar("QuestionT")
 AnswerT = TypeVar("AnswerT")

@@ -12,11 +12,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from warehouse.rpc.ending import end_call, first_of
+from warehouse.rpc.ending import Context, end_call, first_of
 from warehouse.rpc.entrance import OpenCalls
 from warehouse.rpc.incoming import PARSED_AT_ONCE_BYTES, Unread, reader
 
-Context = grpc.aio.ServicerContext[Any, Any]
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNREADABLE = "this is no message of this method"
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN

@@ -24,8 +24,8 @@ from service_kit.logging import call_details
 from service_kit.shares import ALL, Budget, NoSlot
 from warehouse.auth import PermissionDenied, Role, Unauthenticated
 from warehouse.metrics import StreamMetrics
-from warehouse.rpc.edge import Caller, Context, Edge, Ending, describe, traced
-from warehouse.rpc.ending import end_call, first_of
+from warehouse.rpc.edge import Caller, Edge, Ending, describe, traced
+from warehouse.rpc.ending import Context, end_call, first_of
 from warehouse.rpc.entrance import Entrance, key_in
 from warehouse.rpc.incoming import Unread
 from warehouse.rpc.status import ServerStopping, StreamOver, TooManyCalls, trailing_error

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 
 from order_gateway.gateway.grpc.messages import (
-    EPOCH,
     availability_of,
     catalogue_product_of,
     hold_of,
@@ -43,6 +42,7 @@ from order_gateway.gateway.port import (
 from order_gateway.gateway.stock import Availability, CatalogueProduct, Level, LevelKey, ProductPage
 from service_kit.background import Watched
 from service_kit.batcher import BatcherSettings
+from service_kit.times import EPOCH
 from stockwarden_client import (
     ClientSettings,
     MessageTooLarge,

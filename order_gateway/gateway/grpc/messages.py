@@ -1,17 +1,17 @@
 """What the warehouse sends, as the port's values."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from order_gateway.gateway.port import GatewayFault, HeldLine, Hold, HoldState, Outcome, Product, StockLine
 from order_gateway.gateway.stock import Availability, CatalogueProduct, Level
+from service_kit.times import EPOCH
 from stockwarden_client import ReservationState, stock_pb2, warehouse_pb2
 
 NANOS_PER_CENT = 10_000_000
 NANOS_PER_MICROSECOND = 1000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PREFIX = "RESERVATION_STATE_"
 _STATES = {number: HoldState(name.removeprefix(_PREFIX)) for name, number in ReservationState.items() if number}
 
@@ -89,25 +89,28 @@ def availability_of(line: StockLine, item: warehouse_pb2.ItemAvailability) -> Av
 
 def product_of(product: stock_pb2.Product) -> Product:
     """A product as orders are priced by it."""
-    money = product.list_price
-    price = price_of(money.units, money.nanos) if product.HasField("list_price") else None
-    return Product(product.product_id, price, money.currency_code)
+    return Product(product.product_id, _list_price_of(product), product.list_price.currency_code)
 
 
 def catalogue_product_of(product: stock_pb2.Product) -> CatalogueProduct:
     """A product with all that is known about it."""
-    has_price = product.HasField("list_price")
+    price = _list_price_of(product)
     return CatalogueProduct(
         product.product_id,
         product.product_id,
         product.sku,
         product.name,
         product.description,
-        price_of(product.list_price.units, product.list_price.nanos) if has_price else None,
-        product.list_price.currency_code if has_price else None,
+        price,
+        None if price is None else product.list_price.currency_code,
         instant_of(product.created_at),
         instant_of(product.updated_at),
     )
+
+
+def _list_price_of(product: stock_pb2.Product) -> Decimal | None:
+    money = product.list_price
+    return price_of(money.units, money.nanos) if product.HasField("list_price") else None
 
 
 def price_of(units: int, nanos: int) -> Decimal:

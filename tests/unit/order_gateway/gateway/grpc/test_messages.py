@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from order_gateway.gateway.grpc.messages import EPOCH, hold_of, outcome_of
+from order_gateway.gateway.grpc.messages import hold_of, outcome_of
 from order_gateway.gateway.port import GatewayFault, HeldLine, HoldState, StockLine
+from service_kit.times import EPOCH
 from stockwarden_client.v1 import warehouse_pb2 as pb
 
 MADE = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
