@@ -5,10 +5,10 @@ call's messages keeps itself until it is closed. Such calls stay, with all that 
 collector looks for them: strangers made a server grow by half.
 """
 
-import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 
 import grpc
 import pytest
@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.attacks.warehouse import QUESTION, SOON_SECONDS, by, guarded
+from tests.kits.waiting import until
 from tests.kits.warehouse_kit import reserve
 from warehouse.settings import OpenCallSettings
 
@@ -79,7 +80,8 @@ async def test_a_call_is_gone_once_it_has_ended(warehouse_database_url: str, who
             before = calls_left()
             for _ in range(TIMES):
                 await call(message, metadata=tuple(SHOWN[who]), timeout=SOON_SECONDS).code()
-            assert await _are_gone(before), kind
+            print(kind)
+            await until(partial(_are_gone, before))
 
 
 @pytest.mark.usefixtures("_collected_by_hand")
@@ -93,16 +95,13 @@ async def test_a_stream_is_gone_once_it_has_ended(warehouse_database_url: str, w
                 call = method(_sent(messages), metadata=tuple(SHOWN[who]), timeout=SOON_SECONDS)
                 with suppress(grpc.aio.AioRpcError):
                     assert [answer async for answer in call]
-            assert await _are_gone(before), kind
+            print(kind)
+            await until(partial(_are_gone, before))
 
 
-async def _are_gone(before: int) -> bool:
-    """Whether all but the last are, soon."""
-    for _ in range(100):
-        if calls_left() - before <= 1:
-            return True
-        await asyncio.sleep(0.01)
-    return False
+def _are_gone(before: int) -> bool:
+    """Whether all but the last are."""
+    return calls_left() - before <= 1
 
 
 async def _sent(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
